@@ -1,0 +1,57 @@
+# Four audio-visual localization papers. `make help` lists what there is; every target prepares .venv by itself.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin/python
+NPROC  ?= 1
+LAUNCH  = $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --standalone --nproc-per-node $(NPROC),$(RUN))
+FLAGS   = $(if $(OBJECTS),--objects "$(OBJECTS)") $(ARGS)
+METHODS = turn
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-fast lint bench weights data-stamps sync-copies
+
+help:  ## this list
+	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/M/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  M is one of: $(METHODS).  ARGS=\"--flag value\" passes flags on, NPROC=n runs n processes, OBJECTS=DIR composes scenes from DIR."
+
+$(VENV)/ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (PYTHON=python3.12 make …)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+setup: $(VENV)/ready  ## make .venv and install the locked dependencies
+
+train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print the table
+	$(LAUNCH) -m $*.train $(FLAGS)
+
+eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
+	$(LAUNCH) -m $*.evaluate $(ARGS)
+
+localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… OUT=…
+	$(RUN) -m $*.localize --image "$(IMAGE)" --audio "$(AUDIO)" --out "$(or $(OUT),localized.png)" $(ARGS)
+
+ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table 4 --seeds 3"
+	$(RUN) -m $*.ablate $(ARGS)
+
+test: $(VENV)/ready  ## all tests
+	$(RUN) -m pytest
+
+test-fast: $(VENV)/ready  ## the tests that take under a minute together
+	$(RUN) -m pytest -m "not slow"
+
+lint: $(VENV)/ready  ## style
+	$(RUN) -m ruff check .
+
+bench: $(VENV)/ready  ## how fast everything is on this machine
+	$(RUN) -m tests.bench $(ARGS)
+
+weights: $(VENV)/ready  ## fetch the published pretrained files: ARGS="NAME …"
+	$(RUN) -m third_party.fetch $(ARGS)
+
+data-stamps:  ## find Tux Paint's stamps, real cut-outs with real sounds, for OBJECTS=
+	@for d in /usr/share/tuxpaint/stamps /usr/local/share/tuxpaint/stamps; do if [ -d $$d ]; then echo "OBJECTS=$$d"; exit 0; fi; done; \
+	echo "not installed; on Debian and Ubuntu: sudo apt-get install tuxpaint-stamps-default"; exit 2
+
+sync-copies: $(VENV)/ready  ## carry an edit of a part that several folders hold to all its copies
+	$(RUN) -m tests.copies

@@ -1,0 +1,64 @@
+"""One waveform at another sampling rate, or of another length."""
+import math
+from functools import lru_cache
+from operator import index
+
+import torch
+import torch.nn.functional as F
+
+ZEROS, ROLLOFF = 6, 0.99  # what torchaudio does unless told otherwise, and so TURN's released code
+
+
+def resample(waveform, rate_in, rate_out):
+    """(…, n) at `rate_in` Hz → (…, ceil(n·rate_out/rate_in)): band-limited interpolation (Smith & Gossett, ICASSP 1984).
+
+    The low-pass filter is a sinc with ZEROS zero crossings on each side under a Hann window, which cuts off at ROLLOFF
+    times the lower Nyquist frequency. Outside of the waveform there is silence. ValueError for a waveform that is not
+    floating point or a rate that is not positive.
+    """
+    rate_in, rate_out = index(rate_in), index(rate_out)
+    if min(rate_in, rate_out) < 1 or not waveform.is_floating_point():
+        raise ValueError(f"cannot resample {waveform.dtype} from {rate_in} to {rate_out} Hz")
+    if rate_in == rate_out:
+        return waveform
+    common = math.gcd(rate_in, rate_out)
+    old, new = rate_in // common, rate_out // common  # `old` samples become `new` ones: a block
+    width, filters = _filters(old, new, waveform.dtype, waveform.device)
+    n = waveform.shape[-1]
+    length = -(-n * new // old)
+    blocks = -(-length // new)
+    padded = F.pad(waveform.reshape(math.prod(waveform.shape[:-1]), n), (width, width + old))  # (B, n + …)
+    groups = []
+    with torch.autocast(waveform.device.type, enabled=False):  # eight bits of mantissa are no sound
+        for first, taps in filters:
+            windows = padded[:, first:].unfold(-1, taps.shape[1], old)[:, :blocks]  # (B, blocks, inputs), a view
+            parts = windows.split(max(1, 2**22 // taps.shape[1]), 1)  # the product copies its windows: a part at a time
+            groups.append(torch.cat([part @ taps.T for part in parts], 1))  # (B, blocks, outputs)
+    return torch.cat(groups, -1).flatten(1)[:, :length].reshape(*waveform.shape[:-1], length)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is cached serves callers in and out of inference mode
+def _filters(old, new, dtype, device):
+    """How far the filter reaches, in input samples, and for each 64 of a block's outputs: first input, (outputs, inputs)."""
+    cutoff = ROLLOFF * min(old, new)  # zero crossings in a block
+    width = math.ceil(ZEROS * old / cutoff)
+    filters = []
+    for k in torch.arange(new).split(64):  # output k lies at k·old/new; coprime rates would make one matrix of gigabytes
+        first, last = int(k[0]) * old // new, int(k[-1]) * old // new
+        j = torch.arange(first - width, last + width + 1)
+        t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))  # (outputs, inputs), in zero crossings
+        hann = torch.cos(t.clamp(-ZEROS, ZEROS) * (math.pi / ZEROS / 2)).square()
+        filters.append((first, (torch.sinc(t) * hann * (cutoff / old)).to(device, dtype)))
+    return width, filters
+
+
+def fit(waveform, samples, where="start"):
+    """(…, n) → (…, samples): repeated if it is shorter; if longer, its start or its "centre" is kept."""
+    n = waveform.shape[-1]
+    if n == 0 or where not in ("start", "centre"):
+        raise ValueError(f"cannot fit {n} samples to {samples} at {where!r}")
+    if n < samples:
+        return waveform.repeat(*[1] * (waveform.dim() - 1), -(-samples // n))[..., :samples]
+    first = (n - samples) // 2 if where == "centre" else 0
+    return waveform[..., first:first + samples]

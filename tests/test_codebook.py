@@ -1,0 +1,170 @@
+"""turn/codebook.py: the released class's numbers, the laws of quantisation, and n processes = one."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as td
+import torch.multiprocessing as mp
+
+from tests.goldens import fill
+from turn.codebook import GroupedCodebook
+
+GOLDEN = np.load(Path(__file__).parent / "goldens" / "vq_turn.npz")
+
+
+def golden_book(**options) -> GroupedCodebook:
+    book = GroupedCodebook(2, 16, 8, **options)
+    book.codes.copy_(torch.from_numpy(np.stack([fill.make_input(f"vq-embeddings-{i}", (16, 4)) for i in range(2)])))
+    return book
+
+
+def close(ours, golden, tolerance=2e-5):
+    assert np.abs(ours.detach().numpy() - golden).max() <= tolerance * np.abs(golden).max()
+
+
+def test_golden_with_one_codebook_per_group():
+    book = golden_book()
+    for step in range(3):
+        x = torch.from_numpy(fill.make_input(f"vq-x-{step}", (12, 8))).requires_grad_()
+        quantised, loss, info = book(x)
+        (quantised.sum() + loss).backward()
+        close(quantised, GOLDEN[f"separate_step{step}_quantized"])
+        close(x.grad, GOLDEN[f"separate_step{step}_grad_x"])
+        close(torch.stack([loss, info["perplexity"].mean()]), GOLDEN[f"separate_step{step}_loss_perplexity"])
+        for group in range(2):
+            close(book.codes[group], GOLDEN[f"separate_step{step}_embeddings{group}"])
+        assert torch.equal((book.codes == 0).all(2), book.average_count == 0)  # never chosen: the zero vector
+    quantised, _, _ = book.eval()(torch.from_numpy(fill.make_input("vq-eval", (12, 8))))
+    close(quantised, GOLDEN["separate_eval_quantized"])
+
+
+def test_against_a_naive_reference():
+    torch.manual_seed(0)
+    book, decay = GroupedCodebook(3, 5, 6, decay=0.9, beta=0.5), 0.9
+    codes = book.codes.tolist()
+    count, total = np.zeros((3, 5)), np.zeros((3, 5, 2))
+    for step in range(1, 5):
+        x = torch.randn(7, 6)
+        quantised, loss, info = book(x)
+        n, s, error = np.zeros((3, 5)), np.zeros((3, 5, 2)), 0.
+        for row in range(7):
+            for group in range(3):
+                part = x[row, 2 * group:2 * group + 2].numpy()
+                distances = [float(((part - c) ** 2).sum()) for c in np.array(codes[group])]
+                best = int(np.argmin(distances))
+                assert info["indices"][row, group] == best
+                np.testing.assert_allclose(quantised[row, 2 * group:2 * group + 2], codes[group][best], rtol=1e-5)
+                n[group, best] += 1
+                s[group, best] += part
+                error += distances[best]
+        np.testing.assert_array_equal(info["counts"], n)
+        p = n / 7
+        np.testing.assert_allclose(info["perplexity"], [np.exp(-sum(v * np.log(v) for v in q if v)) for q in p], rtol=1e-5)
+        np.testing.assert_allclose(loss, 0.5 * error / 42, rtol=1e-5)
+        count, total = decay * count + (1 - decay) * n, decay * total + (1 - decay) * s
+        for group in range(3):
+            size = count[group] / (1 - decay ** step)
+            smooth = (size + 1e-5) / (size.sum() + 5e-5) * size.sum()
+            codes[group] = (total[group] / (1 - decay ** step) / smooth[:, None]).tolist()
+        np.testing.assert_allclose(book.codes, np.array(codes), rtol=1e-4, atol=1e-6)
+
+
+def test_eval_changes_nothing_and_lookup_gives_the_quantised_rows():
+    torch.manual_seed(0)
+    book = GroupedCodebook(2, 8, 4, revive=True)
+    book(torch.randn(20, 4))
+    before = {k: v.clone() for k, v in book.state_dict().items()}
+    quantised, _, info = book.eval()(torch.randn(9, 4))
+    assert torch.equal(quantised, book.lookup(info["indices"]))
+    assert all(torch.equal(v, before[k]) for k, v in book.state_dict().items())
+    with pytest.raises(ValueError, match="multiple"):
+        GroupedCodebook(3, 8, 4)
+
+
+def test_without_beta_the_gradient_is_straight_through():
+    x = torch.randn(5, 4, requires_grad=True)
+    quantised, loss, _ = GroupedCodebook(2, 8, 4, beta=0.)(x)
+    weight = torch.randn(5, 4)
+    ((quantised * weight).sum() + loss).backward()
+    assert torch.equal(x.grad, weight)
+
+
+def test_resume_continues_exactly():
+    torch.manual_seed(0)
+    batches = torch.randn(6, 10, 8)
+    whole = GroupedCodebook(2, 16, 8, revive=True)
+    for x in batches[:3]:
+        whole(x)
+    resumed = GroupedCodebook(2, 16, 8, revive=True)
+    resumed.load_state_dict({k: v.clone() for k, v in whole.state_dict().items()})
+    for x in batches[3:]:
+        whole(x)
+        resumed(x)
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_revival_brings_a_collapsed_book_back():
+    torch.manual_seed(0)
+    centres = 3 * torch.randn(6, 8)
+    used = {}
+    for revive in (False, True):
+        book = GroupedCodebook(2, 16, 8, revive=revive)
+        book.codes.copy_(torch.randn(2, 16, 4) * 0.01 + 50)  # far from all inputs
+        for step in range(30):
+            x = centres[torch.randint(6, (48,))] + 0.1 * torch.randn(48, 8)
+            _, loss, info = book(x)
+        used[revive] = info["perplexity"].min(), loss
+    assert used[True][0] > 2 * used[False][0] and used[True][1] < used[False][1] / 3
+
+
+def test_revival_puts_dead_codes_onto_the_farthest_inputs():
+    book = GroupedCodebook(1, 4, 2, revive=True)
+    book.codes.copy_(torch.tensor([[[0., 0.], [90., 0.], [0., 90.], [90., 90.]]]))
+    x = torch.tensor([[1., 0.], [5., 0.], [0., 3.], [-1., 0.], [0., 0.]])
+    book(x)
+    assert torch.equal(book.codes[0, 1:], x[[1, 2, 0]])  # by distance 5, 3, 1; code 0 took all
+    assert torch.allclose(book.codes[0, 0], x.mean(0), atol=1e-4)
+
+
+def test_more_codes_than_inputs():
+    book = GroupedCodebook(2, 32, 4, revive=True)
+    x = torch.randn(3, 4)
+    book(x)
+    _, loss, _ = book.eval()(x)
+    assert loss < 1e-8  # every input became a code
+    assert torch.isfinite(book.codes).all()
+
+
+def run(rank: int, world: int, batches, folder: str, revive: bool):
+    torch.set_num_threads(1)
+    td.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.save(train(batches, revive, slice(None, 5) if rank == 0 else slice(5, None)), f"{folder}/{rank}.pt")
+    td.destroy_process_group()
+
+
+def train(batches, revive, rows):
+    torch.manual_seed(1)
+    book, losses, grads = GroupedCodebook(2, 16, 8, revive=revive), [], []
+    for x in batches:
+        x = x[rows].clone().requires_grad_()
+        quantised, loss, info = book(x)
+        loss.backward()
+        losses.append(loss.detach())
+        grads.append(x.grad)
+    return book.state_dict() | {"loss": torch.stack(losses), "grad": torch.stack(grads, 1), "perplexity": info["perplexity"]}
+
+
+@pytest.mark.parametrize("revive", [False, True])
+def test_two_processes_with_uneven_parts_equal_one(revive, tmp_path):
+    torch.manual_seed(0)
+    batches = torch.randn(8, 18, 8)
+    batches[:, 9:] = batches[:, 9:] * 0.01 + 4
+    mp.spawn(run, (2, batches, str(tmp_path), revive), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = train(batches, revive, slice(None))
+    for name in ("codes", "average_count", "average_sum", "steps", "perplexity"):
+        assert torch.equal(parts[0][name], parts[1][name]), name
+        torch.testing.assert_close(parts[0][name], whole[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts[0]["loss"] + parts[1]["loss"], whole["loss"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.cat([parts[0]["grad"], parts[1]["grad"]]), whole["grad"], rtol=0, atol=1e-6)

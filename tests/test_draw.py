@@ -1,0 +1,59 @@
+"""common/draw.py: overlays and contact sheets."""
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from common.draw import PREDICTED, TRUTH, colour_map, overlay
+from common.io import contact_sheet, read_image
+
+
+def test_the_colour_map_gets_ever_lighter():
+    colours = colour_map(np.linspace(0, 1, 200))
+    assert (np.diff(colours @ [0.2126, 0.7152, 0.0722]) > 0).all() and colours.min() >= 0 and colours.max() <= 255
+
+
+def test_overlay_draws_what_it_is_given():
+    image = np.full((100, 160, 3), 90, np.uint8)
+    assert np.array_equal(overlay(image), image)
+    heat = np.zeros((10, 16))
+    heat[2, 12] = 1
+    seen = overlay(image, heat)
+    assert seen.shape == image.shape and seen.dtype == np.uint8
+    assert np.unravel_index(seen.astype(int).sum(2).argmax(), (100, 160)) in [(y, x) for y in range(20, 30) for x in range(120, 130)]
+    assert np.array_equal(seen, overlay(image, torch.from_numpy(heat).float()))
+    boxes = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], truth=torch.tensor([[0, 0, 1, 1.0]]))
+    assert tuple(boxes[20, 80]) == PREDICTED and tuple(boxes[50, 40]) == PREDICTED
+    assert tuple(boxes[0, 3]) == TRUTH and tuple(boxes[99, 159]) == TRUTH
+    assert tuple(boxes[50, 80]) == (90, 90, 90)
+    both = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], truth=[[0.25, 0.2, 0.75, 0.8]])
+    assert (both == PREDICTED).all(2).any() and (both == TRUTH).all(2).any()
+    named = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], labels=["dog"])
+    assert not np.array_equal(named, overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]]))
+    assert overlay(image, heat, [[-1, 0.9, 2, 0.1]], size=(40, 30)).shape == (40, 30, 3)
+    with pytest.raises(ValueError):
+        overlay(image, np.full((4, 4), np.nan))
+
+
+def test_overlay_outlines_a_mask():
+    image, mask = np.zeros((80, 120, 3), np.uint8), np.zeros((80, 120), bool)
+    mask[20:60, 30:90] = True
+    rim = (overlay(image, truth=mask) == TRUTH).all(2)
+    assert not rim[~mask].any() and not rim[25:55, 35:85].any()
+    assert rim[20, 30:90].all() and rim[59, 30:90].all() and rim[20:60, 30].all() and rim[20:60, 89].all()
+    assert np.array_equal(overlay(image, truth=torch.from_numpy(mask)), overlay(image, truth=mask * 0.5))
+
+
+def test_contact_sheet(tmp_path):
+    colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
+    tiles = [np.tile(colour, (50, 70, 1)) for colour in colours]
+    contact_sheet([[tiles[0], tiles[1]], [None, tiles[2]]], tmp_path / "s" / "sheet.png", ["one", "two" * 99], ["first", "é" * 999])
+    sheet = read_image(tmp_path / "s" / "sheet.png")
+    where = [np.argwhere((sheet == c).all(2)) for c in colours]
+    assert [len(w) == 50 * 70 for w in where] == [True] * 3  # each tile is whole
+    corner = [w.min(0) for w in where]
+    assert (corner[0] < corner[2]).all() and corner[0][0] == corner[1][0] and corner[1][1] == corner[2][1]
+    assert sheet.shape[1] < 400 and os.listdir(tmp_path / "s") == ["sheet.png"]
+    contact_sheet([], tmp_path / "none.png")
+    assert read_image(tmp_path / "none.png").size

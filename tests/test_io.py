@@ -1,0 +1,400 @@
+"""common/io.py: sound, pictures, JSON, manifests, atomic files."""
+import math
+import os
+import pickle
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch._utils import ExceptionWrapper
+
+from common import io as cio
+from common.io import (
+    InputError,
+    append_jsonl,
+    atomic,
+    inside,
+    read_audio,
+    read_image,
+    read_json,
+    read_jsonl,
+    read_manifest,
+    write_audio,
+    write_image,
+    write_json,
+)
+
+
+def tone(frequency, rate, seconds=0.5, dtype=torch.float64):
+    return torch.sin(2 * math.pi * frequency * torch.arange(round(rate * seconds), dtype=torch.float64) / rate).to(dtype)
+
+
+# ---- sound files
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("name, options, tolerance", [
+    ("a.wav", {}, 1 / 32768), ("a.wav", {"subtype": "FLOAT"}, 0), ("a.flac", {"subtype": "PCM_24"}, 2**-23), ("a.ogg", {}, 0.12)])
+def test_read_audio(tmp_path, rate, channels, name, options, tolerance):
+    sines = torch.stack([0.3 * tone(200 + 90 * c, rate, 1, torch.float32) for c in range(channels)], 1)
+    soundfile.write(tmp_path / name, sines.numpy(), rate, **options)
+    for channel, want in (("mean", sines.mean(1)), ("left", sines[:, 0])):
+        got, at = read_audio(tmp_path / name, channel=channel)
+        assert at == rate and got.dtype == torch.float32 and got.shape == want.shape
+        assert (got - want).abs().max() <= tolerance + 1e-7
+        part, _ = read_audio(tmp_path / name, channel=channel, start=0.25, seconds=0.5)
+        assert torch.allclose(part, got[round(rate * 0.25):round(rate * 0.25) + round(rate * 0.5)], atol=1e-6)
+    got, at = read_audio(tmp_path / name, 16000)
+    assert at == 16000 and len(got) == 16000
+    want = torch.stack([0.3 * tone(200 + 90 * c, 16000, 1, torch.float32) for c in range(channels)]).mean(0)
+    assert (got - want)[800:-800].abs().max() < tolerance + 2e-3
+
+
+def test_read_audio_at_the_end_and_beyond(tmp_path):
+    write_audio(tmp_path / "a.wav", tone(100, 1000, 1), 1000)
+    assert len(read_audio(tmp_path / "a.wav", start=0.9, seconds=5)[0]) == 100
+    for start in (1.0, 7, -1):
+        with pytest.raises(InputError, match="no sound at"):
+            read_audio(tmp_path / "a.wav", start=start, seconds=1)
+
+
+def test_only_the_frames_that_are_needed_are_read(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", torch.zeros(2, 300000), 16000)
+    asked, read = [], soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, *a, **k: asked.append(n) or read(self, n, *a, **k))
+    read_audio(tmp_path / "a.wav", start=2, seconds=1)
+    assert sum(asked) == 16000
+
+
+def test_pcm_comes_back_exactly_and_is_clipped(tmp_path):
+    x = torch.arange(-32768, 32768, 7).double() / 32768
+    write_audio(tmp_path / "a.wav", x, 16000)
+    assert torch.equal(read_audio(tmp_path / "a.wav")[0], x.float())
+    write_audio(tmp_path / "a.wav", torch.tensor([[-3.0, 3.0], [-3.0, 3.0]]), 16000)
+    assert read_audio(tmp_path / "a.wav")[0].tolist() == [-1, 32767 / 32768]
+
+
+def refused(path, reason, read=read_audio):
+    with pytest.raises(InputError, match=reason) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and str(path) == caught.value.path
+
+
+def test_sound_that_is_none(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is no sound\n" * 50)
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 2)), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, 1]), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "inf.wav", np.array([[0, 0], [0, np.inf]]), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "a.mp3", np.zeros(5000), 16000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    refused(tmp_path / "empty.wav", "empty")
+    refused(tmp_path / "text.wav", "not recognised")
+    refused(tmp_path / "none.wav", "no sound")
+    refused(tmp_path / "nan.wav", "finite")
+    refused(tmp_path / "inf.wav", "finite")
+    refused(tmp_path / "a.mp3", "MP3")
+    refused(tmp_path / "absent.wav", "No such file")
+    refused(tmp_path / "pipe.wav", "regular file")
+    refused(tmp_path, "regular file")
+
+
+@pytest.mark.parametrize("options", [{"format": "WAV"}, {"format": "WAV", "subtype": "FLOAT"}, {"format": "AIFF"},
+                                     {"format": "FLAC"}, {"format": "OGG"}, {"format": "OGG", "subtype": "OPUS"}])
+def test_truncated_sound(tmp_path, options):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((200000, 2))
+    soundfile.write(tmp_path / "a", noise, 16000, **options)
+    whole = (tmp_path / "a").read_bytes()
+    assert len(read_audio(tmp_path / "a")[0]) == 200000
+    for cut in (len(whole) - 1000, len(whole) // 2, len(whole) // 5, 100, 20):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        refused(tmp_path / "cut", ".")
+
+
+def test_headers_that_lie(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 2)), 16000)
+    wav = (tmp_path / "a.wav").read_bytes()
+
+    def patched(at, form, value):
+        (tmp_path / "b.wav").write_bytes(wav[:at] + struct.pack(form, value) + wav[at + struct.calcsize(form):])
+        return tmp_path / "b.wav"
+
+    refused(patched(40, "<I", 4_000_000_000), "truncated")  # four billion bytes of sound
+    assert len(read_audio(patched(40, "<I", 2**32 - 1))[0]) == 1000  # written into a pipe: the length was not known
+    refused(patched(24, "<I", 2_000_000_000), ".")
+    refused(patched(24, "<I", 0), ".")
+    refused(patched(22, "<H", 60000), ".")
+    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 65)), 16000)
+    refused(tmp_path / "a.wav", "65 channels")
+    soundfile.write(tmp_path / "a.wav", np.zeros(5000), 1)
+    refused(tmp_path / "a.wav", "too many")  # more than an hour
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 5000), 44100)
+    flac = bytearray((tmp_path / "a.flac").read_bytes())
+    assert int.from_bytes(flac[21:26], "big") & (2**36 - 1) == 5000  # the number of samples in the first block
+    for frames in (5_000_000, 4_000_000_000):
+        flac[21:26] = (int.from_bytes(flac[21:26], "big") >> 36 << 36 | frames).to_bytes(5, "big")
+        (tmp_path / "b.flac").write_bytes(flac)
+        refused(tmp_path / "b.flac", ".")
+
+
+def test_an_input_error_survives_a_worker():
+    with pytest.raises(InputError) as caught:
+        try:
+            raise ValueError("the cause")
+        except ValueError as cause:
+            try:
+                raise InputError("some: where/a.wav", "not\n a: sound") from cause
+            except InputError:
+                passed_on = ExceptionWrapper(where="in DataLoader worker process 0")  # what DataLoader does with it
+        passed_on.reraise()
+    assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == "some: where/a.wav: not a: sound"
+
+
+# ---- pictures
+
+
+def saved(path, array, mode=None, **options):
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+
+def test_rgb_and_grey(tmp_path, picture):
+    for name in ("a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp"):
+        path = saved(tmp_path / name, picture, **({"lossless": True} if name == "a.webp" else {}))
+        assert np.array_equal(read_image(path), picture) and read_image(path).dtype == np.uint8
+        assert read_image(path, "RGBA").shape == (9, 7, 4) and (read_image(path, "RGBA")[..., 3] == 255).all()
+    grey = read_image(tmp_path / "a.png", "L")
+    assert np.abs(grey - picture @ [0.299, 0.587, 0.114]).max() <= 1
+    path = saved(tmp_path / "grey.png", grey)
+    assert np.array_equal(read_image(path), np.repeat(grey[..., None], 3, 2)) and np.array_equal(read_image(path, "L"), grey)
+    bits = picture[..., 0] > 99
+    assert np.array_equal(read_image(saved(tmp_path / "bits.png", bits), "L"), bits * np.uint8(255))
+    smooth = np.tile(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], (40, 1, 3))
+    assert np.abs(read_image(saved(tmp_path / "a.jpg", smooth, quality=95)).astype(int) - smooth).max() <= 3
+    assert np.abs(read_image(saved(tmp_path / "cmyk.jpg", smooth, "CMYK", quality=95)).astype(int) - smooth).max() <= 4
+
+
+def test_transparency_is_white_unless_it_is_asked_for(tmp_path, picture):
+    alpha = np.random.default_rng(1).integers(0, 256, (9, 7, 1), dtype=np.uint8)
+    alpha[0], alpha[1] = 0, 255
+    path = saved(tmp_path / "a.png", np.concatenate([picture, alpha], 2))
+    assert np.array_equal(read_image(path, "RGBA")[..., 3:], alpha)
+    want = picture * (alpha / 255) + 255 * (1 - alpha / 255)
+    assert np.abs(read_image(path) - want).max() <= 1
+    assert (read_image(path)[0] == 255).all() and np.array_equal(read_image(path)[1], picture[1])
+    assert (read_image(path, "L")[0] == 255).all()
+    path = saved(tmp_path / "la.png", np.concatenate([picture[..., :1], alpha], 2))  # grey and alpha
+    assert np.abs(read_image(path) - np.repeat(picture[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)).max() <= 1
+
+
+def test_palettes(tmp_path, picture):
+    indices = picture[..., 0] // 64
+    image = Image.frombytes("P", (7, 9), indices.tobytes())
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
+    image.putpalette(colours.tobytes())
+    want = colours[indices]
+    assert np.array_equal(read_image(saved(tmp_path / "p.png", image)), want)
+    assert np.array_equal(read_image(saved(tmp_path / "p.gif", image)), want)
+    clear = read_image(saved(tmp_path / "t.png", image, transparency=1))
+    assert np.array_equal(clear, np.where(indices[..., None] == 1, 255, want))
+    assert set(np.unique(read_image(tmp_path / "t.png", "RGBA")[..., 3])) == {0, 255}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
+def test_sixteen_bits_are_scaled(tmp_path, name):
+    deep = np.array([[0, 255, 257 * 7, 20000, 257 * 200 + 128, 65535]], np.uint16)
+    got = read_image(saved(tmp_path / name, deep), "L")
+    assert got.tolist() == [[0, 1, 7, 78, 200, 255]]
+    assert read_image(tmp_path / name).shape == (1, 6, 3)
+
+
+def test_pixels_of_unknown_range(tmp_path):
+    refused(saved(tmp_path / "f.tiff", np.ones((4, 4), np.float32)), "16 bits", read_image)
+    refused(saved(tmp_path / "i.tiff", np.full((4, 4), 70000, np.int32)), "16 bits", read_image)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tiff", "a.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, name, orientation):
+    up = np.zeros((16, 32, 3), np.uint8)  # the picture as it should be seen: a bright top left corner, a grey top right one
+    up[:8, :8], up[:8, 24:] = 255, 128
+    stored = {1: up, 2: up[:, ::-1], 3: up[::-1, ::-1], 4: up[::-1], 5: up.swapaxes(0, 1), 6: np.rot90(up),
+              7: np.rot90(up, 2).swapaxes(0, 1), 8: np.rot90(up, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / name, np.ascontiguousarray(stored), exif=exif.tobytes(), **({"lossless": True} if "webp" in name else {}))
+    got = read_image(path).astype(int)
+    assert got.shape == up.shape and np.abs(got - up).max() < 16
+
+
+def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture" * 99)
+    refused(tmp_path / "empty.png", "empty", read_image)
+    refused(tmp_path / "text.png", "not a picture", read_image)
+    refused(tmp_path / "absent.png", "No such file", read_image)
+    refused(tmp_path, "regular file", read_image)
+    saved(tmp_path / "a.eps", picture)
+    refused(tmp_path / "a.eps", "not a picture", read_image)
+    big = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tiff", "a.ppm"):
+        data = saved(tmp_path / name, big).read_bytes()
+        for cut in (len(data) * 9 // 10, len(data) // 2, len(data) // 5, 30, 5):
+            (tmp_path / "cut").write_bytes(data[:cut])
+            refused(tmp_path / "cut", ".", read_image)
+    monkeypatch.setattr(cio, "MAX_PIXELS", 90 * 90 - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before it was bounded"))
+    refused(tmp_path / "a.png", "pixels", read_image)
+
+
+def test_write_image(tmp_path, picture):
+    alpha = np.concatenate([picture, picture[..., :1]], 2)
+    for array, mode in ((picture, "RGB"), (alpha, "RGBA"), (picture[..., 0], "L"), (torch.from_numpy(picture), "RGB")):
+        write_image(tmp_path / "a.png", array)
+        assert np.array_equal(read_image(tmp_path / "a.png", mode), np.asarray(array))
+    write_image(tmp_path / "a.JPG", picture)
+    assert Image.open(tmp_path / "a.JPG").format == "JPEG"
+    with pytest.raises(ValueError):
+        write_image(tmp_path / "b.png", picture / 255)
+    assert not (tmp_path / "b.png").exists()
+
+
+# ---- text
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+@settings(max_examples=40, deadline=None)
+def test_floats_survive(values):
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder, "a.json"), {"values": values})
+        got = read_json(Path(folder, "a.json"))["values"]
+    assert [struct.pack("d", v) for v in got] == [struct.pack("d", v) for v in values]
+
+
+def test_json_of_everything(tmp_path):
+    value = {"nan": math.nan, "list": [math.inf, (1, -math.inf)], "np": np.float32(0.5), "array": np.array([1, np.nan]), "é": "狗\u2028",
+             "tensor": torch.tensor([[1, 2]]), "path": Path("a/b"), "none": None, "bool": True, "scalar": torch.tensor(2.5)}
+    want = {"nan": None, "list": [None, [1, None]], "np": 0.5, "array": [1.0, None], "é": "狗\u2028", "tensor": [[1, 2]], "path": "a/b",
+            "none": None, "bool": True, "scalar": 2.5}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == want
+    append_jsonl(tmp_path / "a.jsonl", value)
+    with open(tmp_path / "a.jsonl", "a") as file:
+        append_jsonl(file, 0.1)
+        assert read_jsonl(tmp_path / "a.jsonl") == [want, 0.1]  # it is there before the file is closed
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert read_json(tmp_path / "a.json") == want and sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl"]
+
+
+@pytest.mark.parametrize("text, reason", [
+    (b"", "empty"), (b"{", "Expecting"), (b"[1, NaN]", "NaN"), (b"\xff\xfe\xfa", "decode"), (b"[" * 200000, "Recursion"), (b"9" * 9999, "digits"),
+    (b"[1] 2", "Extra")])
+def test_json_that_is_none(tmp_path, text, reason):
+    (tmp_path / "a.json").write_bytes(text)
+    refused(tmp_path / "a.json", reason, read_json)
+    if text:
+        (tmp_path / "a.jsonl").write_bytes(b'{"step": 1}\n' + text + b"\n")
+        refused(tmp_path / "a.jsonl", "decode" if reason == "decode" else "line 2: ", read_jsonl)
+
+
+def test_json_is_bounded(tmp_path):
+    write_json(tmp_path / "a.json", "x" * 100)
+    assert read_json(tmp_path / "a.json", max_bytes=103) == "x" * 100
+    refused(tmp_path / "a.json", "more than 102 bytes", lambda path: read_json(path, max_bytes=102))
+    refused(tmp_path / "b.json", "No such file", read_json)
+
+
+def test_a_line_that_was_cut_off_is_named(tmp_path):
+    append_jsonl(tmp_path / "a.jsonl", {"step": 1})
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write('{"step": 2, "lo')
+    refused(tmp_path / "a.jsonl", "line 2", read_jsonl)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_atomic_leaves_the_old_file_or_the_new_one(tmp_path, error):
+    path = tmp_path / "a.bin"
+    with atomic(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+    with pytest.raises(error), atomic(path) as file:
+        file.write(b"half of the n")
+        file.flush()
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+    with atomic(path, "w") as file:
+        file.write("ä")
+    assert path.read_bytes() == "ä".encode() and os.listdir(tmp_path) == ["a.bin"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask  # others may read it as they may any file
+
+
+def test_atomic_with_the_longest_name(tmp_path):
+    write_json(tmp_path / ("n" * 250 + ".json"), 1)
+    assert os.listdir(tmp_path) == ["n" * 250 + ".json"]
+
+
+# ---- paths
+
+
+def test_inside(tmp_path):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "root2").mkdir()
+    (tmp_path / "secret").write_text("x")
+    (root / "a.wav").write_text("x")
+    (root / "out").symlink_to(tmp_path)
+    (root / "in").symlink_to(root / "sub")
+    (root / "loop").symlink_to(root / "loop")
+    (tmp_path / "link").symlink_to(root)
+    for path in ("a.wav", "sub/../a.wav", "./a.wav", "in/../a.wav", Path("a.wav")):
+        assert inside(root, path) == root / "a.wav" == inside(tmp_path / "link", path)
+    assert inside(root, "not/there.wav") == root / "not/there.wav"
+    for path in ("../secret", "../root2/x", "sub/../../secret", "/etc/passwd", str(root / "a.wav"), "out/secret", "out", "a\0b", "in/../../secret"):
+        with pytest.raises(InputError):
+            inside(root, path)
+    with pytest.raises(InputError):
+        inside(root, "loop/../../secret")
+
+
+def test_manifest(tmp_path):
+    root = tmp_path / "data"
+    (root / "audio").mkdir(parents=True)
+    (root / "audio/a.wav").write_text("x")
+    (root / "audio/b, b.wav").write_text("x")
+    path = tmp_path / "list.csv"
+
+    def manifest(text, **options):
+        path.write_bytes(text.encode())
+        return read_manifest(path, root, ["audio"], **options)
+
+    rows = manifest('\ufeffid,audio\r\n1,audio/a.wav\r\n2,"audio/b, b.wav"\r\n')
+    assert rows == [{"id": "1", "audio": root / "audio/a.wav"}, {"id": "2", "audio": root / "audio/b, b.wav"}]
+    kept, left = manifest("id,audio\n1,audio/gone.wav\n2,audio/a.wav\n", missing="skip")
+    assert [row["id"] for row in kept] == ["2"] and [row["id"] for row in left] == ["1"]
+    for text, reason in (("id,audio\n1,audio/gone.wav\n", "list.csv: line 2: no file audio/gone.wav"), ("id,sound\n1,x\n", "no column audio"),
+                         ("id,audio\n1\n", "line 2: not 2"), ("id,audio\n1,audio/a.wav,x\n", "line 2: not 2"), ('id,audio\n1,"a', "Error"),
+                         ("id,audio\n1,../list.csv\n", "leaves"), ("id,audio\n1,/etc/passwd\n", "absolute"), ("", "empty"),
+                         ("id,audio\n1," + "a" * 5000, "no file"), ("id,audio\n1,a\0b\n", "."), ("id,audio\n1,\n", "no file")):
+        with pytest.raises(InputError, match=reason):
+            manifest(text)
+        if "/" in text and "gone" not in text:
+            with pytest.raises(InputError):
+                manifest(text, missing="skip")

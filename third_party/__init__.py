@@ -1,0 +1,1 @@
+"""Pretrained files of others: what they are (checkpoints.toml), how to get them (fetch.py), their licences."""

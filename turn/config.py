@@ -1,0 +1,113 @@
+"""TURN's configuration. `tiny` is the embedded default, `paper` is section 4.1 and appendix A.2 of the paper."""
+from dataclasses import dataclass, replace
+
+from common.config import RunConfig, flag
+
+RECONSTRUCTION = ("no", "self", "cross")  # Figure 4
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE: refcoco|refcoco+|refcocog and clotho|audiocaps, as refcocog+clotho")
+    epochs: int = flag(9, "passes over the source domain (A.2.3)")
+    batch_size: int = flag(64, "b_s, source samples a step; the intermediate batch is in proportion to the corpora (A.2.3)")
+    lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
+    weight_decay: float = flag(1e-4, "AdamW weight decay (A.2.3)")
+    warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
+    clip: float = flag(1.0, "maximal norm of the gradient (0: not clipped; not in the paper)")
+    visual_lr_scale: float = flag(1.0, "learning rate of the DETR relative to --lr (0: frozen; open in the paper)")
+
+    # Inputs (A.2.1)
+    scenes: int = flag(12000, "scenes of the source domain, when --data is scenes")
+    sounds: int = flag(6000, "captioned sounds of the intermediate domain, when --data is scenes")
+    held_out: int = flag(500, "scenes in each evaluation, when --data is scenes")
+    image_size: int = flag(96, "side of the picture in pixels, H = W")
+    augment: bool = flag(True, "random scale, crop and translation in training")
+    flip: bool = flag(False, "also mirror the picture, and left and right in its phrase (released code)")
+    jitter: bool = flag(False, "also jitter the colours (released code)")
+    centre_crop: bool = flag(False, "at inference crop the picture to a square instead of padding it with a mask")
+    sample_rate: int = flag(16000, "Hz")
+    seconds: float = flag(1.0, "length of the sounds")
+    n_fft: int = flag(512, "frame size of the spectrogram")
+    hop: int = flag(256, "hop of the spectrogram")
+    n_mels: int = flag(64, "mel bands, c")
+    filterbank_rate: int = flag(0, "rate for which the mel bands are laid out (0: --sample-rate; released code: 16000)")
+    time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
+    freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
+    text_length: int = flag(14, "L_t, with [CLS] and [SEP]")
+    vocabulary: str = flag("", "WordPiece vocabulary file, e.g. bert-base-uncased's vocab.txt (none: made from the training texts)")
+    refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
+
+    # Model (A.2.2)
+    detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
+    detr_weights: str = flag("", "published DETR-R50 file for --detr r50")
+    backbone_width: int = flag(16, "width of the narrow DETR's first stage")
+    detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
+    d: int = flag(96, "dimension of all representations")
+    heads: int = flag(4, "attention heads of the text and audio transformers")
+    text_layers: int = flag(2, "layers of the text encoder")
+    audio_layers: int = flag(2, "layers of the audio encoder")
+    decoder_layers: int = flag(1, "layers of the text and audio decoders")
+    visual_layers: int = flag(2, "layers of the localization transformer")
+    visual_heads: int = flag(4, "attention heads of the localization transformer")
+    ffn: int = flag(4, "feed-forward width, in multiples of d")
+    visual_dropout: float = flag(0.0, "dropout in the localization stream")
+    dropout: float = flag(0.1, "dropout in the text and audio transformers")
+    groups: int = flag(2, "codebook groups, q (Figure 3)")
+    codes: int = flag(256, "total number of codes in all groups (Figure 3)")
+    decay: float = flag(0.97, "of the codebooks' moving averages")
+    revive: bool = flag(True, "replace dead codes by inputs")
+
+    # Losses (A.2.3); Table 4's switches
+    lambda_reg: float = flag(1.0, "lambda_1, smooth l1 of the box, Eq. (6)")
+    lambda_iou: float = flag(1.0, "lambda_2, GIoU of the box, Eq. (6)")
+    lambda_code: float = flag(1.0, "lambda_3, codebook loss, Eq. (10)")
+    lambda_recon: float = flag(0.1, "lambda_4, reconstruction, Eq. (10)")
+    lambda_contra: float = flag(0.1, "lambda_5, contrast, Eq. (10); 0: without (Table 4)")
+    beta: float = flag(0.25, "commitment, Eq. (8); 0: without codebook loss (Table 4)")
+    tau: float = flag(0.1, "temperature of the contrast, tau_c, Eq. (7)")
+    contrast: str = flag("t2a", "direction of the contrast: text to audio as in Eq. (7), the other, or both", ("t2a", "a2t", "both"))
+    recon_source: str = flag("self", "reconstruction in the source domain (Figure 4)", ("no", "self"))
+    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)", RECONSTRUCTION)
+    mask_from: float = flag(0.5, "mask ratio in the first epoch")
+    mask_to: float = flag(1.0, "mask ratio in the last epoch")
+
+    # Adaptive sampling (3.6)
+    adaptive: bool = flag(True, "adaptive sampling; no: uniform (Table 4)")
+    k: float = flag(5.0, "ratio of the largest to the smallest sampling weight, Eq. (13)")
+    sampler_epochs: int = flag(2, "epochs of the domain classifier (A.2.3)")
+    sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
+
+    select: str = flag("zero", "best.pt by validation in the two training domains (zero), or on Flickr-SoundNet's dev set (flickr), "
+                       "the paper's way", ("zero", "flickr"))
+    validate_every: int = flag(3, "epochs between validations; the last epoch is always validated")
+
+    def validate(self) -> None:
+        """Raises ValueError for what cannot be."""
+        for divisor in ("heads", "visual_heads", "groups"):
+            if self.d % max(getattr(self, divisor), 1) or not getattr(self, divisor):
+                raise ValueError(f"--d {self.d} is not a multiple of --{divisor.replace('_', '-')} {getattr(self, divisor)}")
+        if self.d % 4:
+            raise ValueError(f"--d {self.d} is not a multiple of 4 (two axes, sine and cosine)")
+        if self.codes % self.groups:
+            raise ValueError(f"--codes {self.codes} is not a multiple of --groups {self.groups}")
+        if self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32):
+            raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
+        if not 0 < self.tau or not 1 <= self.k or not 0 <= self.mask_from <= self.mask_to <= 1:
+            raise ValueError("--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1")
+        if self.seconds * self.sample_rate <= self.n_fft:
+            raise ValueError(f"--seconds {self.seconds:g} are no more than one frame of --n-fft {self.n_fft}")
+        if self.text_length < 3:
+            raise ValueError("--text-length must leave room for a word between [CLS] and [SEP]")
+        if self.select == "flickr" and self.data == "scenes":
+            raise ValueError("--select flickr needs real data (--data, --root)")
+
+
+TINY = Config()
+PAPER = replace(
+    TINY, preset="paper", data="refcocog+clotho", epochs=30, lr=1e-4, weight_decay=1e-5, warmup_epochs=1.0, clip=0.0,
+    visual_lr_scale=0.1, image_size=384, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
+    text_length=30, detr="r50", detr_layers=6, d=256, heads=8, text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3,
+    visual_dropout=0.3, codes=512, decay=0.99, revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
+    vocabulary="third_party/weights/vocab.txt", detr_weights="third_party/weights/detr-r50-e632da11.pth")
+PRESETS = {"tiny": TINY, "paper": PAPER}

@@ -1,0 +1,245 @@
+"""TURN's evaluation: the box that a sound, a phrase or a random vector finds, against the annotated ones (section 4.1).
+
+`python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
+"""
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import benchmarks, dist, metrics
+from common.config import Parser, from_dict
+from common.io import InputError, contact_sheet, overlay, read_image, write_json
+from common.run import cli, device_of, load_checkpoint, markdown, newest, progress
+from common.scenes import Scenes
+
+from .augment import test_view
+from .config import PRESETS
+from .data import TEST, TEST_3, logmel_of, read_logmel
+from .detr import pad_pictures
+from .losses import corners
+from .model import Turn
+from .tokenizer import WordPiece
+
+SIZE = 384  # side of the maps on which boxes are compared, as in the released evaluation
+SILENCE = float(np.log(1e-7))  # the log-mel of no sound
+KINDS = {"audio": "sound (TURN with query)", "text": "phrase", "random": "random vector (TURN without query)",
+         "shuffled": "control: another sample's sound", "silent": "control: silence", "centre": "floor: central half",
+         "whole": "floor: whole picture"}
+
+
+class TestScenes:
+    """Held-out scenes with `objects` objects in each, the same for every seed of training."""
+
+    def __init__(self, config, objects: int):
+        scenes = Scenes(TEST if objects == 2 else TEST_3, config.image_size, config.sample_rate, config.seconds, objects,
+                        config.objects or None)
+        self.config, self.name = config, f"scenes of {objects}"
+        self.samples = [scenes.pair(i) for i in progress(range(config.held_out), name=f"drawing {self.name}")]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def query(self, i):
+        """→ log-mel (L_m, c), phrase."""
+        return logmel_of(torch.from_numpy(self.samples[i].waveform), self.config), self.samples[i].phrase
+
+    def picture(self, i):
+        """→ picture (H, W, 3) uint8, truth (SIZE, SIZE) in [0, 1]."""
+        return self.samples[i].image, metrics.boxes_to_map(self.samples[i].box[None] * SIZE, SIZE)
+
+
+class TestFiles:
+    """What is on disk of a benchmark, in the same form. Its class name stands in for a phrase."""
+
+    def __init__(self, config, name: str, root: str):
+        self.config, self.name = config, name
+        self.samples = [s for s in benchmarks.load(name, root) if s.sounding]
+        if not self.samples:
+            raise InputError(root, f"nothing of {name} is here")
+
+    def __len__(self):
+        return len(self.samples)
+
+    def query(self, i):
+        return read_logmel(self.samples[i].audio, self.config), f"the {self.samples[i].label or 'object'}"
+
+    def picture(self, i):
+        return read_image(self.samples[i].image), benchmarks.truth(self.samples[i], SIZE)
+
+
+def tests_of(config, data: str, root: str) -> dict:
+    """Prefixes of metrics → test sets."""
+    if data == "scenes":
+        return {"": TestScenes(config, 2), "three/": TestScenes(config, 3)}
+    return {"": TestFiles(config, data, root)}
+
+
+class Predictor:
+    """A trained model and its tokenizer: pictures and queries → boxes in the whole picture."""
+
+    def __init__(self, model, tokenizer, config, device):
+        self.model, self.tokenizer, self.config, self.device = model.eval(), tokenizer, config, device
+
+    def texts(self, phrases):
+        """n phrases → q (n, d)."""
+        return self.model.query(tokens=self.tokenizer.encode(phrases, self.config.text_length).to(self.device))
+
+    def sounds(self, logmels):
+        """(n, L_m, c) → q (n, d)."""
+        return self.model.query(logmel=logmels.to(self.device))
+
+    def boxes(self, images, queries: list):
+        """n pictures (H, W, 3) uint8 and several q (n, d) → for each q, boxes (n, 4) x0, y0, x1, y1 in [0, 1]."""
+        views = [test_view(image, self.config.image_size, self.config.centre_crop) for image in images]
+        batch, pad = pad_pictures([view[0] for view in views])
+        stream = self.model.localization
+        embedded = stream.embed(batch.to(self.device), pad.to(self.device))  # the picture is read once for all queries
+        found = [stream.locate(*embedded, q).cpu() for q in queries]
+        back = [torch.stack([view[2].to_picture(b, batch.shape[2:]) for b, view in zip(boxes, views)]) for boxes in found]
+        return [corners(boxes).clamp(0, 1) for boxes in back]
+
+
+@torch.no_grad()
+def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
+    """The metrics of every kind of query, floors and controls among them, and rows for a contact sheet.
+
+    audio, random and text are TURN with query, without (Tables 1, 2) and with a phrase in the sound's place. shuffled has
+    the sound of the next sample, silent has none. whole and centre look at nothing: the whole picture, its central half.
+    """
+    own = list(dist.share(len(test)))
+    batches = [own[i:i + batch_size] for i in range(0, len(own), batch_size)]
+    queries = {"audio": [], "text": []}
+    for batch in progress(batches, name=f"listening, {test.name}"):
+        logmels, phrases = zip(*(test.query(i) for i in batch))
+        queries["audio"].append(predictor.sounds(torch.stack(logmels)).cpu())
+        queries["text"].append(predictor.texts(phrases).cpu())
+        silence = torch.full_like(logmels[0][None], SILENCE)
+    queries = {kind: merge(torch.cat(q) if q else torch.empty(0), len(test)) for kind, q in queries.items()}
+    queries["random"] = predictor.model.random_query(len(test), torch.Generator().manual_seed(0))
+    queries["shuffled"] = queries["audio"].roll(-1, 0)
+    queries["silent"] = predictor.sounds(silence).cpu().expand(len(test), -1)
+    values, rows = {kind: [] for kind in [*queries, "whole", "centre"]}, []
+    for batch in progress(batches, name=f"looking, {test.name}"):
+        images, truth = zip(*(test.picture(i) for i in batch))
+        truth = np.stack(truth)
+        found = dict(zip(queries, predictor.boxes(images, [q[batch].to(predictor.device) for q in queries.values()])))
+        floors = metrics.baseline_values(truth)
+        for kind in values:
+            values[kind].append(floors[kind] if kind in floors else metrics.ciou(box_maps(found[kind]), truth))
+        for j in range(min(8 - len(rows), len(batch))):
+            rows.append([overlay(images[j], boxes=[found[kind][j]], truth=truth[j] > 0, size=(144, 144))
+                         for kind in ("audio", "text", "random", "silent")])
+    result = {}
+    for kind, parts in values.items():
+        ciou = merge(torch.as_tensor(np.concatenate(parts)) if parts else torch.empty(0), len(test)).numpy()
+        result |= {f"{kind}/ciou@0.5": metrics.success_rate(ciou), f"{kind}/auc": metrics.auc(ciou), f"{kind}/miou": metrics.mean(ciou)}
+    return {**result, "samples": len(test)}, rows
+
+
+def box_maps(boxes):
+    """(n, 4) in [0, 1] → masks (n, SIZE, SIZE)."""
+    return metrics.boxes_to_map(boxes[:, None].numpy() * SIZE, SIZE)
+
+
+def merge(own, count: int):
+    """The rows of all processes, in the order of the samples (process r has samples r, r + world, …)."""
+    parts = dist.gather_objects(own)
+    merged = own.new_empty(count, *own.shape[1:])
+    for rank, part in enumerate(parts):
+        merged[rank::len(parts)] = part
+    return merged
+
+
+@torch.no_grad()
+def validate(model, tokenizer, held_out, config, device) -> dict:
+    """Scores in the two training domains, for the choice of best.pt: grounding by phrases, retrieval of sounds by captions."""
+    source, intermediate = held_out
+    predictor = Predictor(model, tokenizer, config, device)
+    hits, t, a = [], [], []
+    own = list(dist.share(len(source)))
+    for i in range(0, len(own), 50):
+        rows = own[i:i + 50]
+        images, truth = zip(*(source[j] for j in rows))
+        boxes = predictor.boxes(images, [predictor.texts([source.texts[j][0] for j in rows])])[0]
+        hits.append(metrics.box_iou(boxes, corners(torch.from_numpy(np.stack(truth)))))
+    own = list(dist.share(len(intermediate)))
+    for i in range(0, len(own), 50):
+        rows = own[i:i + 50]
+        tokens = tokenizer.encode([intermediate.texts[j][0] for j in rows], config.text_length).to(device)
+        align = model.alignment
+        logmels = torch.stack([intermediate[j] for j in rows]).to(device)
+        (t_part, a_part), *_ = align.condition(align.text(tokens), align.audio(logmels))
+        t.append(t_part.cpu()), a.append(a_part.cpu())
+    t, a = merge(torch.cat(t), len(intermediate)), merge(torch.cat(a), len(intermediate))
+    grounding = metrics.success_rate(merge(torch.cat(hits), len(source)))
+    retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
+    return {"validation/text_ciou@0.5": float(grounding), "validation/t2a_r@10": float(retrieval),
+            "validation/score": float(grounding + retrieval) / 2}
+
+
+def evaluate(predictor, tests: dict) -> tuple[dict, dict]:
+    """All test sets: flat metrics, and rows for contact sheets by prefix. Prints a table for each."""
+    result, sheets = {}, {}
+    for prefix, test in tests.items():
+        scores, sheets[prefix] = score(predictor, test)
+        result |= {prefix + key: value for key, value in scores.items()}
+        if dist.rank() == 0:
+            rows = [[text, *(f"{100 * scores[f'{kind}/{m}']:.1f}" for m in ("ciou@0.5", "auc", "miou"))] for kind, text in KINDS.items()]
+            print(f"\n{test.name}, N = {len(test)}\n" + markdown(rows, ["query", "cIoU@0.5", "AUC", "mean IoU"]))
+    return result, sheets
+
+
+def load(path, device) -> Predictor:
+    """The model of a checkpoint. Raises InputError."""
+    checkpoint = load_checkpoint(path, "turn")
+    try:
+        config = from_dict(PRESETS, checkpoint["config"])
+        tokenizer = WordPiece(checkpoint["tokens"])
+        model = Turn(replace(config, detr_weights=""), tokenizer)
+        model.load_state_dict(checkpoint["model"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(path, " ".join(str(error).split())[:300]) from None
+    return Predictor(model.to(device), tokenizer, config, device)
+
+
+def finish(run) -> dict:
+    """The end of a training: evaluate best.pt, write metrics.json and samples.png."""
+    dist.gather_objects(None)  # best.pt is there
+    predictor = load(run.folder / "best.pt", run.device)
+    data = run.config.data if run.config.data == "scenes" else ""
+    result, sheets = evaluate(predictor, tests_of(predictor.config, data, run.config.root)) if data else ({}, {})
+    if run.main and sheets:
+        write_sheet(sheets[""], run.folder / "samples.png")
+    return run.finish(result)
+
+
+def write_sheet(rows, path) -> None:
+    contact_sheet(rows, path, ["sound", "phrase", "random vector", "silence"])
+
+
+def main(argv=None):
+    prog = "python -m turn.evaluate"
+    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
+    parser.add_argument("--data", default="scenes", help="scenes, or a benchmark of common.benchmarks: vggss, flickr, music-solo, …")
+    parser.add_argument("--root", default="", help="folder of the benchmark")
+    parser.add_argument("--out", default="", help="folder for metrics.json and samples.png; default: beside the checkpoint")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
+    args = parser.parse_args(argv)
+    with cli(prog):
+        device = device_of(args.device)
+        dist.start(device)
+        path = Path(args.checkpoint or Path("runs/turn") / newest(Path("runs/turn"), "best.pt") / "best.pt")
+        predictor = load(path, device)
+        result, sheets = evaluate(predictor, tests_of(predictor.config, args.data, args.root))
+        if dist.rank() == 0:
+            out = Path(args.out or path.parent)
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / f"metrics-{args.data}.json", {**result, "seed": predictor.config.seed, "preset": predictor.config.preset})
+            write_sheet(sheets[""], out / f"samples-{args.data}.png")
+
+
+if __name__ == "__main__":
+    main()
