@@ -57,7 +57,8 @@ class Procedural:
 class Directory:
     """`name.png` with alpha and `name.wav|ogg|flac`, optionally `name.txt` whose first line says what it is, found recursively.
 
-    What cannot be used is left out and listed in `skipped` as (path, reason); fewer than 4 usable pairs is an InputError.
+    What cannot be used, or cannot be told from another by its name or sound, is left out and listed in `skipped` as
+    (path, reason); fewer than 4 usable pairs is an InputError.
     """
 
     def __init__(self, root):
@@ -69,15 +70,19 @@ class Directory:
             if recording is None:
                 continue  # a picture that makes no sound is no pair
             try:
-                rgba, sound = _load_cutout(picture), _load_sound(recording)
+                rgba, sound, name = _load_cutout(picture), _load_sound(recording), _name(picture)
+                if name in self.names:
+                    raise InputError(picture, f"another picture is called {name!r} too")
+                if any(rate == sound[1] and np.array_equal(wave, sound[0]) for wave, rate in self.sounds):
+                    raise InputError(recording, "another picture has the same recording")
             except InputError as error:
                 self.skipped.append((picture, str(error)))
                 continue
             self.pictures.append(rgba)
             self.sounds.append(sound)
-            self.names.append(_name(picture))
+            self.names.append(name)
         if len(self.names) < 4:
-            raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and name.wav|ogg|flac, at least 4 are needed")
+            raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and name.wav|ogg|flac; 4 are needed")
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
         """→ rgb (h, w, 3) uint8, opaque (h, w) bool, "" (its colour has no name): flipped, turned, scaled, relit."""
@@ -85,7 +90,7 @@ class Directory:
         if rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         picture = picture.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True)
-        picture = picture.crop(picture.getchannel("A").point(lambda a: 255 * (a > 127)).getbbox()).resize((width, height), Image.Resampling.BILINEAR)
+        picture = picture.crop(_visible(picture)).resize((width, height), Image.Resampling.BILINEAR)
         rgb = ImageEnhance.Brightness(picture.convert("RGB")).enhance(rng.uniform(0.75, 1.25))
         rgb = ImageEnhance.Contrast(rgb).enhance(rng.uniform(0.75, 1.25))
         return np.asarray(rgb), np.asarray(picture.getchannel("A")) > 127, ""
@@ -94,13 +99,14 @@ class Directory:
         return self.pictures[cls].width / self.pictures[cls].height * 2 ** rng.uniform(-0.15, 0.15)
 
     def sound(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
-        """→ waveform (samples,) float32: another offset, loudness and speed (±5 %) of the recording, a little noise; 1."""
+        """→ waveform (samples,) float32: another offset, loudness and speed (±5 %) of the recording, a little noise;
+        0: how often it sounds is not known."""
         recording, own_rate = self.sounds[cls]
         speed = own_rate / rate * 2 ** rng.uniform(-0.07, 0.07)
         at = (rng.integers(len(recording)) + speed * np.arange(samples)) % len(recording)  # repeated to length
         waveform = np.interp(at, np.arange(len(recording)), recording).astype(np.float32)
         waveform += np.float32(0.003) * rng.standard_normal(samples, dtype=np.float32)
-        return loudness(waveform, rng), 1
+        return loudness(waveform, rng), 0
 
 
 def loudness(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,23 +162,30 @@ def _hsv(hue, saturation, value):
 
 
 def _load_cutout(path: Path) -> Image.Image:
-    with Image.open(path) as header:
-        if "A" not in header.getbands() and "transparency" not in header.info:
-            raise InputError(path, "the picture has no alpha channel")
     picture = Image.fromarray(read_image(path, mode="RGBA"))
+    with Image.open(path) as header:
+        if not header.has_transparency_data:
+            raise InputError(path, "the picture has no alpha channel")
     picture.thumbnail((384, 384))
-    box = picture.getchannel("A").point(lambda a: 255 * (a > 127)).getbbox()
+    box = _visible(picture)
     if box is None:
         raise InputError(path, "the picture is wholly transparent")
     return picture.crop(box)
+
+
+def _visible(picture: Image.Image):
+    """The box of what is more opaque than not, or None."""
+    return picture.getchannel("A").point(lambda a: 255 * (a > 127)).getbbox()
 
 
 def _load_sound(path: Path):
     waveform, rate = read_audio(path, seconds=30)
     if len(waveform) < 0.1 * rate:
         raise InputError(path, f"the sound is shorter than 0.1 s ({len(waveform) / rate:.3f} s)")
-    if float(waveform.abs().max()) < 1e-4:
+    peak = waveform.abs().max()
+    if peak < 1e-4:
         raise InputError(path, "the sound is silent")
+    waveform = waveform / peak
     return (resample(waveform, rate, 16000).numpy(), 16000) if rate > 24000 else (waveform.numpy(), rate)
 
 

@@ -25,7 +25,7 @@ from common.metrics import boxes_to_map
 PICTURES = ("images", "visual_frames", "frames")
 SOUNDS = ("audio_waw", "audio_wav", "audio")  # IS3 spells it so
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
-RATE = 4  # frames a second of a video on disk; frame k shows the time k / RATE (stmnet 4.1: T = 4 in one second)
+RATE = 4  # frames a second of a video on disk; frame k shows the time (k + 0.5) / RATE (stmnet 4.1: T = 4 in one second)
 GRID = 224  # the boxes of IS3, VPO and AVSBench are pixels of a picture of this size
 TRAINING = ("vggsound", "flickr-soundnet", "ave")  # nobody drew boxes
 

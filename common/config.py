@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=lambda prog: argparse.HelpFormatter(prog, 34, 130), **options)
 
     def error(self, message):
-        print(f"{self.prog}: error: {message} (--help lists the flags)", file=sys.stderr)
+        print(f"{self.prog}: error: {' '.join(message.split())} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
 
 
@@ -87,13 +87,19 @@ def resolve(presets: dict, changes: dict):
 
 
 def from_dict(presets: dict, values: dict):
-    """The configuration that a checkpoint carries. Raises ValueError where its fields are not this method's."""
+    """The configuration that a checkpoint carries. Raises ValueError where its fields are not this method's, or make no sense."""
     cls = type(presets["tiny"])
-    known = {f.name: f.type for f in fields(cls)}
+    known = {f.name: get_origin(f.type) or f.type for f in fields(cls)}
     odd = sorted(set(values) ^ set(known))
     if odd:
         raise ValueError(f"its configuration has other fields ({', '.join(odd[:6])})")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in values.items():
+        if type(value) not in ((int, float) if known[name] is float else (known[name],)):
+            raise ValueError(f"its configuration has a {name} that is no {known[name].__name__}")
+    config = cls(**values)
+    config.validate()
+    return config
 
 
 def as_dict(config) -> dict:

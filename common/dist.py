@@ -110,6 +110,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x):  # (B, C, …)
         if not self.training or world() == 1:
             return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 cannot count to 257
         dims = [d for d in range(x.dim()) if d != 1]
         count = total(torch.tensor(float(x.numel() / x.shape[1]), device=x.device, dtype=x.dtype))
         mean = total(x.sum(dims)) / count  # (C,)
@@ -121,7 +122,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         x = centred * torch.rsqrt(var + self.eps).view(shape)
-        return x * self.weight.view(shape) + self.bias.view(shape) if self.affine else x
+        return (x * self.weight.view(shape) + self.bias.view(shape) if self.affine else x).to(dtype)
 
 
 def sync_batchnorm(module: nn.Module) -> nn.Module:

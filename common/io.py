@@ -92,9 +92,9 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
         if wanted > min(MAX_SECONDS * rate, MAX_FRAMES):
             raise InputError(path, f"{wanted} frames at {rate} Hz are too many")
         file.seek(first)
-        blocks, missing = [], wanted
+        blocks, missing, share = [], wanted, np.full(file.channels, 1 / file.channels, np.float32)
         while missing and len(block := file.read(min(missing, 2**16), "float32", always_2d=True)):  # (frames, channels)
-            blocks.append(block.mean(1) if channel == "mean" else block[:, 0].copy())
+            blocks.append(block @ share if channel == "mean" else block[:, 0].copy())
             missing -= len(block)
         if missing:
             raise InputError(path, f"truncated: {missing} of {wanted} frames are missing")

@@ -17,17 +17,17 @@ class Protocol(NamedTuple):
     strict: bool  # a pixel is predicted where map > threshold, else where map >= threshold
     mode: str  # of resizing
     aligned: bool  # align_corners of resizing
-    ciou: str  # what is printed as "cIoU": the share of samples >= 0.5, or the mean
-    vggss: int  # samples in its lists of ids
-    flickr: int
+    ciou: str  # what its "cIoU" (SLAVC: "Precision", AVSBench: "mIoU") is over a set
+    vggss: int | None  # samples in its lists of ids
+    flickr: int | None
 
 
 PROTOCOLS = {
     # Half-pixel is its path for VGG-SS with its own models; its other sets are resized with aligned corners.
-    "sslalign": Protocol(True, "bilinear", False, "share", 4655, 250),
+    "sslalign": Protocol(True, "bilinear", False, "share >= 0.5", 4655, 250),
     "ezvsl": Protocol(False, "bilinear", True, "mean", 5158, 249),
-    "slavc": Protocol(False, "bicubic", True, "mean", 5158, 250),
-    "avsbench": Protocol(True, "bilinear", False, "mean", 0, 0),  # masks: mean IoU, no id list of the other two
+    "slavc": Protocol(False, "bicubic", True, "share > 0.5", 5158, 250),
+    "avsbench": Protocol(True, "bilinear", False, "mean", None, None),
 }
 
 
@@ -49,8 +49,8 @@ def portable(function):
     return both
 
 
-# Pixels. Inside, rows (N, n) of pixels are numpy arrays on the CPU, where numpy compares and counts about 8 times as fast as torch
-# and selects 5 times as fast, and tensors elsewhere; what there is one of in each row, (N,), is a tensor.
+# Pixels. Inside, rows (N, n) of pixels are numpy arrays on the CPU, where numpy compares, counts and selects several times as
+# fast as torch, and tensors elsewhere; what there is one of in each row, (N,), is a tensor.
 
 def by_rows(function, *arrays):
     """function(*arrays), on the CPU in blocks of rows on torch's number of threads: a block stays in the cache, and numpy lets
@@ -164,7 +164,8 @@ def consensus_map(masks, c):
 @portable
 def normalise(maps):
     """Each map to [0, 1] by its own minimum and maximum; a constant map stays as it is (as published)."""
-    low, high = (x[:, None, None] for x in by_rows(extremes, check(maps, "maps")))
+    rows = check(maps, "maps")
+    (low, high), maps = (x[:, None, None] for x in by_rows(extremes, rows)), tensor(rows).view(maps.shape)
     return torch.where(high > low, (maps - low) / torch.where(high > low, high - low, 1), maps)
 
 
@@ -176,7 +177,7 @@ def object_guided(maps, objects, alpha=0.4):
 @portable
 def resize(maps, size, protocol="sslalign", aligned=None):
     """(N, h, w) → (N, H, W) by the protocol's interpolation; size: H = W, or (H, W); aligned overrides its align_corners."""
-    check(maps, "maps")
+    maps = tensor(check(maps, "maps")).view(maps.shape)
     rule = PROTOCOLS[protocol]
     size = (size, size) if isinstance(size, int) else tuple(size)
     aligned = rule.aligned if aligned is None else aligned

@@ -4,6 +4,8 @@ Values of samples are (N,) float64. Where nothing is true and nothing is predict
 and the interactive metrics count it as a miss, `mean` leaves it out, `undefined` says how many there are. What is
 computed over a set is a Python float in [0, 1].
 """
+import math
+
 import numpy as np
 import torch
 
@@ -84,10 +86,11 @@ def iou(a, b):
 def _overlap(a, b):
     """(intersection, union, hull) of boxes (…, 4), broadcast."""
     for name, box in (("a", a), ("b", b)):
+        if box.shape[-1:] != (4,):
+            raise ValueError(f"boxes {name}: expected (…, 4), got {tuple(box.shape)}")
         bad = ~(box.isfinite().all(-1) & (box[..., 2:] >= box[..., :2]).all(-1))
-        if box.shape[-1:] != (4,) or bad.any():
-            where = bad.nonzero()[0].tolist() if bad.any() else ""
-            raise ValueError(f"boxes {name}: expected finite (…, 4) with x0 <= x1, y0 <= y1; shape {tuple(box.shape)}, box {where}")
+        if bad.any():
+            raise ValueError(f"boxes {name}: box {bad.nonzero()[0].tolist()} is not finite with x0 <= x1, y0 <= y1")
     size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     inter = size.prod(-1)
@@ -111,9 +114,12 @@ def generalized_box_iou(a, b):
 
 @portable
 def confidence(maps, low=0.0, high=1.0, share=0.25):
-    """(N, H, W) → (N,): the mean of the top quarter of a map (SLAVC's evaluator), rescaled from the model's [low, high] to [0, 1]."""
-    flat = tensor(check(maps, "maps", low, high))
-    return (flat.topk(max(1, int(share * flat.shape[1])), dim=1).values.mean(1) - low) / (high - low)
+    """(N, H, W) → (N,): the mean of the top quarter of a map, rescaled from the model's range [low, high] to [0, 1].
+
+    SLAVC's evaluator; like there, what bicubic resizing puts outside of the range stays outside.
+    """
+    rows = tensor(check(maps, "maps"))
+    return (rows.topk(math.ceil(share * rows.shape[1]), dim=1).values.mean(1) - low) / (high - low)
 
 
 # Localisation, over a set

@@ -17,7 +17,7 @@ from common.io import InputError, atomic, read_audio, read_image
 from common.run import cli
 
 # VGG-SS boxes were drawn on frame 125 at 25 fps, not on the middle frame. Clips are 10 s.
-CLIPS = {name: 5.0 for name in ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")}
+CLIPS = dict.fromkeys(("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound"), 5.0)
 VIDEOS = ("ave", "ave-boxes", "audioset-instrument")  # all frames, RATE a second
 NUMBERED = ("music-solo", "music-duet")  # the pictures' names are numbers of frames, FPS a second
 FPS = 30
@@ -25,6 +25,7 @@ TIMEOUT = 900  # seconds that ffmpeg may take for one file
 
 # What ffmpeg is told before its input, and after it.
 SOUND = [], ["-vn", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le"]
+# The fps filter keeps the last frame before k/RATE + half a step: the time (k + 0.5) / RATE.
 FRAMES = [], ["-vf", f"fps={RATE}", "-start_number", "0", "-q:v", "2"]
 
 
@@ -43,7 +44,7 @@ def main(argv=None):
         if command is makes:
             command.add_argument("videos", metavar="VIDEOS", help="folder with ID.mp4 (or .mkv, .webm …), searched recursively")
         command.add_argument("root", metavar="ROOT", help="the benchmark's folder, with its annotations in ROOT/metadata")
-        command.add_argument("--list", metavar="FILE", help="other ids than the published list: a path, or a name in ROOT/metadata")
+        command.add_argument("--list", metavar="FILE", help="other ids than the published ones: a path, or a name in metadata")
         command.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="files at a time (%(default)s)")
     checks.add_argument("--missing", metavar="FILE", help="write the ids of the missing samples there, one a line")
     args = parser.parse_args(argv)
@@ -72,8 +73,8 @@ def check(name, root, lists=None, missing=None, jobs=4) -> bool:
     results, bad = _each({path: partial(_picture if path in pictures else _sound, path) for path in sorted(pictures | sounds)},
                          jobs, "reading")
     unreadable = [s for s in found if bad.keys() & {s.image, s.audio, *(s.masks or ())}]
-    print(f"{name} in {root}")
-    print(f"listed      {len(samples)}\nfound       {len(found)}\nmissing     {len(lost)}" + (f"  → {missing}" if missing else ""))
+    print(f"{name} in {root}\nlisted      {len(samples)}\nfound       {len(found)}")
+    print(f"missing     {len(lost)}" + (f"  → {missing}" if missing else ""))
     print(f"unreadable  {len(unreadable)}")
     if any(s.masks for s in found):
         print(f"with masks  {sum(bool(s.masks) for s in found)}")
@@ -148,7 +149,7 @@ def _extract(program, video, target, told):
                                timeout=TIMEOUT, check=False)
         if ended.returncode:
             raise InputError(video, (ended.stderr.strip().splitlines() or [f"ffmpeg ended with {ended.returncode}"])[-1])
-        if not part.exists() or folder and not any(part.iterdir()):
+        if not part.exists() or (folder and not any(part.iterdir())):
             raise InputError(video, f"ffmpeg made no {target.name}: the video ends before")
         os.replace(part, target)
     except subprocess.TimeoutExpired as error:

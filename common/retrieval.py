@@ -32,13 +32,15 @@ def _recall(query, gallery, k, labels, chunk):
 
 
 @torch.no_grad()
-def retrieval(query, gallery, k=(1, 5, 10), labels=None, chunk=1024):
+def retrieval(query, gallery, k=(1, 5, 10), labels=None, chunk=None):
     """Recall@k by cosine of matched pairs (N, d), both ways: {"forward": {k: share}, "backward": {k: share}}.
 
     A query's hit is its own partner, or with labels (N,) any item of the same label, among the k nearest. Equal scores are
-    ranked by index, so that equal embeddings score chance. No more than `chunk` rows of the N × N scores exist at a time.
+    ranked by index, so that equal embeddings score chance. No more than `chunk` rows of the N × N scores exist at a time, by
+    default 16 million scores.
     """
     query, gallery = _pairs(query, gallery)
+    chunk = chunk or max(1, 2 ** 24 // len(query))
     labels = range(len(query)) if labels is None else np.unique(
         np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels), return_inverse=True)[1]
     labels = torch.as_tensor(np.asarray(labels), device=query.device)
@@ -54,7 +56,7 @@ def alignment(v, a):
 
 
 def magnitude(v, a):
-    """Mean and standard deviation over pairs of ||v_i - a_i||, unit vectors, (N, d) twice (sslalign Table VI: the modality gap)."""
+    """Mean and standard deviation over pairs of ||v_i - a_i||, unit vectors, (N, d) twice (sslalign Table VI)."""
     v, a = _pairs(v, a)
     distance = (v - a).norm(dim=1)
     return float(distance.mean()), float(distance.std(correction=0))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common import dist
 from common.config import PRACTICAL, as_dict, from_dict, given, parser, resolve
-from common.io import InputError, append_jsonl, atomic, read_jsonl, write_json
+from common.io import InputError, append_jsonl, atomic, write_json
 
 LOG_EVERY = 10  # steps between looks at the device: losses, signals
 TIMES = ("data_s", "step_s", "mem_mb")  # what a log says of the machine, not of the run
@@ -48,15 +48,21 @@ def configure(method: str, presets: dict, about: str, argv=None):
         if not (changes.get("resume") or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))):
             return resolve(presets, changes)
         base = resolve(presets, changes)
-        name = base.name or newest(Path(base.out) / method, "last.pt")
-        path = Path(base.out) / method / name / "last.pt"
-        if not path.is_file() and not changes.get("resume"):
-            return base  # restarted by torchrun before anything was written
-        config = from_dict(presets, load_checkpoint(path, method)["config"])
+        folder, name = Path(base.out) / method, base.name
+        if not (changes.get("resume") or (name and (folder / name / "last.pt").is_file())):
+            return base  # restarted by torchrun, but nothing was written, or who knows which run it was
+        name = name or newest(folder, "last.pt")
+        path = folder / name / "last.pt"
+        values = load_checkpoint(path, method)["config"]
+        try:
+            config = from_dict(presets, values)
+        except ValueError as error:
+            raise InputError(path, error) from None
         for key, value in changes.items():
             if key not in PRACTICAL and getattr(config, key) != value:
                 raise InputError(path, f"was trained with --{key.replace('_', '-')} {getattr(config, key)}, not {value}")
-        return replace(config, **{**{k: v for k, v in changes.items() if k in PRACTICAL}, "resume": True, "name": name})
+        practical = {k: v for k, v in changes.items() if k in PRACTICAL}
+        return replace(config, **{**practical, "resume": True, "name": name, "out": base.out})
     except ValueError as error:
         args_parser.error(str(error))
 
@@ -111,7 +117,9 @@ class Run:
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "config.json", as_dict(self.config))
-        torch.manual_seed(config.seed + 1000003 * dist.rank())
+            if not config.resume:
+                (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before it wrote last.pt
+        torch.manual_seed(config.seed)  # the same everywhere: every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.started, self._pending, self._stop = time.time(), [], False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -188,7 +196,7 @@ class Run:
         try:
             for key, part in self.state.items():
                 part.load_state_dict(checkpoint[key])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # load_state_dict, on foreign data
             raise InputError(path, " ".join(str(error).split())[:300]) from None
         rng = checkpoint["rng"][dist.rank()]
         torch.set_rng_state(rng["cpu"])
@@ -196,9 +204,9 @@ class Run:
             torch.cuda.set_rng_state(rng["cuda"], self.device)
         self.step, self.best = checkpoint["step"], checkpoint["best"]
         if self.main and (self.folder / "log.jsonl").exists():
-            rows = [row for row in read_jsonl(self.folder / "log.jsonl") if row["step"] <= self.step]
+            lines = (self.folder / "log.jsonl").read_text("utf-8").split("\n")[:-1]  # without the one that a kill has torn
             with atomic(self.folder / "log.jsonl") as f:
-                f.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+                f.write("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= self.step).encode())
 
     def finish(self, metrics: dict) -> dict:
         """metrics.json, with how long it took and what it was; returns what was written."""
@@ -218,7 +226,7 @@ def load_checkpoint(path, method: str) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files; each is the same to the user
         raise InputError(path, f"not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(checkpoint, dict) or "method" not in checkpoint or "config" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "method" not in checkpoint or not isinstance(checkpoint.get("config"), dict):
         raise InputError(path, "not a checkpoint of this project")
     if checkpoint["method"] != method:
         raise InputError(path, f"a checkpoint of {checkpoint['method']}, not of {method}")

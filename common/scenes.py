@@ -3,18 +3,20 @@
 Every sample is a pure function of (seed, index), through numpy's default_rng([seed, kind, index]): the same in every worker,
 every process and every run, in constant memory. Splits are other seeds.
 """
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from common import dist
 from common.bank import Directory, Procedural, hiss
 
 # Quartiles of the area of an object's box as a share of the picture, as in IS3 (0.16 / 0.30 / 0.46), at 0, 1/4 … 1. A test
 # holds the outcome; the inner values are a little larger because of what the objects in front hide.
 AREA_QUANTILES = (0.05, 0.17, 0.32, 0.49, 0.72)
 PLACES = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
-COUNTS = ("once", "twice", "three times")
+COUNTS = ("nearby", "once", "twice", "three times")  # by how often it sounds, 0 where that is not known
 
 
 class Scene(NamedTuple):
@@ -79,7 +81,7 @@ class Scenes:
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None, object_scale=1.0, bank=None):
         self.seed, self.size, self.sample_rate, self.seconds = seed, size, sample_rate, seconds
         self.objects, self.object_scale = objects, object_scale
-        self.bank = bank or (Directory(folder) if folder else Procedural())
+        self.bank = bank or (_directory(str(folder)) if folder else Procedural())
         self.names = self.bank.names
 
     def rng(self, kind: int, index: int) -> np.random.Generator:
@@ -169,17 +171,18 @@ class Scenes:
         if rng.random() < 0.2 and (areas[k] < 0.7 * areas[others].min() or areas[k] > 1.4 * areas[others].max()):
             words.insert(0, "small" if areas[k] < areas[others].min() else "large")
         where = [words_ for words_, (axis, sign) in PLACES.items()
-                 if (sign * (centres[k, axis] - centres[others, axis])).min() > 0.15]
+                 if (sign * (centres[k, axis] - centres[others, axis])).min() > 0.15 and sign * (centres[k, axis] - 0.5) > 0]
         if where and rng.random() < 0.3:
             words.append(where[rng.integers(len(where))])
         return f"{rng.choice(['the', 'a'])} {' '.join(words)}"
 
     def _silent_thing(self, scene, rng) -> Grounding:
-        if rng.random() < 0.5:
-            return Grounding(scene.image, f"the {rng.choice(['blank', 'bare', 'far'])} wall", np.array([0, 0, 1, 1], np.float32), True)
         taken = scene.masks.any(0)
         half = self.size // 2
         cover = [taken[y:y + half, x:x + half].mean() for y in (0, half) for x in (0, half)]
+        if rng.random() < 0.5 or min(cover) > 0.1:  # no corner is empty
+            phrase = f"the {rng.choice(['blank', 'bare', 'far'])} wall"
+            return Grounding(scene.image, phrase, np.array([0, 0, 1, 1], np.float32), True)
         y, x = divmod(int(np.argmin(cover)), 2)
         phrase = f"the empty corner at the {('top', 'bottom')[y]} {('left', 'right')[x]}"
         return Grounding(scene.image, phrase, np.array([x, y, x + 1, y + 1], np.float32) / 2, True)
@@ -196,9 +199,9 @@ class Scenes:
         return Caption(waveform, self.captions(cls, times, rng), False)
 
     def captions(self, cls: int, times: int, rng) -> tuple:
-        thing, count = f"{rng.choice(['the', 'a'])} {self.names[cls]}", COUNTS[times - 1]
+        thing, count = f"{rng.choice(['the', 'a'])} {self.names[cls]}", COUNTS[times]
         verb = rng.choice(["sounds", "is heard", "rings out", "makes a noise", "can be heard"])
-        return thing, f"{thing} {verb} {count}", f"the sound of {thing}", f"{thing} {verb} in the background", f"{thing} {verb}"
+        return f"{thing} {verb} {count}", thing, f"the sound of {thing}", f"{thing} {verb} in the background", f"{thing} {verb}"
 
     def probe(self, cls: int, index: int):
         """One class alone: a picture with one object of it, and a sound of it (for classifiers and tests)."""
@@ -227,25 +230,27 @@ class Scenes:
         return Video(images, waveform, boxes.astype(np.float32), labels, int(classes[0]), self.names[classes[0]], fps)
 
     def _schedule(self, rng, seconds, speakers) -> np.ndarray:
-        """Stretches of sound of 1 to 2 s and gaps of about 1 s, in ticks of half a second; the first object sounds."""
+        """Stretches of sound of 1 to 2 s and gaps of about 1 s, in ticks of half a second. The first object sounds, and in
+        4 s or more every speaker."""
         owners, turn, on = [], 0, bool(rng.random() < 0.7)
-        while len(owners) * TICK < seconds or 0 not in owners:
+        while len(owners) * TICK < seconds or turn < speakers:
             length = int(rng.integers(2, 5)) if on else int(rng.integers(1, 4))
             owners += [turn % speakers if on else -1] * length
             turn, on = turn + on, not on
         ticks = round(seconds / TICK)
-        start = 0 if 0 in owners[:ticks] else owners.index(0)
+        start = 0 if speakers - 1 in owners[:ticks] else owners.index(0)
         return np.array(owners + [-1] * ticks)[start:start + ticks]
 
     def _soundtrack(self, rng, classes, owners, seconds) -> np.ndarray:
         samples = round(seconds * self.sample_rate)
         waveform = np.float32(0.002) * rng.standard_normal(samples, dtype=np.float32)
-        for k in set(owners.tolist()) - {-1}:
-            voice = self.sound(int(classes[k]) // 2 * 2, rng, seconds)[0]
+        at = np.minimum((np.arange(samples) / self.sample_rate / TICK).astype(int), len(owners) - 1)
+        for k in sorted(set(owners.tolist()) - {-1}):
+            voice, times = self.sound(int(classes[k]) // 2 * 2, rng, seconds)
+            voice = voice[:samples // max(times, 1)]
             dense = np.flatnonzero(np.abs(voice) > 1e-4)
             voice = np.resize(voice[dense[0]:dense[-1] + 1], samples)  # no pauses of its own
-            on = np.repeat(owners == k, -(-samples // len(owners)))[:samples]
-            waveform += voice * on
+            waveform += voice * (owners == k)[at]
         return waveform.clip(-1, 1)
 
     def _film(self, rng, classes, frames, fps):
@@ -271,6 +276,16 @@ class Scenes:
 
 
 TICK = 0.5  # seconds
+
+
+@lru_cache(maxsize=2)
+def _directory(folder: str) -> Directory:
+    """Read once a process, however many splits are made of it; says what it left out."""
+    bank = Directory(folder)
+    if dist.rank() == 0:
+        for _, reason in bank.skipped:
+            print("left out:", reason)
+    return bank
 
 
 def place(rng, aspects: np.ndarray, scale: float = 1.0, tries: int = 48) -> np.ndarray:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turn.augment import MEAN, STD, View, test_view as view_of, train_view
+from turn.augment import MEAN, STD, View, train_view
+from turn.augment import test_view as view_of
 
 SIZE = 64
 sides = st.integers(20, 150)
@@ -47,6 +48,7 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(width, height, a
     inside = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
     assert len(ys) == (inside[2] - inside[0]) * (inside[3] - inside[1])  # what is seen is a rectangle
     expected = corners(moved) * SIZE
+    assert torch.all(moved[2:] > 0) and moved.dtype == torch.float32
     assert torch.all(expected[:2] >= inside[:2] - 1e-3) and torch.all(expected[2:] <= inside[2:] + 1e-3)
     if (expected[2:] - expected[:2]).min() >= 3:  # a thinner one may be nowhere brighter than half
         grey = torch.where(mask, 0., brightness(out))
@@ -81,8 +83,8 @@ def test_flip_swaps_left_and_right():
     image, box = scene(100, 60, 0, .5, .3, .3)
     seen = set()
     for seed in range(20):
-        out, moved, phrase, mask = train_view(image, box, "Left dog, bright, right of the leftmost cat", SIZE,
-                                              np.random.default_rng(seed), flip=True)
+        _, moved, phrase, mask = train_view(image, box, "Left dog, bright, right of the leftmost cat", SIZE,
+                                            np.random.default_rng(seed), flip=True)
         mirrored = phrase == "Right dog, bright, left of the rightmost cat"
         assert mirrored or phrase == "Left dog, bright, right of the leftmost cat"
         columns = torch.nonzero((~mask).any(0)).flatten()
@@ -124,7 +126,8 @@ def test_a_box_found_in_a_test_view_maps_back_to_the_picture(width, height, a, b
 
 
 @settings(max_examples=50, deadline=None)
-@given(sides, sides, st.lists(st.floats(0.01, 0.99), min_size=4, max_size=4), st.booleans(), st.integers(0, 40), st.integers(0, 40))
+@given(sides, sides, st.lists(st.floats(0.01, 0.99), min_size=4, max_size=4), st.booleans(),
+       st.integers(0, 40), st.integers(0, 40))
 def test_mapping_back_inverts_the_view(width, height, corner, crop, more_h, more_w):
     _, _, view = view_of(np.zeros((height, width, 3), np.uint8), SIZE, crop)
     x0, x1 = sorted(corner[:2])

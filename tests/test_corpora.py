@@ -64,8 +64,8 @@ def test_refcoco(coco, name, by):
 def test_refcoco_reads_what_python_2_wrote(coco):
     # protocol 0 of Python 2: plain strings (opcode S), some with bytes that are no ASCII
     change(coco, b"(lp0\n(dp1\nS'split'\nS'train'\nsS'ref_id'\nI1\nsS'ann_id'\nI11\nsS'image_id'\nI5\nsS'sentences'\n"
-                 b"(lp2\n(dp3\nS'sent'\nS'caf\\xc3\\xa9'\nsS'sent_id'\nI7\nsasa.")
-    assert [(i.phrase, i.id) for i in refcoco(coco)] == [("café", "7")]
+                 b"(lp2\n(dp3\nS'sent'\nS'caf\\xc3\\xa9\\xff'\nsS'sent_id'\nI7\nsasa.")
+    assert [(i.phrase, i.id) for i in refcoco(coco)] == [("café\ufffd", "7")]
 
 
 def test_a_malicious_pickle_executes_nothing(coco, tmp_path):
@@ -115,7 +115,7 @@ def test_bad_boxes(coco, box):
                                   '{"images": [{"id": []}], "annotations": []}', '{"images": [3], "annotations": []}'])
 def test_bad_instances(coco, text):
     (coco / "refcocog" / "instances.json").write_text(text)
-    with pytest.raises(InputError, match="instances.json"):
+    with pytest.raises(InputError, match="instances"):
         refcoco(coco)
 
 
@@ -138,7 +138,7 @@ def test_a_picture_outside_of_the_root(coco):
     path = coco / "refcocog" / "instances.json"
     (coco.parent / "secret.jpg").touch()
     path.write_text(path.read_text().replace("COCO_train2014_000000000005.jpg", "../../../../../secret.jpg"))
-    with pytest.raises(InputError, match="secret.jpg"):
+    with pytest.raises(InputError, match="secret"):
         refcoco(coco)
     with pytest.raises(InputError):
         refcoco(coco, split_by="/../../../secret")
@@ -210,5 +210,5 @@ def test_audiocaps_with_missing_and_malformed(tmp_path):
     with pytest.raises(InputError, match="no column start_time"):
         audiocaps(root)
     (root / "train.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="train.csv"):
+    with pytest.raises(InputError, match="train"):
         audiocaps(root)

@@ -1,4 +1,4 @@
-"""common/io.py: sound, pictures, JSON, manifests, atomic files."""
+"""common/io.py: sound, JSON, atomic files, paths and manifests."""
 import math
 import os
 import pickle
@@ -12,22 +12,18 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from common import io as cio
 from common.io import (
     InputError,
     append_jsonl,
     atomic,
     inside,
     read_audio,
-    read_image,
     read_json,
     read_jsonl,
     read_manifest,
     write_audio,
-    write_image,
     write_json,
 )
 
@@ -115,9 +111,16 @@ def test_truncated_sound(tmp_path, options):
     soundfile.write(tmp_path / "a", noise, 16000, **options)
     whole = (tmp_path / "a").read_bytes()
     assert len(read_audio(tmp_path / "a")[0]) == 200000
-    for cut in (len(whole) - 1000, len(whole) // 2, len(whole) // 5, 100, 20):
+    page = whole.rfind(b"OggS")  # an OGG may end between two pages; -1 for the others, the last byte is gone
+    for cut in (page, len(whole) - 1, len(whole) - 1000, len(whole) // 2, len(whole) // 5, 100, 20):
         (tmp_path / "cut").write_bytes(whole[:cut])
         refused(tmp_path / "cut", ".")
+
+
+def test_a_decoder_that_stops_early(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", torch.zeros(1000), 16000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, *a, **k: np.zeros((0, 1), np.float32))
+    refused(tmp_path / "a.wav", "truncated: 1000 of 1000")
 
 
 def test_headers_that_lie(tmp_path):
@@ -159,121 +162,6 @@ def test_an_input_error_survives_a_worker():
     assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == "some: where/a.wav: not a: sound"
 
 
-# ---- pictures
-
-
-def saved(path, array, mode=None, **options):
-    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path, **options)
-    return path
-
-
-@pytest.fixture
-def picture():
-    return np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-
-
-def test_rgb_and_grey(tmp_path, picture):
-    for name in ("a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp"):
-        path = saved(tmp_path / name, picture, **({"lossless": True} if name == "a.webp" else {}))
-        assert np.array_equal(read_image(path), picture) and read_image(path).dtype == np.uint8
-        assert read_image(path, "RGBA").shape == (9, 7, 4) and (read_image(path, "RGBA")[..., 3] == 255).all()
-    grey = read_image(tmp_path / "a.png", "L")
-    assert np.abs(grey - picture @ [0.299, 0.587, 0.114]).max() <= 1
-    path = saved(tmp_path / "grey.png", grey)
-    assert np.array_equal(read_image(path), np.repeat(grey[..., None], 3, 2)) and np.array_equal(read_image(path, "L"), grey)
-    bits = picture[..., 0] > 99
-    assert np.array_equal(read_image(saved(tmp_path / "bits.png", bits), "L"), bits * np.uint8(255))
-    smooth = np.tile(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], (40, 1, 3))
-    assert np.abs(read_image(saved(tmp_path / "a.jpg", smooth, quality=95)).astype(int) - smooth).max() <= 3
-    assert np.abs(read_image(saved(tmp_path / "cmyk.jpg", smooth, "CMYK", quality=95)).astype(int) - smooth).max() <= 4
-
-
-def test_transparency_is_white_unless_it_is_asked_for(tmp_path, picture):
-    alpha = np.random.default_rng(1).integers(0, 256, (9, 7, 1), dtype=np.uint8)
-    alpha[0], alpha[1] = 0, 255
-    path = saved(tmp_path / "a.png", np.concatenate([picture, alpha], 2))
-    assert np.array_equal(read_image(path, "RGBA")[..., 3:], alpha)
-    want = picture * (alpha / 255) + 255 * (1 - alpha / 255)
-    assert np.abs(read_image(path) - want).max() <= 1
-    assert (read_image(path)[0] == 255).all() and np.array_equal(read_image(path)[1], picture[1])
-    assert (read_image(path, "L")[0] == 255).all()
-    path = saved(tmp_path / "la.png", np.concatenate([picture[..., :1], alpha], 2))  # grey and alpha
-    assert np.abs(read_image(path) - np.repeat(picture[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)).max() <= 1
-
-
-def test_palettes(tmp_path, picture):
-    indices = picture[..., 0] // 64
-    image = Image.frombytes("P", (7, 9), indices.tobytes())
-    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
-    image.putpalette(colours.tobytes())
-    want = colours[indices]
-    assert np.array_equal(read_image(saved(tmp_path / "p.png", image)), want)
-    assert np.array_equal(read_image(saved(tmp_path / "p.gif", image)), want)
-    clear = read_image(saved(tmp_path / "t.png", image, transparency=1))
-    assert np.array_equal(clear, np.where(indices[..., None] == 1, 255, want))
-    assert set(np.unique(read_image(tmp_path / "t.png", "RGBA")[..., 3])) == {0, 255}
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
-def test_sixteen_bits_are_scaled(tmp_path, name):
-    deep = np.array([[0, 255, 257 * 7, 20000, 257 * 200 + 128, 65535]], np.uint16)
-    got = read_image(saved(tmp_path / name, deep), "L")
-    assert got.tolist() == [[0, 1, 7, 78, 200, 255]]
-    assert read_image(tmp_path / name).shape == (1, 6, 3)
-
-
-def test_pixels_of_unknown_range(tmp_path):
-    refused(saved(tmp_path / "f.tiff", np.ones((4, 4), np.float32)), "16 bits", read_image)
-    refused(saved(tmp_path / "i.tiff", np.full((4, 4), 70000, np.int32)), "16 bits", read_image)
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tiff", "a.webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, name, orientation):
-    up = np.zeros((16, 32, 3), np.uint8)  # the picture as it should be seen: a bright top left corner, a grey top right one
-    up[:8, :8], up[:8, 24:] = 255, 128
-    stored = {1: up, 2: up[:, ::-1], 3: up[::-1, ::-1], 4: up[::-1], 5: up.swapaxes(0, 1), 6: np.rot90(up),
-              7: np.rot90(up, 2).swapaxes(0, 1), 8: np.rot90(up, -1)}[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(tmp_path / name, np.ascontiguousarray(stored), exif=exif.tobytes(), **({"lossless": True} if "webp" in name else {}))
-    got = read_image(path).astype(int)
-    assert got.shape == up.shape and np.abs(got - up).max() < 16
-
-
-def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture" * 99)
-    refused(tmp_path / "empty.png", "empty", read_image)
-    refused(tmp_path / "text.png", "not a picture", read_image)
-    refused(tmp_path / "absent.png", "No such file", read_image)
-    refused(tmp_path, "regular file", read_image)
-    saved(tmp_path / "a.eps", picture)
-    refused(tmp_path / "a.eps", "not a picture", read_image)
-    big = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
-    for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tiff", "a.ppm"):
-        data = saved(tmp_path / name, big).read_bytes()
-        for cut in (len(data) * 9 // 10, len(data) // 2, len(data) // 5, 30, 5):
-            (tmp_path / "cut").write_bytes(data[:cut])
-            refused(tmp_path / "cut", ".", read_image)
-    monkeypatch.setattr(cio, "MAX_PIXELS", 90 * 90 - 1)
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before it was bounded"))
-    refused(tmp_path / "a.png", "pixels", read_image)
-
-
-def test_write_image(tmp_path, picture):
-    alpha = np.concatenate([picture, picture[..., :1]], 2)
-    for array, mode in ((picture, "RGB"), (alpha, "RGBA"), (picture[..., 0], "L"), (torch.from_numpy(picture), "RGB")):
-        write_image(tmp_path / "a.png", array)
-        assert np.array_equal(read_image(tmp_path / "a.png", mode), np.asarray(array))
-    write_image(tmp_path / "a.JPG", picture)
-    assert Image.open(tmp_path / "a.JPG").format == "JPEG"
-    with pytest.raises(ValueError):
-        write_image(tmp_path / "b.png", picture / 255)
-    assert not (tmp_path / "b.png").exists()
-
-
 # ---- text
 
 
@@ -287,10 +175,11 @@ def test_floats_survive(values):
 
 
 def test_json_of_everything(tmp_path):
-    value = {"nan": math.nan, "list": [math.inf, (1, -math.inf)], "np": np.float32(0.5), "array": np.array([1, np.nan]), "é": "狗\u2028",
-             "tensor": torch.tensor([[1, 2]]), "path": Path("a/b"), "none": None, "bool": True, "scalar": torch.tensor(2.5)}
-    want = {"nan": None, "list": [None, [1, None]], "np": 0.5, "array": [1.0, None], "é": "狗\u2028", "tensor": [[1, 2]], "path": "a/b",
-            "none": None, "bool": True, "scalar": 2.5}
+    value = {"nan": math.nan, "list": [math.inf, (1, -math.inf)], "np": np.float32(0.5), "array": np.array([1, np.nan]),
+             "é": "狗\u2028", "tensor": torch.tensor([[1, 2]]), "path": Path("a/b"), "none": None,
+             "bool": True, "scalar": torch.tensor(2.5)}
+    want = {"nan": None, "list": [None, [1, None]], "np": 0.5, "array": [1.0, None],
+            "é": "狗\u2028", "tensor": [[1, 2]], "path": "a/b", "none": None, "bool": True, "scalar": 2.5}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == want
     append_jsonl(tmp_path / "a.jsonl", value)
@@ -303,8 +192,8 @@ def test_json_of_everything(tmp_path):
 
 
 @pytest.mark.parametrize("text, reason", [
-    (b"", "empty"), (b"{", "Expecting"), (b"[1, NaN]", "NaN"), (b"\xff\xfe\xfa", "decode"), (b"[" * 200000, "Recursion"), (b"9" * 9999, "digits"),
-    (b"[1] 2", "Extra")])
+    (b"", "empty"), (b"{", "Expecting"), (b"[1, NaN]", "NaN"), (b"\xff\xfe\xfa", "decode"),
+    (b"[" * 200000, "Recursion"), (b"9" * 9999, "digits"), (b"[1] 2", "Extra")])
 def test_json_that_is_none(tmp_path, text, reason):
     (tmp_path / "a.json").write_bytes(text)
     refused(tmp_path / "a.json", reason, read_json)
@@ -367,7 +256,8 @@ def test_inside(tmp_path):
     for path in ("a.wav", "sub/../a.wav", "./a.wav", "in/../a.wav", Path("a.wav")):
         assert inside(root, path) == root / "a.wav" == inside(tmp_path / "link", path)
     assert inside(root, "not/there.wav") == root / "not/there.wav"
-    for path in ("../secret", "../root2/x", "sub/../../secret", "/etc/passwd", str(root / "a.wav"), "out/secret", "out", "a\0b", "in/../../secret"):
+    for path in ("../secret", "../root2/x", "sub/../../secret", "/etc/passwd", str(root / "a.wav"), "out/secret", "out", "a\0b",
+                 "in/../../secret"):
         with pytest.raises(InputError):
             inside(root, path)
     with pytest.raises(InputError):
@@ -389,8 +279,9 @@ def test_manifest(tmp_path):
     assert rows == [{"id": "1", "audio": root / "audio/a.wav"}, {"id": "2", "audio": root / "audio/b, b.wav"}]
     kept, left = manifest("id,audio\n1,audio/gone.wav\n2,audio/a.wav\n", missing="skip")
     assert [row["id"] for row in kept] == ["2"] and [row["id"] for row in left] == ["1"]
-    for text, reason in (("id,audio\n1,audio/gone.wav\n", "list.csv: line 2: no file audio/gone.wav"), ("id,sound\n1,x\n", "no column audio"),
-                         ("id,audio\n1\n", "line 2: not 2"), ("id,audio\n1,audio/a.wav,x\n", "line 2: not 2"), ('id,audio\n1,"a', "Error"),
+    for text, reason in (("id,audio\n1,audio/gone.wav\n", "list.csv: line 2: no file audio/gone.wav"),
+                         ("id,sound\n1,x\n", "no column audio"), ("id,audio\n1\n", "line 2: not 2"),
+                         ("id,audio\n1,audio/a.wav,x\n", "line 2: not 2"), ('id,audio\n1,"a', "Error"),
                          ("id,audio\n1,../list.csv\n", "leaves"), ("id,audio\n1,/etc/passwd\n", "absolute"), ("", "empty"),
                          ("id,audio\n1," + "a" * 5000, "no file"), ("id,audio\n1,a\0b\n", "."), ("id,audio\n1,\n", "no file")):
         with pytest.raises(InputError, match=reason):

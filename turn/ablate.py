@@ -51,6 +51,8 @@ def main(argv=None):
     rows = TABLES[args.table]
     jobs = [(args.out, f"ablate-{args.table}-{i}-seed{seed}", [*flags, "--seed", str(seed), *extra])
             for seed in range(args.seeds) for i, flags in enumerate(rows.values())]
+    if min(args.seeds, args.jobs) < 1:
+        parser.error("--seeds and --jobs must be at least 1")
     with cli("python -m turn.ablate"), ThreadPoolExecutor(args.jobs) as pool:
         results = list(progress(pool.map(run_one, jobs), total=len(jobs), name="trainings"))
         lines = []

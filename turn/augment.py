@@ -24,10 +24,10 @@ def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Ge
                jitter: bool = False) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
     """Random crop, scale and translation of (H, W, 3) uint8, in one resampling.
 
-    Returns the image (3, size, size) with ImageNet's mean and deviation, zeros where it is padded; the box (4,) of the same object
-    in it; the phrase; the mask (size, size), True on padding. A crop keeps the whole box; there is none where the phrase
-    says left, right, top, bottom or middle. `flip` mirrors half of the pictures, and with them left and right in the phrase; `jitter`
-    changes brightness, contrast and saturation: both are in the released code only.
+    Returns the image (3, size, size) with ImageNet's mean and deviation, zeros where it is padded; the box (4,) of the same
+    object in it; the phrase; the mask (size, size), True on padding. A crop keeps the whole box; there is none where the
+    phrase says left, right, top, bottom or middle. `flip` mirrors half of the pictures, and with them left and right in the
+    phrase; `jitter` changes brightness, contrast and saturation: both are in the released code only.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = _corners(box, width, height)

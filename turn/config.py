@@ -78,8 +78,11 @@ class Config(RunConfig):
     sampler_epochs: int = flag(2, "epochs of the domain classifier (A.2.3)")
     sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
 
-    select: str = flag("zero", "best.pt by validation in the two training domains (zero), or on Flickr-SoundNet's dev set (flickr), "
-                       "the paper's way", ("zero", "flickr"))
+    select: str = flag("zero", "best.pt by validation in the two training domains (zero), or by Flickr-SoundNet's annotated pairs "
+                       "in --dev-root (flickr), the paper's way", ("zero", "flickr"))
+    dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr")
+    benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes, as vggss or music-solo")
+    benchmark_root: str = flag("", "its folder")
     validate_every: int = flag(3, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:
@@ -87,6 +90,12 @@ class Config(RunConfig):
         for divisor in ("heads", "visual_heads", "groups"):
             if self.d % max(getattr(self, divisor), 1) or not getattr(self, divisor):
                 raise ValueError(f"--d {self.d} is not a multiple of --{divisor.replace('_', '-')} {getattr(self, divisor)}")
+        for name in ("scenes", "sounds", "held_out", "image_size", "hop", "n_mels", "time_mask", "freq_mask", "backbone_width",
+                     "codes", "sampler_epochs", "validate_every"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if max(self.dropout, self.visual_dropout, self.decay) >= 1 or not (self.epochs or self.steps):
+            raise ValueError("--dropout, --visual-dropout and --decay are below 1, and --epochs or --steps is not 0")
         if self.d % 4:
             raise ValueError(f"--d {self.d} is not a multiple of 4 (two axes, sine and cosine)")
         if self.codes % self.groups:
@@ -99,8 +108,8 @@ class Config(RunConfig):
             raise ValueError(f"--seconds {self.seconds:g} are no more than one frame of --n-fft {self.n_fft}")
         if self.text_length < 3:
             raise ValueError("--text-length must leave room for a word between [CLS] and [SEP]")
-        if self.select == "flickr" and self.data == "scenes":
-            raise ValueError("--select flickr needs real data (--data, --root)")
+        if (self.select == "flickr") != bool(self.dev_root) or bool(self.benchmark) != bool(self.benchmark_root):
+            raise ValueError("--select flickr goes with --dev-root, --benchmark with --benchmark-root")
 
 
 TINY = Config()

@@ -86,8 +86,8 @@ def clotho(root, split: str = "development", skip_bad: bool = False) -> Corpus:
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
     """One `Clip` per clip, with one caption in train and up to five, over as many rows, in val and test. Raises InputError.
 
-    The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. The sounds are in ROOT/audio/train/, named
-    ID_START, ID, YID_START or YID, .wav or .flac, where ID is YouTube's and START the second as the list has it.
+    The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. The sounds are in ROOT/audio/train/,
+    named ID_START, ID, YID_START or YID, .wav or .flac, where ID is YouTube's and START the second as the list has it.
     """
     if split not in AUDIOCAPS:
         raise ValueError(f"split {split!r} is none of {', '.join(AUDIOCAPS)}")
@@ -184,8 +184,8 @@ def _by_id(path, coco, name: str) -> dict:
 class _Plain(pickle._Unpickler):
     """Lists, dicts, strings and numbers only: whatever names a class or a function is refused before it is looked up.
 
-    This is the standard library's unpickler in Python, a few seconds slower on RefCOCO than the one in C, which takes gigabytes of
-    memory when five bytes tell it to.
+    This is the standard library's unpickler in Python, a few seconds slower on RefCOCO than the one in C, which takes
+    gigabytes of memory when five bytes tell it to.
     """
 
     def find_class(self, module, name):

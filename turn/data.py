@@ -27,9 +27,13 @@ def logmel_of(waveform, config):
                    filterbank_rate=config.filterbank_rate or None)
 
 
-def read_logmel(path, config):
-    """A sound file → (L_m, c): mono, config.seconds long (repeated if shorter, cut if longer), clipped to [-1, 1] (A.2.1)."""
-    waveform, _ = read_audio(path, config.sample_rate, seconds=config.seconds)
+def read_logmel(path, config, around=(0.0, 0.0)):
+    """A sound file → (L_m, c): mono, config.seconds long (repeated if shorter, cut if longer), clipped to [-1, 1] (A.2.1).
+
+    `around`: the (start, end) in seconds of what the sound is wanted for, as one frame of a long video: it comes in the middle.
+    """
+    start = max(0.0, (sum(around or (0.0, 0.0)) - config.seconds) / 2)
+    waveform, _ = read_audio(path, config.sample_rate, start=start, seconds=config.seconds)
     return logmel_of(fit(waveform, round(config.seconds * config.sample_rate)).clamp(-1, 1), config)
 
 
@@ -141,6 +145,9 @@ class Steps(Dataset):
             raise InputError("--batch-size", f"{config.batch_size} is more than there are samples ({len(source)} in the source domain)")
         self.per_epoch = len(source) // config.batch_size
         self.total = config.steps or config.epochs * self.per_epoch
+        self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
+        if min(self.sizes) < self.world:
+            raise InputError("--batch-size", f"{self.sizes} samples of the two domains are too few for {self.world} processes")
         self._epoch = None, None
 
     def __len__(self):
@@ -168,7 +175,7 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> dict:
         epoch, batch = divmod(step, self.per_epoch)
         c, ratio = self.config, self.mask_ratio(epoch)
-        slots = [range(batch * size + dist.rank(), (batch + 1) * size, dist.world()) for size in self.sizes]
+        slots = [range(batch * size + self.rank, (batch + 1) * size, self.world) for size in self.sizes]
         images, boxes, pads, phrases, hidden_s = [], [], [], [], []
         for slot in slots[0]:
             rng = np.random.default_rng([c.seed, 21, epoch, slot])

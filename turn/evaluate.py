@@ -17,13 +17,11 @@ from common.scenes import Scenes
 from .augment import test_view
 from .config import PRESETS
 from .data import TEST, TEST_3, logmel_of, read_logmel
-from .detr import pad_pictures
 from .losses import corners
 from .model import Turn
 from .tokenizer import WordPiece
 
 SIZE = 384  # side of the maps on which boxes are compared, as in the released evaluation
-SILENCE = float(np.log(1e-7))  # the log-mel of no sound
 KINDS = {"audio": "sound (TURN with query)", "text": "phrase", "random": "random vector (TURN without query)",
          "shuffled": "control: another sample's sound", "silent": "control: silence", "centre": "floor: central half",
          "whole": "floor: whole picture"}
@@ -63,7 +61,8 @@ class TestFiles:
         return len(self.samples)
 
     def query(self, i):
-        return read_logmel(self.samples[i].audio, self.config), f"the {self.samples[i].label or 'object'}"
+        sample = self.samples[i]
+        return read_logmel(sample.audio, self.config, sample.seconds), f"the {sample.label or 'object'}"
 
     def picture(self, i):
         return read_image(self.samples[i].image), benchmarks.truth(self.samples[i], SIZE)
@@ -73,14 +72,14 @@ def tests_of(config, data: str, root: str) -> dict:
     """Prefixes of metrics → test sets."""
     if data == "scenes":
         return {"": TestScenes(config, 2), "three/": TestScenes(config, 3)}
-    return {"": TestFiles(config, data, root)}
+    return {"": TestFiles(config, data, root)} if data else {}
 
 
 class Predictor:
-    """A trained model and its tokenizer: pictures and queries → boxes in the whole picture."""
+    """A model and its tokenizer: pictures and queries → boxes in the whole picture. `report` is of its validation."""
 
-    def __init__(self, model, tokenizer, config, device):
-        self.model, self.tokenizer, self.config, self.device = model.eval(), tokenizer, config, device
+    def __init__(self, model, tokenizer, config, device, report=None):
+        self.model, self.tokenizer, self.config, self.device, self.report = model.eval(), tokenizer, config, device, report
 
     def texts(self, phrases):
         """n phrases → q (n, d)."""
@@ -93,12 +92,14 @@ class Predictor:
     def boxes(self, images, queries: list):
         """n pictures (H, W, 3) uint8 and several q (n, d) → for each q, boxes (n, 4) x0, y0, x1, y1 in [0, 1]."""
         views = [test_view(image, self.config.image_size, self.config.centre_crop) for image in images]
-        batch, pad = pad_pictures([view[0] for view in views])
-        stream = self.model.localization
-        embedded = stream.embed(batch.to(self.device), pad.to(self.device))  # the picture is read once for all queries
-        found = [stream.locate(*embedded, q).cpu() for q in queries]
-        back = [torch.stack([view[2].to_picture(b, batch.shape[2:]) for b, view in zip(boxes, views)]) for boxes in found]
-        return [corners(boxes).clamp(0, 1) for boxes in back]
+        stream, found = self.model.localization, torch.empty(len(queries), len(images), 4)
+        for shape in {view[0].shape for view in views}:  # one at a time: no box depends on what else is in the batch
+            rows = [i for i, view in enumerate(views) if view[0].shape == shape]
+            embedded = stream.embed(torch.stack([views[i][0] for i in rows]).to(self.device))  # once for all queries
+            for boxes, q in zip(found, queries):
+                boxes[rows] = stream.locate(*embedded, q[rows]).cpu()
+        back = torch.stack([view[2].to_picture(boxes) for boxes, view in zip(found.unbind(1), views)], 1)  # (queries, n, 4)
+        return list(corners(back).clamp(0, 1))
 
 
 @torch.no_grad()
@@ -106,7 +107,8 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
     """The metrics of every kind of query, floors and controls among them, and rows for a contact sheet.
 
     audio, random and text are TURN with query, without (Tables 1, 2) and with a phrase in the sound's place. shuffled has
-    the sound of the next sample, silent has none. whole and centre look at nothing: the whole picture, its central half.
+    the sound of the sample half the list away, silent has none. whole and centre look at nothing: the whole picture, its
+    central half.
     """
     own = list(dist.share(len(test)))
     batches = [own[i:i + batch_size] for i in range(0, len(own), batch_size)]
@@ -115,10 +117,10 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
         logmels, phrases = zip(*(test.query(i) for i in batch))
         queries["audio"].append(predictor.sounds(torch.stack(logmels)).cpu())
         queries["text"].append(predictor.texts(phrases).cpu())
-        silence = torch.full_like(logmels[0][None], SILENCE)
     queries = {kind: merge(torch.cat(q) if q else torch.empty(0), len(test)) for kind, q in queries.items()}
     queries["random"] = predictor.model.random_query(len(test), torch.Generator().manual_seed(0))
-    queries["shuffled"] = queries["audio"].roll(-1, 0)
+    queries["shuffled"] = queries["audio"].roll(len(test) // 2, 0)  # neighbours in a list may be of one video
+    silence = logmel_of(torch.zeros(1, round(predictor.config.seconds * predictor.config.sample_rate)), predictor.config)
     queries["silent"] = predictor.sounds(silence).cpu().expand(len(test), -1)
     values, rows = {kind: [] for kind in [*queries, "whole", "centre"]}, []
     for batch in progress(batches, name=f"looking, {test.name}"):
@@ -153,8 +155,9 @@ def merge(own, count: int):
 
 
 @torch.no_grad()
-def validate(model, tokenizer, held_out, config, device) -> dict:
-    """Scores in the two training domains, for the choice of best.pt: grounding by phrases, retrieval of sounds by captions."""
+def validate(model, tokenizer, held_out, dev, config, device) -> dict:
+    """The score by which best.pt is chosen, and its parts: grounding by phrases and retrieval of sounds by captions, both in
+    the training domains; or, where there is a `dev` set, localization by sounds on that (A.2.3)."""
     source, intermediate = held_out
     predictor = Predictor(model, tokenizer, config, device)
     hits, t, a = [], [], []
@@ -168,15 +171,15 @@ def validate(model, tokenizer, held_out, config, device) -> dict:
     for i in range(0, len(own), 50):
         rows = own[i:i + 50]
         tokens = tokenizer.encode([intermediate.texts[j][0] for j in rows], config.text_length).to(device)
-        align = model.alignment
         logmels = torch.stack([intermediate[j] for j in rows]).to(device)
-        (t_part, a_part), *_ = align.condition(align.text(tokens), align.audio(logmels))
-        t.append(t_part.cpu()), a.append(a_part.cpu())
+        t.append(model.alignment.text(tokens).cpu()), a.append(model.alignment.audio(logmels).cpu())
     t, a = merge(torch.cat(t), len(intermediate)), merge(torch.cat(a), len(intermediate))
     grounding = metrics.success_rate(merge(torch.cat(hits), len(source)))
     retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
-    return {"validation/text_ciou@0.5": float(grounding), "validation/t2a_r@10": float(retrieval),
-            "validation/score": float(grounding + retrieval) / 2}
+    report = {"validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval, "validation/score": (grounding + retrieval) / 2}
+    if dev is not None:
+        report["validation/score"] = score(predictor, dev)[0]["audio/ciou@0.5"]
+    return report
 
 
 def evaluate(predictor, tests: dict) -> tuple[dict, dict]:
@@ -199,20 +202,21 @@ def load(path, device) -> Predictor:
         tokenizer = WordPiece(checkpoint["tokens"])
         model = Turn(replace(config, detr_weights=""), tokenizer)
         model.load_state_dict(checkpoint["model"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(path, " ".join(str(error).split())[:300]) from None
-    return Predictor(model.to(device), tokenizer, config, device)
+    return Predictor(model.to(device), tokenizer, config, device, checkpoint.get("report", {}))  # last.pt may have none yet
 
 
 def finish(run) -> dict:
-    """The end of a training: evaluate best.pt, write metrics.json and samples.png."""
+    """The end of a training: evaluate best.pt on scenes or --benchmark, write metrics.json and samples.png."""
     dist.gather_objects(None)  # best.pt is there
+    config = run.config
+    data, root = ("scenes", "") if config.data == "scenes" else (config.benchmark, config.benchmark_root)
     predictor = load(run.folder / "best.pt", run.device)
-    data = run.config.data if run.config.data == "scenes" else ""
-    result, sheets = evaluate(predictor, tests_of(predictor.config, data, run.config.root)) if data else ({}, {})
+    result, sheets = evaluate(predictor, tests_of(config, data, root))
     if run.main and sheets:
         write_sheet(sheets[""], run.folder / "samples.png")
-    return run.finish(result)
+    return run.finish({**result, **predictor.report})
 
 
 def write_sheet(rows, path) -> None:

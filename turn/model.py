@@ -46,7 +46,8 @@ class Localization(nn.Module):
     def embed(self, image, pad=None):
         """image (B, 3, H, W), pad (B, H, W) → v~ (B, n_v, d), positions (B, n_v, d), mask (B, n_v) or None."""
         tokens, mask = self.detr.encode(image, pad)  # (B, n_v, ·), (B, h, w)
-        positions = sine_positions(mask, self.d).flatten(2).transpose(1, 2)  # (B, n_v, d)
+        # Boxes are fractions of the whole canvas, so positions count its padding too (DETR's own do not).
+        positions = sine_positions(torch.zeros_like(mask), self.d).flatten(2).transpose(1, 2)  # (B, n_v, d)
         return self.project(tokens), F.normalize(positions, dim=-1), None if pad is None else mask.flatten(1)
 
     def locate(self, v, positions, mask, q):
@@ -70,7 +71,8 @@ class Alignment(nn.Module):
         self.text_encoder = Transformer(*sizes, c.text_layers, c.ffn, c.dropout)
         self.compress = nn.Sequential(nn.Conv1d(c.n_mels, c.d, 3, 2, 1), nn.GELU(), nn.Conv1d(c.d, c.d, 3, 2, 1))
         self.audio_encoder = Transformer(*sizes, c.audio_layers, c.ffn, c.dropout)
-        self.project, self.norm = nn.Linear(c.d, c.d), nn.BatchNorm1d(c.d)
+        self.project = nn.Linear(c.d, c.d)  # shared; what comes out has the same mean and variance in both modalities
+        self.text_norm, self.audio_norm = nn.BatchNorm1d(c.d), nn.BatchNorm1d(c.d)
         self.codebook = GroupedCodebook(c.groups, c.codes // c.groups, c.d, c.decay, c.beta, revive=c.revive)
         self.text_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
         self.to_words = nn.Linear(c.d, vocabulary)
@@ -79,22 +81,21 @@ class Alignment(nn.Module):
         self.expand = nn.Sequential(nn.ConvTranspose1d(c.d, c.d, 4, 2, 1), nn.GELU(), nn.ConvTranspose1d(c.d, c.n_mels, 4, 2, 1))
 
     def text(self, tokens):
-        """(B, L_t) → the aggregated text (B, d), Eq. (3)."""
-        return masked_mean(self.text_encoder(self._embed(tokens), tokens == self.pad), tokens == self.pad)
+        """(B, L_t) → the aggregated text t-bar (B, d), Eq. (3), projected."""
+        x = masked_mean(self.text_encoder(self._embed(tokens), tokens == self.pad), tokens == self.pad)  # Eq. (3)
+        return self.text_norm(self.project(x))
 
     def audio(self, logmel):
-        """(B, L_m, c) → the aggregated sound (B, d), Eq. (3)."""
-        return self.audio_encoder(self._compress(logmel)).mean(1)
+        """(B, L_m, c) → the aggregated sound a-bar (B, d), Eq. (3), projected."""
+        return self.audio_norm(self.project(self.audio_encoder(self._compress(logmel)).mean(1)))  # Eq. (3)
 
-    def condition(self, *parts):
-        """Aggregated vectors of one or more kinds → each of them projected, each quantised, the codebook's loss and info.
+    def quantise(self, *parts):
+        """Vectors (B_i, d) of one or more kinds → each of them as codes, Eq. (4), the codebooks' loss, Eq. (8), and info.
 
-        All go through the batch norm and the codebooks in one call: there is one shared space, and one update a step.
+        All go through the codebooks in one call: there is one shared space, and one update a step.
         """
-        x = self.norm(self.project(torch.cat(parts)))
-        quantised, loss, info = self.codebook(x)  # Eqs. (4), (8)
-        sizes = [len(p) for p in parts]
-        return x.split(sizes), quantised.split(sizes), loss, info
+        x, loss, info = self.codebook(torch.cat(parts))
+        return x.split([len(p) for p in parts]), loss, info
 
     def _embed(self, tokens):
         x = self.words(tokens)
@@ -142,7 +143,8 @@ class Turn(nn.Module):
         align = self.alignment
         t = align.text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))  # one encoder for both domains
         t_s, t_m = t.split([len(batch["tokens_s"]), len(batch["tokens_m"])])
-        (_, t_m, a_m), (t_s_q, t_m_q, a_m_q), code_loss, info = align.condition(t_s, t_m, align.audio(batch["logmel"]))
+        a_m = align.audio(batch["logmel"])
+        (t_s_q, t_m_q, a_m_q), code_loss, info = align.quantise(t_s, t_m, a_m)
         box = self.localization(batch["image"], t_s_q, batch["pad"])
         words_s = words_m = sound = None
         if self.recon_source == "self":
@@ -156,7 +158,7 @@ class Turn(nn.Module):
     def query(self, tokens=None, logmel=None):
         """The query condition q (B, d) of texts or of sounds (inference, end of 3.5)."""
         x = self.alignment.text(tokens) if logmel is None else self.alignment.audio(logmel)
-        return self.alignment.condition(x)[1][0]
+        return self.alignment.quantise(x)[0][0]
 
     def random_query(self, n: int, generator: torch.Generator):
         """A random unit-variance vector in the query's place (TURN w/o Query, Tables 1 and 2): (n, d)."""

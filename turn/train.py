@@ -13,7 +13,7 @@ from common.run import Run, amp, cli, configure, cosine, progress
 
 from .config import PRESETS
 from .data import Steps, domains
-from .evaluate import finish, validate
+from .evaluate import TestFiles, finish, validate
 from .losses import losses
 from .model import Turn
 from .sampling import adaptive_weights
@@ -59,16 +59,20 @@ def train(config) -> dict:
     run = Run("turn", config)
     source, intermediate = domains(config, "train")
     tokenizer = tokenizer_of(config, source, intermediate)
-    weights = adaptive_weights(source, intermediate, tokenizer, config, run) if config.adaptive else (None, None)
-    steps = Steps(source, intermediate, tokenizer, config, weights)
+    steps = Steps(source, intermediate, tokenizer, config)
     held_out = domains(config, "validation")
+    dev = TestFiles(config, "flickr", config.dev_root) if config.select == "flickr" else None
 
-    model = dist.sync_batchnorm(Turn(config, tokenizer)).to(run.device, memory_format=torch.channels_last)
+    with torch.random.fork_rng([]):  # processes differ in what they draw later, not in the weights they start from
+        torch.manual_seed(config.seed)
+        model = dist.sync_batchnorm(Turn(config, tokenizer)).to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr)
     used = Usage(config)
     run.state, run.extra = {"model": model, "optimizer": optimizer, "usage": used.to(run.device)}, {"tokens": tokenizer.tokens}
     if config.resume:
         run.resume()
+    if config.adaptive:
+        steps.weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model
 
     bar = progress(total=steps.total, name="training", initial=run.step)
@@ -97,10 +101,10 @@ def train(config) -> dict:
         bar.update()
         ended = run.step % steps.per_epoch == 0 or run.step == steps.total
         if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
-            report = {**validate(model, tokenizer, held_out, config, run.device), **used.report()}
+            report = {**validate(model, tokenizer, held_out, dev, config, run.device), **used.report()}
             run.report(report)
             if report["validation/score"] > run.best:
-                run.best = report["validation/score"]
+                run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
         if ended:
             used.counts.zero_()

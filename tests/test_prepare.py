@@ -1,0 +1,244 @@
+"""`python -m common.benchmarks`: counting what is there, and making it from videos with ffmpeg, a fake and a real one."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.benchmarks import listed, load
+from common.io import read_audio, read_image
+from common.layouts import write
+from common.prepare import main
+from common.scenes import Scenes
+
+FAKE = """#!{python}
+import os, sys, time
+from pathlib import Path
+args = sys.argv[1:]
+video = Path(args[args.index("-i") + 1])
+with open({log!r}, "a") as log:
+    log.write(" ".join(args) + "\\n")
+if "late" in video.stem and "-ss" in args:
+    sys.exit(0)  # what ffmpeg does when it is asked for a frame after the end
+if "%" in args[-1]:
+    for k in range(3):
+        Path(args[-1] % k).write_bytes(video.read_bytes())
+else:
+    Path(args[-1]).write_bytes(video.read_bytes())
+if "bad" in video.stem:
+    sys.exit("some chatter\\nInvalid data found")
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    """The command → exit status, stdout, stderr."""
+    def call(*args):
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+    return call
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A fake ffmpeg first on PATH, that copies its input; → the log of its arguments, a line a call."""
+    folder, log = tmp_path / "bin", tmp_path / "log"
+    folder.mkdir()
+    (folder / "ffmpeg").write_text(FAKE.format(python=sys.executable, log=str(log)))
+    (folder / "ffmpeg").chmod(0o755)
+    log.touch()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return log
+
+
+def vggss(root, *ids):
+    (root / "metadata").mkdir(parents=True)
+    entries = [{"file": key, "class": "c", "bbox": [[0, 0, 1, 1]]} for key in ids]
+    (root / "metadata" / "vggss.json").write_text(json.dumps(entries))
+    return root
+
+
+def clips(folder, *ids):
+    folder.mkdir(parents=True)
+    for key in ids:
+        (folder / f"{key}.mp4").write_text(key)
+    return folder
+
+
+def files(root):
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.parent.name != "metadata")
+
+
+# check
+
+
+def test_check(tmp_path, run):
+    write(Scenes(3, size=64, seconds=0.5), tmp_path, "is3", 6)
+    code, out, err = run("check", "is3", tmp_path, "--missing", tmp_path / "missing.txt")
+    assert code == 0 and err == "" and (tmp_path / "missing.txt").read_text() == ""
+    for line in ("listed      6", "found       6", "missing     0", "unreadable  0", "with masks  6", "sound       0.50 s",
+                 "picture     64x64"):
+        assert line in out
+    samples = listed("is3", tmp_path)
+    samples[1].audio.unlink()
+    samples[4].image.unlink()
+    code, out, err = run("check", "is3", tmp_path, "--missing", tmp_path / "missing.txt")
+    assert code == 0 and "found       4" in out and "missing     2" in out
+    assert (tmp_path / "missing.txt").read_text().splitlines() == [samples[1].id, samples[4].id]
+
+
+@pytest.mark.parametrize("what,damage", [("image", b"no picture"), ("audio", b""), ("image", None), ("audio", None),
+                                         ("mask", b"x")])
+def test_check_finds_what_cannot_be_read(what, damage, tmp_path, run):
+    """None: the second half of the file is missing."""
+    write(Scenes(3, size=64, seconds=0.5), tmp_path, "is3", 4)
+    sample = listed("is3", tmp_path)[2]
+    path = sample.masks[0] if what == "mask" else getattr(sample, what)
+    data = path.read_bytes()
+    path.write_bytes(data[:len(data) // 2] if damage is None else damage)
+    code, out, err = run("check", "is3", tmp_path)
+    assert code == 1 and "unreadable  1" in out and "found       4" in out
+    assert err.count("\n") == 1 and err.startswith(f"{path}: ")
+
+
+def test_check_of_nothing(tmp_path, run):
+    code, out, _ = run("check", "vggss", vggss(tmp_path, "a", "b"))
+    assert code == 1 and "found       0" in out and "missing     2" in out
+
+
+def test_check_of_videos(tmp_path, run):
+    write(Scenes(3, size=64), tmp_path, "ave", 2)
+    assert run("check", "ave", tmp_path, "--list", "testSet.txt")[0] == 0
+    code, out, _ = run("check", "ave-boxes", tmp_path)
+    assert code == 0 and "sound       10.00 s" in out
+    folder = listed("ave", tmp_path)[0].image
+    shutil.rmtree(folder)
+    folder.mkdir()
+    code, _, err = run("check", "ave", tmp_path)
+    assert code == 1 and "without frames" in err
+
+
+def test_the_command_itself(tmp_path):
+    """In its own process: one line and exit status 2 for wrong input, quiet bars where there is no terminal."""
+    def call(*args):
+        return subprocess.run([sys.executable, "-m", "common.benchmarks", *map(str, args)], capture_output=True, text=True,
+                              check=False, cwd=Path(__file__).parents[1])
+
+    ended = call("check", "vggss", tmp_path)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "vggss.json: no such file" in ended.stderr
+    write(Scenes(3, size=64, seconds=0.5), tmp_path, "vggss", 2)
+    ended = call("check", "vggss", tmp_path)
+    assert ended.returncode == 0 and ended.stderr == "" and "found       2" in ended.stdout
+
+
+# prepare, with the fake ffmpeg
+
+
+def test_prepare(tmp_path, run, fake):
+    root = vggss(tmp_path / "root", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "gone_000004")
+    videos = clips(tmp_path / "videos" / "deeper", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "other")
+    code, out, err = run("prepare", "vggss", videos.parent, root, "--jobs", 2)
+    assert code == 1 and "3 files made, 0 were there, 3 failed, 1 videos missing" in out
+    assert files(root) == ["audio/-aaaaaaaaaa_000001.wav", "audio/late_000003.wav", "frames/-aaaaaaaaaa_000001.jpg"]
+    assert err.count("bad_000002.mp4: Invalid data found") == 2 and "late_000003.mp4: ffmpeg made no late_000003.jpg" in err
+    calls = fake.read_text().splitlines()
+    assert len(calls) == 6
+    frame, = [call for call in calls if "-aaa" in call and "-ss" in call]
+    assert frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame  # the frame at 5.0 s
+    sound, = [call for call in calls if "-aaa" in call and "-ss" not in call]
+    assert "-ac 1 -ar 16000" in sound
+
+    fake.write_text("")
+    code, out, _ = run("prepare", "vggss", videos, root)
+    assert code == 1 and "0 files made, 3 were there, 3 failed" in out
+    assert len(fake.read_text().splitlines()) == 3  # what was done is skipped
+    (root / "own.txt").write_text("-aaaaaaaaaa_000001\n")
+    fake.write_text("")
+    assert run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0 and fake.read_text() == ""
+    assert [s.id for s in load("vggss", root)] == ["-aaaaaaaaaa_000001"]
+
+
+def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
+    write(Scenes(0), tmp_path / "scenes", "ave", 1)
+    root = tmp_path / "root"
+    shutil.copytree(tmp_path / "scenes" / "metadata", root / "metadata")
+    stale = root / "frames" / ".scene000000.part"
+    stale.mkdir(parents=True)
+    (stale / "0007.jpg").write_text("old")
+    assert run("prepare", "ave", clips(tmp_path / "videos", "scene000000"), root)[0] == 0
+    assert files(root) == ["audio/scene000000.wav", *(f"frames/scene000000/{k:04d}.jpg" for k in range(3))]
+    assert "fps=4 -start_number 0" in fake.read_text()
+    fake.write_text("")
+    assert run("prepare", "ave-boxes", tmp_path / "videos", root)[0] == 0 and fake.read_text() == ""  # the same frames
+
+
+def test_prepare_music_takes_the_numbered_frame(tmp_path, run, fake):
+    shutil.copytree(Path(__file__).parent / "annotations", tmp_path / "metadata")
+    assert run("prepare", "music-duet", clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000"), tmp_path)[0] == 0
+    assert (tmp_path / "frames/HnUOaSfTA6c_0_1000/frame_175/05257.jpg").is_file()
+    assert "-ss 175.233 " in fake.read_text()
+
+
+def test_prepare_silent_pairs(tmp_path, run, fake):
+    """The picture comes from one video, the sound from another."""
+    root = vggss(tmp_path / "root")
+    (root / "metadata" / "vggss_test_plus_silent.csv").write_text("video,audio,label\na,b,non-sounding\n")
+    assert run("prepare", "vggss-extended", clips(tmp_path / "videos", "a", "b"), root)[0] == 0
+    assert (root / "frames/a.jpg").read_text() == "a" and (root / "audio/b.wav").read_text() == "b"
+
+
+def test_prepare_without_ffmpeg(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = run("prepare", "vggss", tmp_path, vggss(tmp_path / "root", "a"))
+    assert code == 2 and err.count("\n") == 1 and "ffmpeg: not on PATH" in err
+
+
+def test_prepare_refuses(tmp_path, run, fake):
+    root = vggss(tmp_path / "root", "a")
+    for name, videos, message in (("is3", tmp_path, "nothing to extract"), ("vggss", tmp_path / "nowhere", "no such folder")):
+        code, _, err = run("prepare", name, videos, root)
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert run("prepare", "vggss", tmp_path, root)[0] == 1  # no video at all
+    assert run("prepare", "vggss", tmp_path, root, "--jobs", "0")[0] == 2
+
+
+# prepare, with a real one
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_with_the_real_ffmpeg(tmp_path, run):
+    """Frame n of a 25 fps video is grey 37 n mod 256: the picture at 5.0 s is frame 125; frame k of a video shows
+    (k + 0.5) / 4 s."""
+    key = "-aaaaaaaaaa_000001"
+    root = vggss(tmp_path / "root", key, "short_000001", "broken_000001")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+
+    def film(path, seconds):
+        picture = ["-f", "lavfi", "-i", "color=black:s=32x32:r=25,format=gray,geq=lum='mod(37*N,256)'"]
+        sound = ["-f", "lavfi", "-i", "sine=440:sample_rate=44100"]
+        coded = ["-t", str(seconds), "-c:v", "ffv1", "-c:a", "pcm_s16le", "-ac", "2", str(path)]
+        subprocess.run(["ffmpeg", "-v", "error", *picture, *sound, *coded], check=True)
+
+    film(videos / f"{key}.mkv", 10)
+    film(videos / "short_000001.mkv", 3)
+    (videos / "broken_000001.mp4").write_text("no video")
+    code, out, err = run("prepare", "vggss", videos, root, "--jobs", 2)
+    assert code == 1 and "3 files made, 0 were there, 3 failed" in out and "short_000001.jpg: the video ends before" in err
+    assert np.abs(read_image(root / f"frames/{key}.jpg").astype(int) - 37 * 125 % 256).max() <= 2
+    waveform, rate = read_audio(root / f"audio/{key}.wav")
+    assert rate == 16000 and abs(len(waveform) - 160_000) <= 16 and waveform.std() > 0.05
+
+    (root / "metadata/ave_box.json").write_text(json.dumps({f"{key}/3": {"bbox": []}}))
+    code, out, err = run("prepare", "ave-boxes", videos, root)
+    assert code == 0 and "1 files made, 1 were there" in out
+    frames = sorted((root / "frames" / key).iterdir())
+    assert len(frames) == 40
+    grey = np.array([read_image(frame, "L").mean() for frame in frames])
+    np.testing.assert_allclose(grey, [37 * int((k + 0.5) / 4 * 25) % 256 for k in range(40)], atol=2)

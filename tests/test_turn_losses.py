@@ -1,0 +1,179 @@
+"""turn/losses.py: Eqs. (6) to (10), term by term, and the switches of Table 4 and Figure 4."""
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import metrics
+from turn.losses import contrast, corners, giou, localization, losses, reconstruct_audio, reconstruct_text, share
+from turn.model import Turn
+
+from .test_turn_model import CONFIGS, TOKENIZER, batch_of
+
+side = st.floats(1 / 64, 1)
+boxes = st.lists(st.tuples(side, side, side, side), min_size=1, max_size=6)
+
+
+def tensor(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@settings(max_examples=80, deadline=None)
+@given(boxes, boxes)
+def test_giou_is_the_metric(a, b):
+    n = min(len(a), len(b))
+    a, b = corners(tensor(a[:n])), corners(tensor(b[:n]))
+    value = giou(a, b)
+    torch.testing.assert_close(value, metrics.generalized_box_iou(a, b), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(giou(10 * a, 10 * b), metrics.generalized_box_iou(a, b), atol=1e-4, rtol=1e-4)  # the 1e-7 fades
+    torch.testing.assert_close(value, giou(b, a))
+    torch.testing.assert_close(value, giou(a + 3, b + 3), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(giou(10 * a, 10 * a), torch.ones(n, dtype=torch.float64), atol=1e-4, rtol=0)
+    assert (value > -1).all() and (value <= 1).all() and (value <= metrics.box_iou(a, b) + 1e-6).all()
+
+
+def test_giou_draws_boxes_that_do_not_meet_together():
+    near, far = tensor([[0.2, 0.5, 0.1, 0.1]]), tensor([[0.8, 0.5, 0.1, 0.1]])
+    near.requires_grad_()
+    value = giou(corners(near), corners(far))
+    value.sum().backward()
+    assert value < 0 and near.grad[0, 0] > 0  # a step to the right raises it, where IoU has no gradient
+
+
+def test_localization():
+    box, truth = torch.rand(5, 4), torch.rand(5, 4) * 0.5 + 0.2
+    reg, iou = localization(box, truth)
+    torch.testing.assert_close(reg, F.smooth_l1_loss(box, truth))
+    torch.testing.assert_close(reg, (0.5 * (box - truth) ** 2).mean())  # nothing in [0, 1] is farther than 1
+    torch.testing.assert_close(iou, 1 - metrics.generalized_box_iou(corners(box), corners(truth)).mean(), atol=1e-4, rtol=1e-4)
+    reg, iou = localization(truth, truth)
+    assert reg == 0 and abs(float(iou)) < 1e-4
+
+
+@pytest.mark.parametrize("direction", ["t2a", "a2t", "both"])
+def test_contrast_is_equation_7(direction):
+    g = torch.Generator().manual_seed(0)
+    t, a = torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g)
+
+    def cosine(x, y):
+        return sum(float(p) * float(q) for p, q in zip(x, y)) / math.hypot(*x.tolist()) / math.hypot(*y.tolist())
+
+    def likelihood(x, y):  # as printed, with its double sum
+        return sum(math.log(math.exp(cosine(x[i], y[i]) / 0.1) / sum(math.exp(cosine(x[i], y[j]) / 0.1) for j in range(6)))
+                   for i in range(6)) / 6
+
+    expected = {"t2a": -likelihood(t, a), "a2t": -likelihood(a, t), "both": -(likelihood(t, a) + likelihood(a, t)) / 2}[direction]
+    assert float(contrast(t, a, 0.1, direction)) == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 1000), st.sampled_from(["t2a", "a2t", "both"]))
+def test_laws_of_contrast(n, seed, direction):
+    g = torch.Generator().manual_seed(seed)
+    t, a = torch.randn(n, 4, generator=g), torch.randn(n, 4, generator=g)
+    value, order = contrast(t, a, 0.1, direction), torch.randperm(n, generator=g)
+    torch.testing.assert_close(contrast(t[order], a[order], 0.1, direction), value, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(contrast(3 * t, 0.1 * a, 0.1, direction), value, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(contrast(a, t, 0.1, {"t2a": "a2t", "a2t": "t2a", "both": "both"}[direction]), value)
+    assert value >= 0 and (n > 1 or value < 1e-5)
+    assert contrast(t, t, 0.01, direction) <= contrast(t, a, 0.01, direction) + 1e-4
+
+
+def test_the_contrast_pulls_pairs_together():
+    t, a = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    optimizer = torch.optim.Adam([t], 0.1)
+    for _ in range(80):
+        optimizer.zero_grad()
+        contrast(t, a, 0.1).backward()
+        optimizer.step()
+    assert (F.normalize(t, dim=1) @ F.normalize(a, dim=1).T).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+def test_share_is_a_mean():
+    values, mask = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([True, True, False, False])
+    assert share(values) == 4 and share(values, mask) == 1.5 and share(values, mask & ~mask) == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_masked_losses_count_masked_positions_only(seed):
+    g = torch.Generator().manual_seed(seed)
+    words, tokens = torch.randn(2, 5, 7, generator=g, requires_grad=True), torch.randint(7, (2, 5), generator=g)
+    hidden = torch.rand(2, 5, generator=g) < 0.5
+    hidden[0, 0] = True
+    value = reconstruct_text(words, tokens, hidden)
+    naive = [-float(words[i, j].log_softmax(0)[tokens[i, j]]) for i in range(2) for j in range(5) if hidden[i, j]]
+    assert float(value) == pytest.approx(sum(naive) / len(naive), rel=1e-5)
+    value.backward()
+    assert torch.equal(words.grad.abs().sum(2) > 0, hidden)
+
+    sound, logmel = torch.randn(2, 5, 3, generator=g, requires_grad=True), torch.randn(2, 5, 3, generator=g)
+    value = reconstruct_audio(sound, logmel, hidden)
+    naive = [abs(float(sound[i, j, k] - logmel[i, j, k])) for i in range(2) for j in range(5) for k in range(3) if hidden[i, j]]
+    assert float(value) == pytest.approx(sum(naive) / len(naive), rel=1e-5)
+    value.backward()
+    assert torch.equal(sound.grad.abs().sum(2) > 0, hidden)
+
+
+def run(seed=0, **changes):
+    """A step of a model without dropout: its terms and gradients."""
+    config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, **changes)
+    torch.manual_seed(seed)
+    model, batch = Turn(config, TOKENIZER), batch_of(config)
+    terms = losses(model(batch), batch, config)
+    terms["loss"].backward()
+    return config, terms, {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_the_total_is_the_weighted_sum():
+    config, terms, _ = run()
+    weights = {"reg": 1, "iou": 1, "code": 1, "contra": 0.1, "recon_text": 0.1, "recon_audio": 0.1}  # A.2.3, the paper preset's too
+    torch.testing.assert_close(terms["loss"], sum(weights[name] * terms[name] for name in weights))
+    assert set(terms) == {"loss", *weights} and all(terms[name] > 0 for name in weights)
+
+
+CONTRAST_ONLY, TEXT_DECODER, AUDIO_DECODER = "alignment.audio_encoder", "alignment.text_decoder", "alignment.audio_decoder"
+
+
+@pytest.mark.parametrize("changes, term, gone", [
+    ({"beta": 0.0}, "code", ()),
+    ({"lambda_code": 0.0}, "code", ()),
+    ({"lambda_contra": 0.0}, "contra", ()),
+    ({"lambda_contra": 0.0, "recon_intermediate": "no", "beta": 0.0}, "contra", (CONTRAST_ONLY, AUDIO_DECODER)),
+    ({"lambda_recon": 0.0}, "recon_text recon_audio", (TEXT_DECODER, AUDIO_DECODER, "alignment.to_words", "alignment.expand")),
+    ({"recon_source": "no", "recon_intermediate": "no"}, "recon_text recon_audio", (TEXT_DECODER, AUDIO_DECODER)),
+    ({"recon_intermediate": "no"}, "recon_audio", (AUDIO_DECODER, "alignment.mask_frame")),
+    ({"recon_source": "no"}, "", ()),
+    ({"lambda_reg": 0.0}, "reg", ()), ({"lambda_iou": 0.0}, "iou", ()),
+    ({"lambda_reg": 0.0, "lambda_iou": 0.0}, "reg iou", ("localization",))])
+def test_every_switch_takes_away_its_term_and_no_other(changes, term, gone):
+    _, full, gradients = run()
+    config, terms, left = run(**changes)
+    contribution = {"reg": config.lambda_reg, "iou": config.lambda_iou, "code": config.lambda_code, "contra": config.lambda_contra,
+                    "recon_text": config.lambda_recon, "recon_audio": config.lambda_recon}
+    for name in contribution:
+        if name in term.split():
+            assert contribution[name] * float(terms[name]) == 0
+        elif name != "recon_text" or "recon_intermediate" not in changes and "recon_source" not in changes:
+            torch.testing.assert_close(terms[name], full[name])  # the others are what they were
+    expected = sum(weight * terms[name] for name, weight in contribution.items())
+    torch.testing.assert_close(terms["loss"], expected)
+    for part in gone:
+        assert all(g is None or not g.any() for name, g in left.items() if name.startswith(part)), part
+        assert any(g is not None and g.any() for name, g in gradients.items() if name.startswith(part)), part
+    changed = any((g is None) != (left[name] is None) or (g is not None and not torch.allclose(g, left[name], atol=1e-9))
+                  for name, g in gradients.items())
+    assert changed
+
+
+def test_reconstruction_of_each_domain_is_its_own_share():
+    """Figure 4: self in the source domain and cross in the intermediate one add up."""
+    both, source, intermediate = (run(**changes)[1]["recon_text"] for changes in (
+        {}, {"recon_intermediate": "no"}, {"recon_source": "no"}))
+    torch.testing.assert_close(both, source + intermediate)
+    assert run(recon_intermediate="self")[1]["recon_audio"] != run()[1]["recon_audio"]
