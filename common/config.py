@@ -94,9 +94,10 @@ def from_dict(presets: dict, values: dict):
     if odd:
         raise ValueError(f"its configuration has other fields ({', '.join(odd[:6])})")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name, value in values.items():
-        if type(value) not in ((int, float) if known[name] is float else (known[name],)):
-            raise ValueError(f"its configuration has a {name} that is no {known[name].__name__}")
+    for f in fields(cls):
+        value, kind = values[f.name], known[f.name]
+        if type(value) not in ((int, float) if kind is float else (kind,)) or value not in (f.metadata["choices"] or (value,)):
+            raise ValueError(f"its configuration has {f.name} {value!r:.40}")
     config = cls(**values)
     config.validate()
     return config

@@ -16,8 +16,8 @@ from common.benchmarks import RATE, READERS, listed, present
 from common.io import InputError, atomic, read_audio, read_image
 from common.run import cli
 
-# VGG-SS boxes were drawn on frame 125 at 25 fps, not on the middle frame. Clips are 10 s.
-CLIPS = dict.fromkeys(("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound"), 5.0)
+CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one picture, at CLIP_SECOND
+CLIP_SECOND = 5.0  # VGG-SS boxes were drawn on frame 125 at 25 fps, not on the exact middle frame
 VIDEOS = ("ave", "ave-boxes", "audioset-instrument")  # all frames, RATE a second
 NUMBERED = ("music-solo", "music-duet")  # the pictures' names are numbers of frames, FPS a second
 FPS = 30
@@ -105,7 +105,7 @@ def _sound(path):
 def prepare(name, videos, root, lists=None, jobs=4) -> bool:
     """Make the pictures and sounds that the list names from VIDEOS/ID.*, a file at a time and each whole or not at all, so that
     an interrupted run goes on where it was. True if nothing failed and something is there; what failed goes to stderr."""
-    if name not in CLIPS and name not in VIDEOS and name not in NUMBERED:
+    if name not in CLIPS + VIDEOS + NUMBERED:
         raise InputError(name, "comes as pictures and sounds, there is nothing to extract")
     program = shutil.which("ffmpeg")
     if program is None:
@@ -123,7 +123,7 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
         elif name in NUMBERED:
             wanted[sample.image] = sample.group, _frame(int(sample.image.stem) / FPS)
         else:
-            wanted[sample.image] = sample.image.stem, _frame(CLIPS[name])
+            wanted[sample.image] = sample.image.stem, _frame(CLIP_SECOND)
     done = [target for target in wanted if target.exists()]
     todo = {target: partial(_extract, program, sources[source], target, told)
             for target, (source, told) in wanted.items() if source in sources and not target.exists()}

@@ -29,7 +29,8 @@ def config(request):
 def build(config, seed=0):
     torch.manual_seed(seed)
     model = Turn(config, TOKENIZER)
-    model.alignment.norm.running_mean.normal_()  # so that evaluation is not the identity there
+    for norm in (model.alignment.text_norm, model.alignment.audio_norm):
+        norm.running_mean.normal_()  # so that evaluation is not the identity there
     return model
 
 
@@ -188,8 +189,7 @@ def test_without_reconstruction_loss_nothing_is_reconstructed():
 def test_query_equals_the_parts(config):
     model, batch = build(config).eval(), batch_of(config)
     align = model.alignment
-    (_, _, a), (q_s, q_t, q_a), _, _ = align.condition(align.text(batch["tokens_s"]), align.text(batch["tokens_m"]),
-                                                       align.audio(batch["logmel"]))
+    (q_s, q_t, q_a), _, _ = align.quantise(align.text(batch["tokens_s"]), align.text(batch["tokens_m"]), align.audio(batch["logmel"]))
     for ours, parts in ((model.query(batch["tokens_s"]), q_s), (model.query(tokens=batch["tokens_m"]), q_t),
                         (model.query(logmel=batch["logmel"]), q_a)):
         torch.testing.assert_close(ours, parts)
@@ -198,8 +198,9 @@ def test_query_equals_the_parts(config):
     codes = align.codebook.codes  # (2, codes, d / 2): a query is made of codes, each group's own
     for half, book in zip(q_a.chunk(2, 1), codes):
         assert torch.cdist(half, book).min(1).values.max() < 1e-5
-    expected = align.norm(align.project(align.audio(batch["logmel"])))
-    torch.testing.assert_close(a, expected)
+    output = model(batch)  # Eqs. (7) and (8) take what the codebooks take
+    torch.testing.assert_close(output.a, align.audio(batch["logmel"]))
+    torch.testing.assert_close(output.t, align.text(batch["tokens_m"]))
     torch.testing.assert_close(model(batch).box, model.localization(batch["image"], q_s, batch["pad"]))
 
 
@@ -210,7 +211,8 @@ def test_evaluation_does_not_touch_the_codebook(config):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     model.train()(batch_of(config))
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert {"alignment.codebook.codes", "alignment.codebook.average_count", "alignment.norm.running_mean"} <= changed
+    assert {"alignment.codebook.codes", "alignment.codebook.average_count", "alignment.text_norm.running_mean",
+            "alignment.audio_norm.running_mean"} <= changed
 
 
 def test_random_query():

@@ -73,6 +73,8 @@ class Alignment(nn.Module):
         self.audio_encoder = Transformer(*sizes, c.audio_layers, c.ffn, c.dropout)
         self.project = nn.Linear(c.d, c.d)  # shared; what comes out has the same mean and variance in both modalities
         self.text_norm, self.audio_norm = nn.BatchNorm1d(c.d), nn.BatchNorm1d(c.d)
+        for norm in (self.text_norm, self.audio_norm):  # the condition multiplies the tokens (Eq. 1): begin near "let through"
+            nn.init.ones_(norm.bias)
         self.codebook = GroupedCodebook(c.groups, c.codes // c.groups, c.d, c.decay, c.beta, revive=c.revive)
         self.text_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
         self.to_words = nn.Linear(c.d, vocabulary)

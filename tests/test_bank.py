@@ -1,0 +1,226 @@
+"""Objects and their sounds: what tells the classes apart, what must not, and folders of anyone's cut-outs."""
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from common.bank import COLOURS, SHAPES, TEXTURES, TIMBRES, Directory, Procedural, hiss, loudness
+from common.io import InputError
+from common.scenes import Scenes
+
+BANK = Procedural()
+CLASSES = range(len(BANK.names))
+
+
+def rng(*seed):
+    return np.random.default_rng(list(seed))
+
+
+def write_folder(root, count=5):
+    """`count` cut-outs (an opaque ellipse off the middle of a transparent picture) with a tone each, in every sound format."""
+    root.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:48, :64]
+    for i in range(count):
+        rgba = np.zeros((48, 64, 4), np.uint8)
+        rgba[..., :3] = (40 * i, 200 - 30 * i, 90)
+        rgba[..., 3] = 255 * ((x - 40) ** 2 / 400 + (y - 20) ** 2 / 200 < 1)
+        Image.fromarray(rgba).save(root / f"big_thing{i}.png")
+        tone = 0.5 * np.sin(2 * np.pi * (300 + 200 * i) * np.arange(12000) / 24000)
+        soundfile.write(root / f"big_thing{i}.{('wav', 'ogg', 'flac')[i % 3]}", tone.astype(np.float32), 24000)
+    return root
+
+
+def probe(train, train_labels, test, test_labels):
+    """Accuracy of a linear classifier, by least squares, with held-out data."""
+    train, test = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (train, test))
+    weights = np.linalg.lstsq(train, np.eye(len(BANK.names))[train_labels], rcond=None)[0]
+    return ((test @ weights).argmax(1) == test_labels).mean()
+
+
+def test_classes_are_the_product_of_shape_and_texture():
+    assert len(BANK.names) == len(set(BANK.names)) == len(SHAPES) * len(TEXTURES) == len(TIMBRES) >= 12
+    for c in CLASSES:
+        assert BANK.names[c] == f"{TEXTURES[c % len(TEXTURES)]} {SHAPES[c // len(TEXTURES)]}"
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_cutout_is_what_its_name_says(cls):
+    texture, shape = BANK.names[cls].split()
+    for i in range(5):
+        rgb, opaque, colour = BANK.cutout(cls, rng(i), 90, 80)
+        assert rgb.shape == (80, 90, 3) and rgb.dtype == np.uint8 and opaque.shape == (80, 90) and opaque.dtype == bool
+        assert colour in COLOURS
+        assert opaque[40, 45] == (shape != "ring")  # a ring is open in the middle, the others are not
+        low, high = {"circle": (0.76, 0.8), "ring": (0.5, 0.58), "triangle": (0.35, 0.5), "cross": (0.42, 0.56)}[shape]
+        assert low < opaque.mean() < high
+        jumps = np.abs(np.diff(rgb.astype(int), axis=1)).max(-1)[opaque[:, 1:] & opaque[:, :-1]]
+        assert (jumps.max() > 15) == (texture != "plain")  # two colours side by side
+
+
+def test_the_named_colour_is_the_hue_seen():
+    for i in range(60):
+        rgb, opaque, colour = BANK.cutout(i % 12, rng(7, i), 40, 40)
+        hue = np.asarray(Image.fromarray(rgb).convert("HSV"))[..., 0][opaque] / 255
+        away = {name: np.median(np.abs((hue - h + 0.5) % 1 - 0.5)) for name, h in COLOURS.items()}
+        assert min(away, key=away.get) == colour and away[colour] < 0.04
+
+
+@pytest.mark.parametrize("rate", [16000, 22050])
+@pytest.mark.parametrize("seconds", [1, 10])
+def test_sounds_of_every_length_and_rate(rate, seconds):
+    for cls in CLASSES:
+        waveform, times = BANK.sound(cls, rng(cls), rate * seconds, rate)
+        assert waveform.shape == (rate * seconds,) and waveform.dtype == np.float32
+        assert 1 <= times <= 3 and np.isfinite(waveform).all() and 0.03 < np.abs(waveform).max() <= 1
+        assert 10 ** -1.6 < np.sqrt(np.mean(waveform ** 2)) < 10 ** -0.89
+
+
+def test_a_sound_is_heard_as_often_as_it_says():
+    seen = set()
+    for i in range(60):
+        cls = i % 10  # 10 is noise in bursts, which has pauses of its own
+        waveform, times = BANK.sound(cls, rng(3, i), 16000, 16000)
+        heard = np.flatnonzero(waveform)
+        assert 1 + (np.diff(heard) > 100).sum() == times, BANK.names[cls]
+        seen.add(times)
+    assert seen == {1, 2, 3}
+
+
+def test_pitch_and_onset_vary_within_a_class():
+    onsets, pitches = set(), set()
+    for i in range(12):
+        waveform = BANK.sound(0, rng(4, i), 16000, 16000)[0]
+        onsets.add(int(np.flatnonzero(waveform)[0]))
+        spectrum = np.abs(np.fft.rfft(waveform * np.hanning(16000)))
+        pitches.add(int(spectrum[150:320].argmax()))
+    assert len(onsets) > 6 and len(pitches) > 6
+
+
+def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_does():
+    scenes = Scenes(5, size=48)
+    n = 50
+    draws = [(c, *scenes.probe(c, 100 * i + c)) for i in range(n) for c in CLASSES]  # another index for each class
+    labels = np.array([c for c, _, _ in draws])
+    colour = np.array([scene.image.mean((0, 1)) / 255 for _, scene, _ in draws])
+    inside = np.array([scene.image[scene.masks[0]].mean(0) / 255 for _, scene, _ in draws])
+    loud = np.array([[np.sqrt(np.mean(w ** 2)), np.log(np.mean(w ** 2))] for _, _, w in draws])
+    half = len(draws) * 3 // 5
+    for feature in (colour, loud):
+        assert probe(feature[:half], labels[:half], feature[half:], labels[half:]) < 0.18
+    assert probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25  # not even where the object is known
+
+    frames = np.stack([w[:15872].reshape(-1, 512) * np.hanning(512).astype(np.float32) for _, _, w in draws])
+    spectrum = np.log(np.abs(np.fft.rfft(frames)).mean(1) + 1e-3)
+    spectrum -= spectrum.mean(1, keepdims=True)  # without its loudness
+    centroids = np.stack([spectrum[:half][labels[:half] == c].mean(0) for c in CLASSES])
+    nearest = ((spectrum[half:, None] - centroids) ** 2).sum(-1).argmin(1)
+    assert (nearest == labels[half:]).mean() > 0.5
+
+
+def test_loudness_is_drawn_whatever_comes_in():
+    tone = np.sin(np.arange(8000, dtype=np.float32))
+    for gain in (1e-3, 1, 1e3):
+        np.testing.assert_allclose(loudness(np.float32(gain) * tone, rng(1)), loudness(tone, rng(1)), atol=2e-4)
+    assert not loudness(np.zeros(100, np.float32), rng(1)).any()
+
+
+def test_hiss_is_steady():
+    for i in range(5):
+        blocks = hiss(rng(i), 16000).reshape(10, -1)
+        levels = np.sqrt((blocks ** 2).mean(1))
+        assert levels.min() > 0.7 * levels.max() > 0
+
+
+# Folders ------------------------------------------------------------------------------------------------------------
+
+def test_a_folder_of_cutouts(tmp_path):
+    bank = Directory(write_folder(tmp_path / "deep" / "er").parent)
+    assert bank.names == [f"big thing{i}" for i in range(5)] and not bank.skipped
+    for cls in range(5):
+        assert 1.2 < bank.pictures[cls].width / bank.pictures[cls].height < 1.6  # cropped to the ellipse: 40 x 28 pixels
+        rgb, opaque, colour = bank.cutout(cls, rng(cls), 50, 40)
+        assert rgb.shape == (40, 50, 3) and opaque.shape == (40, 50) and colour == ""
+        assert opaque.any(0).all() and opaque.any(1).all() and not opaque[0, 0]  # it fills its place
+        waveform, times = bank.sound(cls, rng(cls), 16000, 16000)
+        assert waveform.shape == (16000,) and waveform.dtype == np.float32 and times == 0
+        peak = np.abs(np.fft.rfft(waveform)).argmax()
+        assert abs(peak / (300 + 200 * cls) - 1) < 0.06  # the tone, at a speed 5 % off at most
+
+
+def test_draws_differ_and_are_repeatable(tmp_path):
+    bank = Directory(write_folder(tmp_path))
+    one, same, other = (bank.cutout(2, rng(i), 40, 40)[0] for i in (1, 1, 2))
+    assert (one == same).all() and (one != other).any()
+    one, same, other = (bank.sound(2, rng(i), 9000, 16000)[0] for i in (1, 1, 2))
+    assert (one == same).all() and (one != other).any()
+
+
+def test_quiet_recordings_are_heard_above_the_noise(tmp_path):
+    write_folder(tmp_path)
+    t = np.arange(16000) / 16000
+    soundfile.write(tmp_path / "big_thing0.wav", 0.002 * np.sin(2 * np.pi * 440 * t), 16000, subtype="FLOAT")
+    power = np.abs(np.fft.rfft(Directory(tmp_path).sound(0, rng(1), 16000, 16000)[0])) ** 2
+    assert power[400:480].sum() > 0.95 * power.sum()
+
+
+def test_names_come_from_the_text_or_the_stem(tmp_path):
+    write_folder(tmp_path)
+    for i, text in enumerate(("A Red Fire-Engine.\nde.utf8=…\n", "the Cow!", "An owl", "", "Über")):
+        (tmp_path / f"big_thing{i}.txt").write_text(text, "utf-8")
+    assert Directory(tmp_path).names == ["red fire-engine", "cow", "owl", "big thing3", "über"]
+
+
+def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
+    write_folder(tmp_path, 5)
+    good = tmp_path / "big_thing0.png"
+    opaque = Image.open(good).convert("RGB")
+    invisible = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    tone = np.sin(np.arange(16000, dtype=np.float32) / 5)
+
+    def pair(name, picture, sound, rate=16000):
+        if isinstance(picture, bytes):
+            (tmp_path / f"{name}.png").write_bytes(picture)
+        else:
+            picture.save(tmp_path / f"{name}.png")
+        if isinstance(sound, bytes):
+            (tmp_path / f"{name}.wav").write_bytes(sound)
+        else:
+            soundfile.write(tmp_path / f"{name}.wav", sound, rate)
+
+    bad = {"no_alpha": (opaque, tone), "invisible": (invisible, tone), "not_a_picture": (b"hello", tone), "empty_picture": (b"", tone),
+           "cut_picture": (good.read_bytes()[:60], tone), "not_a_sound": (Image.open(good), b"hello" * 20),
+           "empty_sound": (Image.open(good), b""), "too_short": (Image.open(good), tone[:1599]),
+           "silent": (Image.open(good), 0 * tone)}
+    for name, (picture, sound) in bad.items():
+        pair(name, picture, sound)
+    pair("just_long_enough", Image.open(good), tone[:1600])
+    pair("zz_double", Image.open(good), tone[:1600])  # the same recording again
+    pair("zz_namesake", Image.open(good), tone[::2])
+    (tmp_path / "zz_namesake.txt").write_text("just long enough")
+    Image.open(good).save(tmp_path / "mute.png")  # no sound: no pair, and nothing wrong with it
+    soundfile.write(tmp_path / "mute_desc.ogg", tone, 16000)  # a spoken description is not its sound
+
+    bank = Directory(tmp_path)
+    assert bank.names == [*(f"big thing{i}" for i in range(5)), "just long enough"]
+    assert {path.stem for path, _ in bank.skipped} == {*bad, "zz_double", "zz_namesake"}
+    for path, reason in bank.skipped:
+        assert path.stem in reason and "\n" not in reason and ": " in reason
+
+
+def test_too_few_pairs(tmp_path):
+    write_folder(tmp_path, 4)
+    assert len(Directory(tmp_path).names) == 4
+    (tmp_path / "big_thing3.png").unlink()
+    with pytest.raises(InputError, match="3 usable pairs"):
+        Directory(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        Directory(tmp_path / "missing")
+
+
+def test_scenes_say_once_what_a_folder_lacks(tmp_path, capsys):
+    write_folder(tmp_path)
+    soundfile.write(tmp_path / "big_thing2.flac", np.zeros(9000), 9000)
+    first, second = Scenes(0, folder=tmp_path), Scenes(1, folder=str(tmp_path))
+    assert first.bank is second.bank  # read once
+    assert capsys.readouterr().out == f"left out: {tmp_path / 'big_thing2.flac'}: the sound is silent\n"
+    assert first.names == [f"big thing{i}" for i in (0, 1, 3, 4)]

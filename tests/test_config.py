@@ -1,0 +1,149 @@
+"""The command line: every field a flag, every mistake one line."""
+import contextlib
+import io
+import json
+import re
+from dataclasses import dataclass, fields, replace
+
+import pytest
+from hypothesis import given as draws
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from common.config import PRACTICAL, RunConfig, as_dict, flag, from_dict, given, parser, resolve
+from turn.config import PRESETS as TURN
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    tau: float = flag(0.07, "temperature")
+    widths: tuple[int, ...] = flag((8, 16), "channels of the stages")
+    kind: str = flag("mean", "what is taken", ("mean", "max"))
+    augment: bool = flag(True, "change the pictures")
+
+    def validate(self) -> None:
+        if self.tau == 0:
+            raise ValueError("--tau must be positive")
+
+
+PRESETS = {"tiny": Config(), "paper": Config(preset="paper", tau=0.03, widths=(64, 128), epochs=100, augment=False)}
+ARGS = parser(PRESETS, "python -m method.train", "Train it.")
+
+
+def parse(*argv):
+    return resolve(PRESETS, given(Config, ARGS.parse_args(argv)))
+
+
+def fails(capsys, *argv, of=ARGS):
+    with pytest.raises(SystemExit) as error:
+        of.parse_args(argv)
+    out, err = capsys.readouterr()
+    assert error.value.code == 2 and not out and err.count("\n") == 1 and err.startswith(f"{of.prog}: error: ")
+    return err
+
+
+def test_no_flags_is_the_tiny_preset():
+    assert parse() == PRESETS["tiny"] and parse("--preset", "paper") == PRESETS["paper"]
+
+
+def test_flags_change_their_field_and_no_other():
+    config = parse("--preset", "paper", "--tau", "0.5", "--batch-size", "7", "--no-amp", "--augment", "--kind", "max", "--name", "a b")
+    assert config == replace(PRESETS["paper"], tau=0.5, batch_size=7, amp=False, augment=True, kind="max", name="a b")
+    assert type(config.tau) is float and type(config.batch_size) is int
+    assert type(parse("--tau", "1").tau) is float
+
+
+def test_tuples():
+    assert parse("--widths", "1", "2", "3").widths == (1, 2, 3)
+    assert parse("--widths").widths == () and parse().widths == (8, 16)
+
+
+@pytest.mark.parametrize("argv, word", [
+    (["--colour", "red"], "--colour"), (["extra"], "extra"), (["--epochs", "many"], "epochs"), (["--epochs", "1.5"], "epochs"),
+    (["--tau", "x"], "tau"), (["--kind", "median"], "median"), (["--preset", "huge"], "huge"), (["--widths", "a"], "widths"),
+    (["--epochs"], "epochs"), (["--no-seed"], "--no-seed"), (["--amp", "yes"], "yes"), (["--batch", "3"], "--batch"),
+    (["--kind", "two\nlines"], "two")])
+def test_mistakes_are_one_line_and_status_2(capsys, argv, word):
+    assert word in fails(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv, flag", [(["--epochs", "-1"], "--epochs"), (["--lr=-0.1"], "--lr"), (["--lr", "nan"], "--lr"),
+                                        (["--save-every", "-2"], "--save-every"), (["--batch-size", "0"], "--batch-size"),
+                                        (["--tau", "0"], "--tau")])
+def test_values_that_cannot_be(argv, flag):
+    with pytest.raises(ValueError, match=flag):
+        parse(*argv)
+
+
+@pytest.mark.parametrize("presets", [PRESETS, TURN], ids=["made up", "turn"])
+def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:
+        parser(presets, "prog", "About.").parse_args(["--help"])
+    assert error.value.code == 0
+    text = " ".join(out.getvalue().split())
+    for f in fields(presets["tiny"]):
+        name, ours, theirs = f"--{f.name.replace('_', '-')}", getattr(presets["tiny"], f.name), getattr(presets["paper"], f.name)
+        assert f" {name}" in text
+        if f.type in (int, float):
+            default = re.search(rf" {name} [A-Z]+ .*?\[(.*?)\]", text)[1]
+            assert default.split("; paper: ") == [f"{value:g}" if f.type is float else str(value) for value in dict.fromkeys((ours, theirs))]
+    if presets is PRESETS:
+        assert "temperature [0.07; paper: 0.03]" in text and "[8 16; paper: 64 128]" in text and "[True; paper: False]" in text
+        assert "what is taken [mean]" in text
+
+
+def configs():
+    """Any configuration that can be."""
+    text, number = st.text(max_size=8), st.floats(0, 1e9)
+    return st.builds(Config, seed=st.integers(0, 2**40), lr=number, name=text, data=text, amp=st.booleans(),
+                     tau=st.floats(1e-9, 1), widths=st.lists(st.integers(), max_size=4).map(tuple), kind=st.sampled_from(["mean", "max"]))
+
+
+@settings(max_examples=60, deadline=None)
+@draws(configs())
+def test_round_trips(config):
+    assert from_dict(PRESETS, as_dict(config)) == config
+    assert from_dict(PRESETS, json.loads(json.dumps(as_dict(config)))) == config  # where tuples are lists
+
+
+@settings(max_examples=60, deadline=None)
+@draws(configs())
+def test_the_command_line_says_every_configuration(config):
+    argv = []
+    for f in fields(config):
+        value, name = getattr(config, f.name), f.name.replace("_", "-")
+        if f.type is bool:
+            argv.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            argv += [f"--{name}", *map(str, value)]
+        else:
+            argv.append(f"--{name}={value}")
+    assert parse(*argv) == config
+
+
+@pytest.mark.parametrize("presets", [PRESETS, TURN], ids=["made up", "turn"])
+def test_presets_are_valid_and_survive(presets):
+    for name, config in presets.items():
+        assert config.preset == name and from_dict(presets, as_dict(config)) == config == resolve(presets, {"preset": name})
+        for f in fields(config):
+            assert f.metadata["help"] and "\n" not in f.metadata["help"]
+            choices = f.metadata["choices"]
+            assert not choices or getattr(config, f.name) in choices
+    assert set(PRACTICAL) <= {f.name for f in fields(RunConfig)}
+
+
+@pytest.mark.parametrize("change", [{"tau": "0.1"}, {"epochs": 1.5}, {"epochs": True}, {"amp": 1}, {"widths": 3}, {"name": None},
+                                    {"tau": 0.0}, {"kind": "median"}, {"surprise": 1}])
+def test_a_configuration_from_outside_is_checked(change):
+    with pytest.raises(ValueError):
+        from_dict(PRESETS, {**as_dict(PRESETS["tiny"]), **change})
+    values = as_dict(PRESETS["tiny"])
+    del values["tau"]
+    with pytest.raises(ValueError, match="tau"):
+        from_dict(PRESETS, values)
+
+
+def test_a_configuration_does_not_change():
+    with pytest.raises(AttributeError):
+        PRESETS["tiny"].tau = 1

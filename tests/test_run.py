@@ -1,0 +1,376 @@
+"""A run: what it writes, how it stops, how it goes on, and what it refuses."""
+import io
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.config import RunConfig, as_dict
+from common.config import flag as field
+from common.io import InputError
+from common.run import LOG_EVERY, Interrupted, Run, cli, configure, cosine, device_of, load_checkpoint, markdown, newest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    width: int = field(4, "hidden units")
+
+    def validate(self) -> None:
+        if self.width > 100:
+            raise ValueError("--width must be at most 100")
+
+
+PRESETS = {"tiny": Config(), "paper": Config(preset="paper", width=64)}
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """Put the signals' handlers back that a Run takes."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(tmp_path, **changes):
+    return Run("toy", replace(Config(), **{"out": str(tmp_path), "name": "a", "save_every": 7, "device": "cpu", **changes}))
+
+
+def train(run, steps, epoch=25, stop_at=None, bad_at=None):
+    """A small training with random numbers in every step, which is a function of (seed, step) and of torch's generator."""
+    model = nn.Sequential(nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.05)
+    run.state, run.extra = {"model": model, "optimizer": optimizer}, {"words": ["a", "b"]}
+    if run.config.resume:
+        run.resume()
+    while run.step < steps:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(run.step))
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (math.nan if run.step == bad_at else 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.step += 1
+        run.log({"loss": loss, "half": loss / 2}, lr=0.05)
+        if run.step % epoch == 0:
+            run.best = max(run.best, -float(loss))
+        if run.step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        run.checkpoint(run.step % epoch == 0 or run.step == steps)
+    return run
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# What it writes -----------------------------------------------------------------------------------------------------------
+
+def test_a_run_writes_its_folder(tmp_path):
+    run = train(start(tmp_path), 30)
+    run.save("best.pt")
+    written = run.finish({"audio/ciou@0.5": 0.25})
+    assert run.folder == tmp_path / "toy" / "a"
+    assert {p.name for p in run.folder.iterdir()} == {"config.json", "log.jsonl", "last.pt", "best.pt", "metrics.json"}
+    assert json.loads((run.folder / "config.json").read_text()) == as_dict(run.config)
+    assert json.loads((run.folder / "metrics.json").read_text()) == written
+    assert written["audio/ciou@0.5"] == 0.25 and written["seed"] == 0 and written["preset"] == "tiny" and written["seconds"] >= 0
+
+
+def test_a_run_without_a_name_is_called_by_the_time(tmp_path):
+    run = start(tmp_path, name="")
+    assert len(run.config.name) == 15 and run.folder.name == run.config.name
+    assert json.loads((run.folder / "config.json").read_text())["name"] == run.config.name
+
+
+def test_the_log_holds_every_step_as_it_was(tmp_path):
+    run, values = start(tmp_path), []
+    for step in range(1, 24):
+        run.step = step
+        values.append({"loss": torch.tensor(1 / step), "reg": torch.tensor(float(step))})
+        run.log(values[-1], lr=step / 10)
+        assert len(log_of(run) if (run.folder / "log.jsonl").exists() else []) == (step - 1) // LOG_EVERY * LOG_EVERY  # none is waited for
+        run.checkpoint(False) if step % LOG_EVERY == 0 else None
+    run.report({"validation/score": 0.5})
+    rows = log_of(run)
+    assert rows[:-1] == [{"step": s, "loss": float(v["loss"]), "reg": float(s), "lr": s / 10} for s, v in enumerate(values, 1)]
+    assert rows[-1] == {"step": 23, "validation/score": 0.5}
+
+
+def test_last_pt_is_written_when_due(tmp_path, monkeypatch):
+    run, due = start(tmp_path, save_every=7), []
+    monkeypatch.setattr(run, "save", lambda file: due.append((run.step, file)))
+    for step in range(1, 30):
+        run.step = step
+        run.checkpoint(step % 10 == 0)
+    assert due == [(s, "last.pt") for s in (7, 10, 14, 20, 21, 28)]
+
+
+def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch):
+    run = train(start(tmp_path), 10)
+    checkpoint = torch.load(run.folder / "last.pt", weights_only=True)
+    assert set(checkpoint) == {"method", "config", "step", "best", "rng", "words", "model", "optimizer"}
+    assert checkpoint["method"] == "toy" and checkpoint["step"] == 10 and checkpoint["config"] == as_dict(run.config)
+    before = (run.folder / "last.pt").read_bytes()
+
+    def half(checkpoint, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError):
+        run.save("last.pt")
+    assert (run.folder / "last.pt").read_bytes() == before and not list(run.folder.glob(".*"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_last_pt(tmp_path):
+    run = start(tmp_path)
+    with pytest.raises(FloatingPointError, match=r'"step": 18, "loss": NaN, "half": NaN'):
+        train(run, 30, bad_at=17)
+    assert log_of(run)[17]["loss"] is None and log_of(run)[16]["loss"] > 0  # the terms are in the log too
+    checkpoint = load_checkpoint(run.folder / "last.pt", "toy")
+    assert checkpoint["step"] == 14 and all(v.isfinite().all() for v in checkpoint["model"].values())
+
+
+# How it goes on -----------------------------------------------------------------------------------------------------------
+
+def resumed(tmp_path, *argv):
+    return configure("toy", PRESETS, "", ["--resume", "--out", str(tmp_path), *argv])
+
+
+def test_resume_is_as_if_it_had_never_stopped(tmp_path):
+    whole = train(start(tmp_path / "whole", save_every=1000), 60)
+    first = start(tmp_path / "two", save_every=1000)
+    with pytest.raises(Interrupted, match="--resume --name a"):
+        train(first, 60, stop_at=33)
+    saved = load_checkpoint(first.folder / "last.pt", "toy")
+    assert saved["step"] == 40 and len(log_of(first)) == 40
+    torch.manual_seed(999)  # another process has another state
+    second = train(Run("toy", resumed(tmp_path / "two", "--device", "cpu")), 60)
+    assert second.best == whole.best and second.step == 60
+    assert log_of(second) == log_of(whole)
+    one, other = (load_checkpoint(run.folder / "last.pt", "toy") for run in (whole, second))
+    for key in ("model", "optimizer", "rng", "step", "best", "words"):
+        assert same(one[key], other[key]), key
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 29, "lo', '{"step": 40, "loss": 1.0}\n'])
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path, tail):
+    run = train(start(tmp_path), 28)
+    run.step = 29
+    run.log({"loss": torch.tensor(5.0)})
+    run.flush()
+    with open(run.folder / "log.jsonl", "a") as f:
+        f.write(tail)
+    again = Run("toy", resumed(tmp_path))
+    again.state = {"model": run.state["model"]}
+    again.resume()
+    assert [row["step"] for row in log_of(again)] == list(range(1, 29)) and again.step == 28
+
+
+def test_a_run_that_exists_is_not_written_over(tmp_path):
+    run = train(start(tmp_path), 10)
+    before = {p.name: p.read_bytes() for p in run.folder.iterdir()}
+    with pytest.raises(InputError, match="--resume continues it"):
+        start(tmp_path)
+    assert {p.name: p.read_bytes() for p in run.folder.iterdir()} == before
+    start(tmp_path, name="b")
+
+
+def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
+    run = start(tmp_path)
+    run.log({"loss": torch.tensor(1.0)})
+    run.flush()
+    assert log_of(train(start(tmp_path), 10))[0]["step"] == 1 and len(log_of(run)) == 10
+
+
+def test_resume_takes_the_newest_run_and_the_checkpoints_configuration(tmp_path):
+    for name, time in (("new", 2000), ("old", 1000)):
+        os.utime(train(start(tmp_path, name=name, width=9, lr=0.5), 3).folder / "last.pt", (time, time))
+    assert newest(tmp_path / "toy", "last.pt") == "new"
+    config = resumed(tmp_path)
+    assert (config.name, config.width, config.lr, config.resume) == ("new", 9, 0.5, True)
+    assert resumed(tmp_path, "--name", "old", "--workers", "3").workers == 3
+    assert resumed(tmp_path, "--name", "old", "--lr", "0.5").name == "old"
+    with pytest.raises(InputError, match="trained with --width 9, not 5"):
+        resumed(tmp_path, "--width", "5")
+    with pytest.raises(InputError, match="no run with a best.pt"):
+        newest(tmp_path / "toy", "best.pt")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        resumed(tmp_path, "--name", "missing")
+
+
+def test_a_folder_that_was_moved_is_continued_where_it_is(tmp_path):
+    train(start(tmp_path / "here"), 3)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert resumed(tmp_path / "there").out == str(tmp_path / "there")
+
+
+def test_a_restart_by_torchrun_goes_on_only_where_it_knows_the_run(tmp_path, monkeypatch):
+    train(start(tmp_path, name="another"), 3)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    nameless = configure("toy", PRESETS, "", ["--out", str(tmp_path)])
+    assert not nameless.resume and not nameless.name
+    assert not configure("toy", PRESETS, "", ["--out", str(tmp_path), "--name", "b"]).resume
+    assert configure("toy", PRESETS, "", ["--out", str(tmp_path), "--name", "another"]).resume
+
+
+# What it refuses ----------------------------------------------------------------------------------------------------------
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo harm > harm.txt",)
+
+
+def damage(path, kind):
+    good = path.read_bytes()
+    checkpoint = torch.load(path, weights_only=True)
+    if kind == "truncated":
+        path.write_bytes(good[:len(good) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello\nworld\n")
+    elif kind == "bytes flipped":
+        path.write_bytes(good[:300] + bytes(255 - b for b in good[300:700]) + good[700:])
+    elif kind == "a pickle":
+        path.write_bytes(pickle.dumps(Malicious()))
+    elif kind == "a pickle in a checkpoint":
+        with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w") as new:
+            for item in old.infolist():
+                new.writestr(item, pickle.dumps(Malicious()) if item.filename.endswith("data.pkl") else old.read(item))
+    elif kind == "a list":
+        torch.save([1, 2], path)
+    elif kind == "no configuration":
+        torch.save({"method": "toy", "config": 5}, path)
+    elif kind == "another method":
+        torch.save({**checkpoint, "method": "turn"}, path)
+    elif kind == "other fields":
+        torch.save({**checkpoint, "config": {"depth": 3}}, path)
+    elif kind == "wrong types":
+        torch.save({**checkpoint, "config": {**checkpoint["config"], "width": "wide"}}, path)
+    elif kind == "impossible":
+        torch.save({**checkpoint, "config": {**checkpoint["config"], "width": 101}}, path)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "bytes flipped", "a pickle", "a pickle in a checkpoint", "a list",
+                                  "no configuration", "another method", "other fields", "wrong types", "impossible"])
+def test_a_bad_checkpoint_is_one_line(tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = train(start(tmp_path), 3).folder / "last.pt"
+    damage(path, kind)
+    with pytest.raises(SystemExit) as error, cli("prog"):
+        resumed(tmp_path)
+    err = capsys.readouterr().err
+    assert error.value.code == 2 and err.count("\n") == 1 and err.startswith(f"prog: error: {path}: ")
+    assert not (tmp_path / "harm.txt").exists()
+
+
+@pytest.mark.parametrize("change", [{"model": None}, {"model": {}}, {"model": 5}, {"model": {"0.weight": torch.zeros(2, 2)}},
+                                    {"optimizer": {"state": {}, "param_groups": []}}, {"optimizer": 3}, {"optimizer": None},
+                                    {"rng": None}, {"rng": [1]}, {"rng": [{"cpu": torch.zeros(3)}]}, {"step": None}, {"best": None}])
+def test_a_checkpoint_with_wrong_parts_is_an_input_error(tmp_path, change):
+    run = train(start(tmp_path), 3)
+    checkpoint = {**load_checkpoint(run.folder / "last.pt", "toy"), **change}
+    torch.save({k: v for k, v in checkpoint.items() if v is not None}, run.folder / "last.pt")
+    with pytest.raises(InputError, match="last.pt: ") as error:
+        train(Run("toy", resumed(tmp_path)), 6)
+    assert "\n" not in str(error.value)
+
+
+def test_another_number_of_processes(tmp_path):
+    run = train(start(tmp_path), 3)
+    checkpoint = load_checkpoint(run.folder / "last.pt", "toy")
+    torch.save({**checkpoint, "rng": 2 * checkpoint["rng"]}, run.folder / "last.pt")
+    with pytest.raises(InputError, match="2 processes"):
+        train(Run("toy", resumed(tmp_path)), 6)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cuda:x", ""])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(InputError, match="--device: "):
+        device_of(name)
+
+
+def test_command_line_errors_of_a_training(tmp_path, capsys):
+    for argv, word in ((["--width", "101"], "--width must"), (["--batch-size", "0"], "--batch-size"), (["--depth", "1"], "--depth")):
+        with pytest.raises(SystemExit) as error, cli("prog"):
+            configure("toy", PRESETS, "", ["--out", str(tmp_path), *argv])
+        err = capsys.readouterr().err
+        assert error.value.code == 2 and err.count("\n") == 1 and word in err and "toy.train" in err
+    assert not list(tmp_path.iterdir())
+
+
+# How it stops -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_write_last_pt_and_exit_130(tmp_path, number):
+    program = textwrap.dedent(f"""
+        import sys, time
+        sys.path[:0] = [{str(ROOT)!r}]
+        from common.run import cli, configure
+        from tests import test_run as t
+        with cli("prog"):
+            run = t.Run("toy", configure("toy", t.PRESETS, "", sys.argv[1:]))
+            log = run.log
+            run.log = lambda *a, **k: (log(*a, **k), time.sleep(0.002), run.step == 1 and print("going", flush=True))
+            t.train(run, 10**6, epoch=10**6)
+    """)
+    argv = [sys.executable, "-c", program, "--out", str(tmp_path), "--name", "a", "--device", "cpu"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.stdout.readline() == "going\n"
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and err.count("\n") == 1 and err.startswith("prog: stopped at step ")
+    step = load_checkpoint(tmp_path / "toy" / "a" / "last.pt", "toy")["step"]
+    rows = [json.loads(line)["step"] for line in (tmp_path / "toy" / "a" / "log.jsonl").read_text().splitlines()]
+    assert f"step {step};" in err and rows == list(range(1, step + 1))
+
+
+def test_a_second_signal_is_meant(tmp_path):
+    run = start(tmp_path)
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        run.step += 1  # a signal is handled between two instructions
+
+
+def test_cli_reports_and_lets_through(capsys):
+    for error, code in ((InputError("a.wav", "is\nbroken"), 2), (Interrupted("stopped"), 130)):
+        with pytest.raises(SystemExit) as end, cli("prog"):
+            raise error
+        assert end.value.code == code and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ZeroDivisionError), cli("prog"):
+        1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
+
+
+# Small things -------------------------------------------------------------------------------------------------------------
+
+def test_cosine():
+    assert [round(cosine(s, 10, 2), 4) for s in (0, 1, 2, 6)] == [0.5, 1, 1, 0.5] and cosine(9, 10, 2) > 0 and cosine(10, 10, 2) == 0
+    assert cosine(0, 10, 0) == 1 and cosine(0, 1, 1) == 1
+
+
+def test_markdown():
+    assert markdown([["a", 1], ["long", 22]], ["", "n"]) == "|      | n  |\n|------|----|\n| a    | 1  |\n| long | 22 |"

@@ -1,0 +1,233 @@
+"""turn/data.py: batches are functions of (configuration, step), and no picture ever meets a sound."""
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.io import InputError, write_audio
+from common.scenes import Scenes
+from turn import data, train
+from turn.config import TINY
+from turn.data import TEST, TEST_3, VALIDATION, SceneIntermediate, SceneSource, Steps, centred, domains, read_logmel
+from turn.losses import corners
+from turn.tokenizer import WordPiece
+
+SMALL = replace(TINY, image_size=32, seconds=0.1, n_fft=256, hop=128, n_mels=16, time_mask=4, freq_mask=4, scenes=40, sounds=20,
+                held_out=6, batch_size=8, epochs=4)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    source, intermediate = domains(SMALL, "train")
+    return source, intermediate, WordPiece.from_texts(t for d in (source, intermediate) for item in d.texts for t in item)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_step_depends_on_nothing_but_the_configuration_and_its_number(parts):
+    first, second = Steps(*parts, SMALL), Steps(*parts, SMALL)
+    forwards = [first[s] for s in range(len(first))]
+    torch.manual_seed(123), np.random.seed(5)
+    backwards = {s: second[s] for s in reversed(range(len(second)))}
+    assert len(forwards) == 20 and all(equal(batch, backwards[s]) for s, batch in enumerate(forwards))
+    assert not equal(forwards[0], forwards[1]) and not equal(forwards[0], forwards[5])  # another batch, another epoch
+    other = Steps(*parts, replace(SMALL, seed=1))[0]
+    assert not torch.equal(other["image"], forwards[0]["image"])
+
+
+def test_workers_and_the_place_to_start_change_nothing(parts):
+    state = torch.get_rng_state()
+    alone = list(Steps(*parts, SMALL).loader(0))
+    two = list(Steps(*parts, replace(SMALL, workers=2)).loader(3))
+    assert torch.equal(torch.get_rng_state(), state)  # the loader draws nothing from torch's generator
+    assert len(alone) == 20 and len(two) == 17 and all(equal(a, b) for a, b in zip(alone[3:], two))
+
+
+def test_what_a_batch_holds(parts):
+    batch = Steps(*parts, SMALL)[0]
+    frames = parts[1][0].shape[0]
+    assert {k: tuple(v.shape) for k, v in batch.items()} == {
+        "image": (8, 3, 32, 32), "pad": (8, 32, 32), "box": (8, 4), "tokens_s": (8, 14), "hidden_s": (8, 14),
+        "logmel": (4, frames, 16), "tokens_m": (4, 14), "hidden_m": (4, 14), "hidden_a": (4, frames)}
+    assert batch["image"].dtype == batch["box"].dtype == batch["logmel"].dtype == torch.float32
+    box = corners(batch["box"])
+    assert (box >= -1e-6).all() and (box <= 1 + 1e-6).all() and (box[:, 2:] > box[:, :2]).all()
+
+
+@pytest.mark.parametrize("batch_size, expected", [(8, 4), (16, 8), (40, 20), (3, 2)])
+def test_batches_are_in_proportion_to_the_corpora(parts, batch_size, expected):
+    steps = Steps(*parts, replace(SMALL, batch_size=batch_size))
+    assert steps.sizes == (batch_size, expected) and steps.per_epoch == 40 // batch_size
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_a_batch(parts, world, monkeypatch):
+    whole, shares = Steps(*parts, SMALL)[2], []
+    for rank in range(world):
+        monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(data.dist, "world", lambda: world)
+        shares.append(Steps(*parts, SMALL)[2])
+    for key, value in whole.items():
+        for rank, part in enumerate(shares):
+            assert torch.equal(value[rank::world], part[key])
+    monkeypatch.setattr(data.dist, "world", lambda: 5)  # of 4 sounds
+    with pytest.raises(InputError, match="5 processes"):
+        Steps(*parts, SMALL)
+
+
+def test_without_weights_an_epoch_is_a_shuffle(parts):
+    steps = Steps(*parts, SMALL)
+    orders = [steps.order(epoch) for epoch in range(3)]
+    for pictures, sounds in orders:
+        assert sorted(pictures) == list(range(40)) and sorted(sounds) == list(range(20))
+    assert not (orders[0][0] == orders[1][0]).all() and not (orders[0][1] == orders[1][1]).all()
+    longer = Steps(parts[0], SceneIntermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
+    assert len(longer) == 10 and len(set(longer[:7])) == 7  # whole rounds
+
+
+def test_with_weights_items_are_drawn_with_replacement_in_proportion(parts):
+    weights = [np.random.default_rng(i).uniform(1, 5, n) for i, n in enumerate((40, 20))]
+    weights = [w / w.sum() for w in weights]
+    steps = Steps(*parts, SMALL, weights)
+    draws = [np.concatenate([steps.order(epoch)[d] for epoch in range(500)]) for d in range(2)]
+    assert len(set(steps.order(0)[0])) < 40  # with replacement
+    for drawn, w in zip(draws, weights):
+        found = np.bincount(drawn, minlength=len(w)) / len(drawn)
+        sigma = np.sqrt(w * (1 - w) / len(drawn))
+        assert (np.abs(found - w) < 5 * sigma).all()
+    np.testing.assert_array_equal(steps.order(3)[0], Steps(*parts, SMALL, weights).order(3)[0])
+
+
+def test_every_caption_of_a_clip_is_drawn(parts):
+    source, intermediate, tokenizer = parts
+    seen, steps = Counter(), Steps(*parts, replace(SMALL, epochs=30))
+    for step in range(0, steps.total):
+        rows = steps[step]["tokens_m"] if step % 5 == 0 else ()
+        batch = step % 5
+        for slot, row in zip(range(batch * 4, batch * 4 + 4), rows):
+            texts = intermediate.texts[steps.order(step // 5)[1][slot]]
+            own = tokenizer.encode(texts, 14)
+            seen[(own == row).all(1).tolist().index(True)] += 1
+    assert set(seen) == {0, 1, 2, 3, 4} and sum(seen.values()) == 120 and max(seen.values()) < 50
+
+
+def test_the_mask_ratio_grows_from_the_first_epoch_to_the_last(parts):
+    steps = Steps(*parts, SMALL)
+    assert [steps.mask_ratio(e) for e in range(4)] == pytest.approx([0.5, 2 / 3, 5 / 6, 1.0])
+    assert Steps(*parts, replace(SMALL, epochs=1)).mask_ratio(0) == 0.5
+    assert [Steps(*parts, replace(SMALL, steps=8)).mask_ratio(e) for e in range(2)] == [0.5, 1]  # two epochs, the second unfinished
+    paper = Steps(*parts, replace(SMALL, epochs=30))
+    assert np.allclose(np.diff([paper.mask_ratio(e) for e in range(30)]), 0.5 / 29) and paper.mask_ratio(29) == 1
+
+
+def test_masks_hide_words_and_never_what_is_special(parts):
+    tokenizer = parts[2]
+    for ratio in (0.0, 0.5, 1.0):
+        steps = Steps(*parts, replace(SMALL, mask_from=ratio, mask_to=ratio))
+        words = hidden = frames = 0
+        for step in range(steps.total):
+            batch = steps[step]
+            for tokens, mask in ((batch["tokens_s"], batch["hidden_s"]), (batch["tokens_m"], batch["hidden_m"])):
+                special = torch.isin(tokens, torch.tensor([tokenizer.pad, tokenizer.cls, tokenizer.sep]))
+                assert mask.dtype == torch.bool and not mask[special].any() and mask.any(1).all()  # at least one word
+                assert mask[~special].all() or ratio < 1
+                words, hidden = words + int((~special).sum()), hidden + int(mask.sum())
+                assert ratio or (mask.sum(1) == 1).all()
+            cells = batch["hidden_a"]
+            assert torch.equal(cells, cells[:, ::4].repeat_interleave(4, 1)[:, :cells.shape[1]])  # whole steps of L_a
+            frames += float(cells.float().mean()) / steps.total
+        assert frames == pytest.approx(ratio, abs=0.08)
+        if ratio == 0.5:
+            assert 0.45 < hidden / words < 0.65  # a little more than half: one at least
+    empty = steps._hide(tokenizer.encode([""], 14), np.zeros((1, 14)), 1.0)
+    assert not empty.any()
+
+
+def test_the_box_moves_with_the_picture(parts):
+    """In what the loop gets, an object is where its box says: the box of a scene's wall is all that is not padding."""
+    steps = Steps(*parts, SMALL)
+    walls = {i for i, (text,) in enumerate(parts[0].texts) if text.endswith("wall")}
+    found = 0
+    for step in range(steps.total):
+        order, batch = steps.order(step // 5)[0], steps[step]
+        for slot, box, pad in zip(range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["pad"]):
+            if order[slot] in walls:
+                real, found = (~pad).nonzero(), found + 1
+                edges = torch.tensor([real[:, 1].min(), real[:, 0].min(), real[:, 1].max() + 1, real[:, 0].max() + 1]) / 32
+                torch.testing.assert_close(corners(box), edges, atol=1e-5, rtol=0)
+    assert found
+    assert centred(np.array([0.0, 0.2, 0.5, 1.0])).tolist() == [0.25, 0.6, 0.5, 0.8]
+    plain = Steps(*parts, replace(SMALL, augment=False))
+    i = plain.order(0)[0][0]
+    np.testing.assert_allclose(plain[0]["box"][0], centred(parts[0].items[i].box), atol=1e-6)
+
+
+def test_zero_resource(monkeypatch, tmp_path):
+    """All that a training asks of the scenes, recorded: pictures with phrases, sounds with captions, and never a pair.
+
+    The two domains are drawn by different functions from different streams of random numbers, so no picture of one belongs to
+    a sound of the other; what pairs them is asked only at the very end, of seeds that no training may have.
+    """
+    asked = []
+    for name in ("pair", "interactive", "extended", "probe", "video", "grounding", "caption"):
+        def method(self, *args, name=name, original=getattr(Scenes, name), **options):
+            asked.append((name, self.seed, finished[0]))
+            return original(self, *args, **options)
+        monkeypatch.setattr(Scenes, name, method)
+    finished = [False]
+    monkeypatch.setattr(train, "finish", lambda run: finished.__setitem__(0, True))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    batches = []
+    monkeypatch.setattr(train, "losses", lambda output, batch, config, original=train.losses: (
+        batches.append(batch), original(output, batch, config))[1])
+    config = replace(SMALL, seed=7, d=8, heads=2, visual_heads=2, backbone_width=8, codes=8, steps=2, name="zero", device="cpu")
+    train.train(config)
+    assert finished[0] and len(batches) == 2
+    kinds = Counter((name, seed) for name, seed, _ in asked)
+    assert kinds == {("grounding", 7): 40, ("caption", 7): 20, ("grounding", VALIDATION): 6, ("caption", VALIDATION): 6}
+    source, intermediate = SceneSource(7, 3, SMALL), SceneIntermediate(7, 3, SMALL)
+    for item in source.items:
+        assert set(item._fields) == {"image", "phrase", "box", "exclusive"}
+    assert all(isinstance(part, np.ndarray) and len(part) in (32, 4) for part in source[0])  # a picture and a box
+    assert isinstance(intermediate[0], torch.Tensor) and intermediate[0].dim() == 2  # a spectrogram
+    assert not any(isinstance(value, np.ndarray) and value.ndim > 2 for value in vars(intermediate).values())
+    frames = {tuple(b["logmel"].shape[1:]) for b in batches}
+    assert frames == {tuple(intermediate[0].shape)}  # rows of a batch: pictures and sounds have no common index
+    assert all(len(b["image"]) == 8 and len(b["logmel"]) == 4 for b in batches)
+
+
+def test_held_out_seeds_are_apart():
+    assert len({VALIDATION, TEST, TEST_3}) == 3
+    for seed in (VALIDATION, TEST, 10 ** 9):
+        with pytest.raises(InputError, match="held-out"):
+            domains(replace(SMALL, seed=seed), "train")
+    held, trained = SceneSource(VALIDATION, 5, SMALL), SceneSource(0, 5, SMALL)
+    assert not any((a.image == b.image).all() for a in held.items for b in trained.items)
+
+
+def test_sounds_of_files(tmp_path):
+    config = replace(SMALL, seconds=1.0, sample_rate=8000)
+    t = torch.arange(20 * 8000) / 8000
+    rise = 0.5 * torch.sin(2 * torch.pi * (200 * t + 60 * t ** 2)) + 0.05 * torch.randn(len(t))  # a pitch for every moment
+    write_audio(tmp_path / "long.wav", rise, 8000)
+    write_audio(tmp_path / "short.wav", rise[:3000], 8000)
+    first = read_logmel(tmp_path / "long.wav", config)
+    assert first.shape == data.logmel_of(rise[:8000], config).shape
+    torch.testing.assert_close(first, data.logmel_of(rise[:8000], config), atol=0.05, rtol=0.01)
+    repeated = torch.cat([rise[:3000]] * 3)[:8000]
+    torch.testing.assert_close(read_logmel(tmp_path / "short.wav", config), data.logmel_of(repeated, config), atol=0.05, rtol=0.01)
+    middle = read_logmel(tmp_path / "long.wav", config, (12.0, 13.0))  # one frame of a long video: the sound of then
+    torch.testing.assert_close(middle, data.logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01)
+    torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, (0.0, 0.5)), first)
+    torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, None), first)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 41}, {"batch_size": 64}])
+def test_too_large_a_batch(parts, change):
+    with pytest.raises(InputError, match="--batch-size"):
+        Steps(*parts, replace(SMALL, **change))

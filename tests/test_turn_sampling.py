@@ -1,0 +1,135 @@
+"""turn/sampling.py: Eqs. (11) to (13), and whether the classifier finds what is exclusive to a domain."""
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from common.io import InputError
+from turn.config import TINY
+from turn.data import SceneIntermediate, SceneSource
+from turn.sampling import adaptive_weights, phi, report, train_classifier, weights
+from turn.tokenizer import WordPiece
+
+CPU = torch.device("cpu")
+scores = st.lists(st.floats(-50, 50), min_size=1, max_size=20).map(np.array)
+ratios = st.floats(1.01, 100)
+
+
+def equations(phi_, k, sign):
+    """(12) and (13), as they stand."""
+    tau = (max(phi_) - min(phi_)) / math.log(k)
+    e = [math.exp(sign * p / tau) for p in phi_]
+    return np.array([x / sum(e) for x in e])
+
+
+@settings(max_examples=150, deadline=None)
+@given(scores, ratios, st.sampled_from([-1, 1]))
+def test_equations_12_and_13(phi_, k, sign):
+    w = weights(phi_, k, sign)
+    assert w.sum() == pytest.approx(1) and (w > 0).all() and len(w) == len(phi_)
+    spread = phi_.max() - phi_.min()
+    if spread == 0:
+        assert (w == 1 / len(phi_)).all()
+        return
+    assert w.max() / w.min() == pytest.approx(k)
+    assert (np.diff(w[np.argsort(sign * phi_, kind="stable")]) >= -1e-15).all()  # source: the surer Φ is, the rarer
+    np.testing.assert_allclose(w, weights(3 * phi_, k, sign), rtol=1e-6)  # only the order and the proportions of Φ count
+    if spread > 1:
+        np.testing.assert_allclose(w, weights(phi_ + 7, k, sign), rtol=1e-6)
+        np.testing.assert_allclose(w, equations(phi_, k, sign), rtol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(scores, ratios)
+def test_the_domains_are_mirrors(phi_, k):
+    assume(np.ptp(phi_) > 1e-3)
+    np.testing.assert_allclose(weights(phi_, k, -1), weights(-phi_, k, 1))
+    reverse = np.argsort(weights(phi_, k, -1), kind="stable")
+    assert phi_[reverse[0]] == pytest.approx(phi_.max()) and phi_[reverse[-1]] == pytest.approx(phi_.min())
+
+
+def test_by_hand():
+    np.testing.assert_allclose(weights(np.array([2.0, 0.0, 1.0]), 5, 1), np.array([5, 1, 5 ** 0.5]) / (6 + 5 ** 0.5))
+    np.testing.assert_allclose(weights(np.array([2.0, 0.0, 1.0]), 5, -1), np.array([1, 5, 5 ** 0.5]) / (6 + 5 ** 0.5))
+    for same in ([3.0, 3.0], [0.0]):
+        assert weights(np.array(same), 5, 1).tolist() == [1 / len(same)] * len(same)
+    assert weights(np.array([1.0, 9.0]), 1, 1).tolist() == [0.5, 0.5]  # k = 1: uniform
+    assert np.isfinite(weights(np.array([-1e300, 1e300]) / 4, 5, -1)).all()
+
+
+class Shorter(torch.nn.Module):
+    def forward(self, tokens):
+        return -(tokens != 0).sum(1).float()
+
+
+def test_phi_is_the_mean_over_captions():
+    tokenizer = WordPiece.from_texts(["a b c d"])
+    texts = [("a",), ("a b c", "a"), ("a b",), ("a b c d", "a", "a")]  # and 2 special tokens each
+    found = phi(Shorter(), texts, tokenizer, SimpleNamespace(text_length=8), CPU)
+    assert found.dtype == np.float64 and found.tolist() == [-3, -4, -4, -4]
+
+
+def test_report_shows_the_two_ends():
+    texts = [(name,) for name in "abcdef"] + [("a",)]
+    values = np.array([0.0, 5, 1, 4, 2, 3, -1])
+    assert report(texts, values, "source", -1, 2) == ("source domain, least exclusive: a; c\n"
+                                                      "source domain, most exclusive: d; b\n")
+    assert report(texts, values, "intermediate", 1, 2) == ("intermediate domain, least exclusive: b; d\n"
+                                                           "intermediate domain, most exclusive: c; a\n")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Small domains, the scores of a classifier trained on them, and what is exclusive in truth."""
+    config = replace(TINY, image_size=32, seconds=0.1, n_fft=256, scenes=400, sounds=250, batch_size=32, sampler_epochs=2)
+    source, intermediate = SceneSource(0, config.scenes, config), SceneIntermediate(0, config.sounds, config)
+    tokenizer = WordPiece.from_texts(t for domain in (source, intermediate) for item in domain.texts for t in item)
+    flat = [tokenizer.encode([t for item in d.texts for t in item], config.text_length) for d in (source, intermediate)]
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    classifier = train_classifier(*flat, tokenizer, config, CPU)
+    assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
+    return config, tokenizer, (source, intermediate), [phi(classifier, d.texts, tokenizer, config, CPU) for d in (source, intermediate)]
+
+
+def chance_that_first_is_higher(first, second):
+    return float((first[:, None] > second[None]).mean() + 0.5 * (first[:, None] == second[None]).mean())
+
+
+def test_the_classifier_tells_the_domains_apart(scenes):
+    """Eq. (11): more confident in the source domain."""
+    assert chance_that_first_is_higher(*scenes[3]) > 0.9
+
+
+def test_the_classifier_finds_what_is_exclusive(scenes):
+    """The walls and the hisses, which the scenes mark as exclusive, are drawn less often than what both domains can name."""
+    for domain, values, sign in zip(scenes[2], scenes[3], (-1, 1)):
+        w, exclusive = weights(values, 5, sign), domain.exclusive
+        assert 0.05 < exclusive.mean() < 0.25
+        assert w[exclusive].mean() < 0.7 * w[~exclusive].mean()
+        assert chance_that_first_is_higher(w[~exclusive], w[exclusive]) > 0.85
+        wrong = weights(values, 5, -sign)
+        assert wrong[exclusive].mean() > wrong[~exclusive].mean()
+
+
+def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
+    config, tokenizer, domains, _ = scenes
+    run = SimpleNamespace(folder=tmp_path, main=True, device=CPU)
+    first = adaptive_weights(*domains, tokenizer, config, run)
+    assert (tmp_path / "sampling.npz").is_file() and len(first[0]) == 400 and len(first[1]) == 250
+    assert "intermediate domain, most exclusive" in capsys.readouterr().out
+    for w in first:
+        assert w.sum() == pytest.approx(1) and w.max() / w.min() == pytest.approx(config.k)
+    resumed = replace(config, resume=True)
+    saved = (tmp_path / "sampling.npz").read_bytes()
+    again = adaptive_weights(*domains, tokenizer, resumed, run)
+    assert all((a == b).all() for a, b in zip(first, again)) and (tmp_path / "sampling.npz").read_bytes() == saved
+    with pytest.raises(InputError, match="other data"):
+        adaptive_weights(SceneSource(0, 3, config), domains[1], tokenizer, resumed, run)
+    (tmp_path / "sampling.npz").unlink()
+    assert all((a == b).all() for a, b in zip(first, adaptive_weights(*domains, tokenizer, resumed, run)))  # computed anew: the same
