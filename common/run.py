@@ -174,6 +174,14 @@ class Run:
         if stop:
             raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} continues {self.folder}")
 
+    def begin(self, state: dict, extra: dict) -> None:
+        """What checkpoints hold from now on; with --resume, continue from last.pt. Processes, which have made the same model
+        from the same seed, draw different numbers from here on (dropout)."""
+        self.state, self.extra = state, extra
+        torch.manual_seed(self.config.seed + 1000003 * dist.rank())
+        if self.config.resume:
+            self.resume()
+
     # Checkpoints: tensors, numbers and strings only, written whole or not at all -----------------------------------------
 
     def save(self, file: str) -> None:
@@ -191,18 +199,18 @@ class Run:
         """Continue from last.pt, exactly; the log is cut back to its step. Raises InputError."""
         path = self.folder / "last.pt"
         checkpoint = load_checkpoint(path, self.method)
-        if len(checkpoint["rng"]) != dist.world():
-            raise InputError(path, f"was written by {len(checkpoint['rng'])} processes; continue it with as many")
         try:
+            if len(checkpoint["rng"]) != dist.world():
+                raise InputError(path, f"was written by {len(checkpoint['rng'])} processes; continue it with as many")
             for key, part in self.state.items():
                 part.load_state_dict(checkpoint[key])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # load_state_dict, on foreign data
-            raise InputError(path, " ".join(str(error).split())[:300]) from None
-        rng = checkpoint["rng"][dist.rank()]
-        torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng and self.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"], self.device)
-        self.step, self.best = checkpoint["step"], checkpoint["best"]
+            rng = checkpoint["rng"][dist.rank()]
+            torch.set_rng_state(rng["cpu"])
+            if "cuda" in rng and self.device.type == "cuda":
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+            self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what foreign data does to torch
+            raise InputError(path, f"does not fit: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
         if self.main and (self.folder / "log.jsonl").exists():
             lines = (self.folder / "log.jsonl").read_text("utf-8").split("\n")[:-1]  # without the one that a kill has torn
             with atomic(self.folder / "log.jsonl") as f:

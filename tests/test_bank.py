@@ -121,6 +121,8 @@ def test_loudness_is_drawn_whatever_comes_in():
     tone = np.sin(np.arange(8000, dtype=np.float32))
     for gain in (1e-3, 1, 1e3):
         np.testing.assert_allclose(loudness(np.float32(gain) * tone, rng(1)), loudness(tone, rng(1)), atol=2e-4)
+    levels = [np.sqrt(np.mean(loudness(tone, rng(i)) ** 2)) for i in range(50)]
+    assert 0.0316 <= min(levels) < 0.045 and 0.09 < max(levels) <= 0.126  # from -30 to -18 dB
     assert not loudness(np.zeros(100, np.float32), rng(1)).any()
 
 
@@ -187,10 +189,10 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
         else:
             soundfile.write(tmp_path / f"{name}.wav", sound, rate)
 
-    bad = {"no_alpha": (opaque, tone), "invisible": (invisible, tone), "not_a_picture": (b"hello", tone), "empty_picture": (b"", tone),
-           "cut_picture": (good.read_bytes()[:60], tone), "not_a_sound": (Image.open(good), b"hello" * 20),
-           "empty_sound": (Image.open(good), b""), "too_short": (Image.open(good), tone[:1599]),
-           "silent": (Image.open(good), 0 * tone)}
+    bad = {"no_alpha": (opaque, tone), "invisible": (invisible, tone), "not_a_picture": (b"hello", tone),
+           "empty_picture": (b"", tone), "cut_picture": (good.read_bytes()[:60], tone),
+           "not_a_sound": (Image.open(good), b"hello" * 20), "empty_sound": (Image.open(good), b""),
+           "too_short": (Image.open(good), tone[:1599]), "silent": (Image.open(good), 0 * tone)}
     for name, (picture, sound) in bad.items():
         pair(name, picture, sound)
     pair("just_long_enough", Image.open(good), tone[:1600])

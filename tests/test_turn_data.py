@@ -103,9 +103,9 @@ def test_with_weights_items_are_drawn_with_replacement_in_proportion(parts):
 
 
 def test_every_caption_of_a_clip_is_drawn(parts):
-    source, intermediate, tokenizer = parts
+    _, intermediate, tokenizer = parts
     seen, steps = Counter(), Steps(*parts, replace(SMALL, epochs=30))
-    for step in range(0, steps.total):
+    for step in range(steps.total):
         rows = steps[step]["tokens_m"] if step % 5 == 0 else ()
         batch = step % 5
         for slot, row in zip(range(batch * 4, batch * 4 + 4), rows):
@@ -173,11 +173,15 @@ def test_zero_resource(monkeypatch, tmp_path):
     a sound of the other; what pairs them is asked only at the very end, of seeds that no training may have.
     """
     asked = []
-    for name in ("pair", "interactive", "extended", "probe", "video", "grounding", "caption"):
-        def method(self, *args, name=name, original=getattr(Scenes, name), **options):
-            asked.append((name, self.seed, finished[0]))
+
+    def recorded(name, original):
+        def method(self, *args, **options):
+            asked.append((name, self.seed))
             return original(self, *args, **options)
-        monkeypatch.setattr(Scenes, name, method)
+        return method
+
+    for name in ("pair", "interactive", "extended", "probe", "video", "grounding", "caption"):
+        monkeypatch.setattr(Scenes, name, recorded(name, getattr(Scenes, name)))
     finished = [False]
     monkeypatch.setattr(train, "finish", lambda run: finished.__setitem__(0, True))
     monkeypatch.chdir(tmp_path)
@@ -188,8 +192,7 @@ def test_zero_resource(monkeypatch, tmp_path):
     config = replace(SMALL, seed=7, d=8, heads=2, visual_heads=2, backbone_width=8, codes=8, steps=2, name="zero", device="cpu")
     train.train(config)
     assert finished[0] and len(batches) == 2
-    kinds = Counter((name, seed) for name, seed, _ in asked)
-    assert kinds == {("grounding", 7): 40, ("caption", 7): 20, ("grounding", VALIDATION): 6, ("caption", VALIDATION): 6}
+    assert Counter(asked) == {("grounding", 7): 40, ("caption", 7): 20, ("grounding", VALIDATION): 6, ("caption", VALIDATION): 6}
     source, intermediate = SceneSource(7, 3, SMALL), SceneIntermediate(7, 3, SMALL)
     for item in source.items:
         assert set(item._fields) == {"image", "phrase", "box", "exclusive"}

@@ -9,9 +9,9 @@ RECONSTRUCTION = ("no", "self", "cross")  # Figure 4
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE: refcoco|refcoco+|refcocog and clotho|audiocaps, as refcocog+clotho")
-    epochs: int = flag(7, "passes over the source domain (A.2.3)")
+    epochs: int = flag(6, "passes over the source domain (A.2.3)")
     batch_size: int = flag(64, "b_s, source samples a step; the intermediate batch is in proportion to the corpora (A.2.3)")
-    lr: float = flag(7e-4, "maximal learning rate (A.2.3)")
+    lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "AdamW weight decay (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
     clip: float = flag(1.0, "maximal norm of the gradient (0: not clipped; not in the paper)")
@@ -34,7 +34,7 @@ class Config(RunConfig):
     filterbank_rate: int = flag(0, "rate for which the mel bands are laid out (0: --sample-rate; released code: 16000)")
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
-    text_length: int = flag(14, "L_t, with [CLS] and [SEP]")
+    text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
     vocabulary: str = flag("", "WordPiece vocabulary file, e.g. bert-base-uncased's vocab.txt (none: made from the training texts)")
     refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
 
@@ -52,7 +52,7 @@ class Config(RunConfig):
     visual_heads: int = flag(4, "attention heads of the localization transformer")
     ffn: int = flag(4, "feed-forward width, in multiples of d")
     visual_dropout: float = flag(0.0, "dropout in the localization stream")
-    dropout: float = flag(0.1, "dropout in the text and audio transformers")
+    dropout: float = flag(0.0, "dropout in the text and audio transformers")
     groups: int = flag(2, "codebook groups, q (Figure 3)")
     codes: int = flag(256, "total number of codes in all groups (Figure 3)")
     decay: float = flag(0.97, "of the codebooks' moving averages")
@@ -117,6 +117,6 @@ PAPER = replace(
     TINY, preset="paper", data="refcocog+clotho", epochs=30, lr=1e-4, weight_decay=1e-5, warmup_epochs=1.0, clip=0.0,
     visual_lr_scale=0.1, image_size=384, augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
     text_length=30, detr="r50", detr_layers=6, d=256, heads=8, text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3,
-    visual_dropout=0.3, codes=512, decay=0.99, revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
+    visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99, revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
     vocabulary="third_party/weights/vocab.txt", detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

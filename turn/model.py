@@ -39,6 +39,9 @@ class Localization(nn.Module):
         else:  # the same classes, small enough to be trained from scratch on a laptop: stride 16
             backbone = ResNet(BasicBlock, (1, 1, 1, 1), c.backbone_width, num_classes=None, last_stride=1)
             self.detr = Detr(backbone, c.d, c.heads, c.detr_layers, 0, c.ffn * c.d, 0.0)
+            for layer in self.detr.transformer["encoder"].layers:  # from scratch, post-norm layers begin best as nothing
+                nn.init.zeros_(layer.self_attn.out_proj.weight)
+                nn.init.zeros_(layer.linear2.weight)
         self.project = nn.Sequential(nn.Linear(self.detr.d, c.d), nn.ReLU(), nn.Linear(c.d, c.d))
         self.transformer = Transformer(c.d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
         self.head = nn.Sequential(nn.Linear(c.d, c.d), nn.ReLU(), nn.Linear(c.d, 4))

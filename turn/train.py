@@ -63,14 +63,10 @@ def train(config) -> dict:
     held_out = domains(config, "validation")
     dev = TestFiles(config, "flickr", config.dev_root) if config.select == "flickr" else None
 
-    with torch.random.fork_rng([]):  # processes differ in what they draw later, not in the weights they start from
-        torch.manual_seed(config.seed)
-        model = dist.sync_batchnorm(Turn(config, tokenizer)).to(run.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr)
-    used = Usage(config)
-    run.state, run.extra = {"model": model, "optimizer": optimizer, "usage": used.to(run.device)}, {"tokens": tokenizer.tokens}
-    if config.resume:
-        run.resume()
+    model = dist.sync_batchnorm(Turn(config, tokenizer)).to(run.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
+    used = Usage(config).to(run.device)
+    run.begin({"model": model, "optimizer": optimizer, "usage": used}, {"tokens": tokenizer.tokens})
     if config.adaptive:
         steps.weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model

@@ -1,0 +1,431 @@
+"""What a run goes through: killed and continued, in several processes, copied away, given bad input, evaluated, used.
+
+A later method adds its name to METHODS and its flags to TINY; what only TURN has is marked by name.
+"""
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.io import read_json, read_jsonl, write_audio, write_image
+from common.layouts import write
+from common.run import TIMES
+from common.scenes import Scenes
+
+from . import trees
+
+METHODS = ["turn"]
+SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
+NARROW = f"--image-size 32 --d 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
+TINY = {"turn": f"--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --dropout 0.1 {NARROW}"}  # 12 steps, 6 an epoch
+PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 --heads 2 "
+         f"--visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
+LEFT = {"config.json"}  # all that a run may leave which its input stopped
+ROOT = Path(__file__).resolve().parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
+INTERRUPTED = """
+import os, sys
+from common.run import Run
+after = Run.checkpoint
+def checkpoint(self, ended):
+    if self.step == STEP:
+        os.kill(os.getpid(), SIGNAL)
+    after(self, ended)
+Run.checkpoint = checkpoint
+from METHOD.train import main
+main(sys.argv[1:])
+"""
+
+
+def start(program, flags, cwd, env=ENV):
+    program = ["-c", program] if "\n" in program else ["-m", *program.split()]
+    return subprocess.Popen([sys.executable, *program, *flags.split()], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def done(process, status=0):
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == status, f"{process.args}\n{out[-2000:]}{err[-3000:]}"
+    return out, err
+
+
+def run(program, flags, cwd, env=ENV):
+    return done(start(program, flags, cwd, env))[0]
+
+
+def torchrun(program, flags, cwd, n=2):
+    return run(f"torch.distributed.run --standalone --nproc-per-node {n} -m {program}", flags, cwd)
+
+
+def bad(module, flags, capsys, monkeypatch):
+    """Run a command in this process: it must end with status 2 and one line on stderr, which is returned."""
+    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(module).main(flags if isinstance(flags, list) else flags.split())
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
+    assert err.startswith(f"python -m {module}: error: ")
+    return err
+
+
+def checkpoint(folder, file="last.pt"):
+    saved = torch.load(folder / file, weights_only=True)
+    del saved["config"]
+    return saved
+
+
+def same(a, b):
+    """To the bit."""
+    if torch.is_tensor(a):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def log(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_jsonl(folder / "log.jsonl")]
+
+
+# Killed and continued -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def runs(request, tmp_path_factory):
+    """whole: never stopped. killed-0, killed-2 (workers): SIGKILL in the middle of an epoch. stopped: SIGTERM."""
+    method, cwd = request.param, tmp_path_factory.mktemp("runs")
+    cases = {"whole": None, "killed-0": (5, signal.SIGKILL), "killed-2": (8, signal.SIGKILL), "stopped": (5, signal.SIGTERM)}
+    processes = {}
+    for name, case in cases.items():
+        program = f"{method}.train"
+        if case:
+            program = INTERRUPTED.replace("METHOD", method).replace("STEP", str(case[0])).replace("SIGNAL", str(int(case[1])))
+        processes[name] = start(program, f"{TINY[method]} --name {name} --device cpu --workers {2 * (name == 'killed-2')}", cwd)
+    for name, status in (("whole", 0), ("killed-0", -9), ("killed-2", -9)):
+        done(processes[name], status)
+    return method, cwd, cwd / "runs" / method, done(processes["stopped"], 130)[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_bits(runs):
+    method, cwd, folder, _ = runs
+    assert checkpoint(folder / "killed-0")["step"] == 3 and checkpoint(folder / "killed-2")["step"] == 6
+    shutil.copytree(folder / "killed-0", folder / "altered")
+    altered = torch.load(folder / "altered" / "last.pt", weights_only=True)
+    state = altered["rng"][0]["cpu"]
+    torch.manual_seed(99)
+    altered["rng"][0]["cpu"] = torch.get_rng_state()
+    assert not torch.equal(state, torch.get_rng_state())
+    torch.save(altered, folder / "altered" / "last.pt")
+    for process in [start(f"{method}.train", f"--resume --name {name} --workers {name[-1] if name[-1] in '02' else 0}", cwd)
+                    for name in ("killed-0", "killed-2", "altered")]:
+        done(process)
+    whole = checkpoint(folder / "whole")
+    assert whole["step"] == 12
+    for name in ("killed-0", "killed-2"):
+        for file in ("last.pt", "best.pt"):
+            assert same(checkpoint(folder / name, file), checkpoint(folder / "whole", file)), (name, file)
+        assert log(folder / name) == log(folder / "whole")
+        metrics = [read_json(folder / n / "metrics.json") for n in (name, "whole")]
+        assert all(m.pop("seconds") > 0 for m in metrics) and metrics[0] == metrics[1]
+    # without the random numbers where they were, the run is another one: what is compared above does depend on them
+    assert not same(checkpoint(folder / "altered")["model"], whole["model"])
+
+
+@pytest.mark.slow
+def test_sigterm_writes_a_checkpoint(runs):
+    _, _, folder, err = runs
+    assert "stopped at step 6" in err and "--resume --name stopped" in err and "Traceback" not in err
+    stopped = checkpoint(folder / "stopped")
+    assert stopped["step"] == 6 and not (folder / "stopped" / "metrics.json").exists()
+    assert log(folder / "stopped") == [row for row in log(folder / "whole") if row["step"] <= 6]
+    assert sorted(p.name for p in (folder / "stopped").iterdir() if p.name[0] == ".") == []  # no temporary file
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(runs):
+    method, _, folder, _ = runs
+    expected = {"config.json", "log.jsonl", "last.pt", "best.pt", "metrics.json", "samples.png"}
+    assert expected <= {p.name for p in (folder / "whole").iterdir()}
+    rows = log(folder / "whole")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+    metrics = read_json(folder / "whole" / "metrics.json")
+    assert {"samples", "seconds", "seed", "preset"} <= set(metrics)
+    if method == "turn":
+        for kind in ("audio", "random", "text"):
+            assert {f"{kind}/ciou@0.5", f"{kind}/auc", f"{kind}/miou"} <= set(metrics)
+        assert 1 <= metrics["codebook/perplexity_0"] <= 8 and 0 < metrics["codebook/active_1"] <= 1
+    assert all(0 <= value <= 1 for key, value in metrics.items() if "ciou" in key or "auc" in key)
+
+
+# Evaluate and localize ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_evaluation_in_one_process_and_in_two(runs):
+    method, cwd, folder, _ = runs
+    best = folder / "whole" / "best.pt"
+    table = run(f"{method}.evaluate", f"--checkpoint {best} --out one --device cpu", cwd)
+    assert "cIoU@0.5" in table
+    torchrun(f"{method}.evaluate", f"--checkpoint {best} --out two --device cpu", cwd)
+    one, two = (read_json(cwd / name / "metrics-scenes.json") for name in ("one", "two"))
+    assert one == pytest.approx(two, abs=1e-6) and (cwd / "one" / "samples-scenes.png").is_file()
+    trained = read_json(folder / "whole" / "metrics.json")
+    assert {k: v for k, v in one.items() if k in trained} == {k: v for k, v in trained.items() if k in one}
+
+
+@pytest.mark.slow
+def test_evaluation_on_files(runs, capsys):
+    method, cwd, folder, _ = runs
+    write(Scenes(4, 64, 8000, 0.5), cwd / "vggss", "vggss", 5)
+    flags = ["--checkpoint", str(folder / "whole" / "best.pt"), "--data", "vggss", "--root", str(cwd / "vggss"),
+             "--out", str(cwd / "files"), "--device", "cpu"]
+    importlib.import_module(f"{method}.evaluate").main(flags)
+    assert "N = 5" in capsys.readouterr().out
+    metrics = read_json(cwd / "files" / "metrics-vggss.json")
+    assert metrics["samples"] == 5 and 0 < metrics["whole/miou"] < 1
+
+
+@pytest.mark.slow
+def test_localize(runs, capsys, monkeypatch):
+    method, cwd, folder, _ = runs
+    monkeypatch.chdir(cwd)
+    sample = Scenes(3, 100, 22050, 1.3).pair(0)
+    write_image(cwd / "in.png", sample.image[:70])
+    write_audio(cwd / "in.wav", sample.waveform, 22050)
+    main = importlib.import_module(f"{method}.localize").main
+    main(["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"])  # the newest run's best.pt
+    assert (cwd / "found" / "a.png").read_bytes()[:4] == b"\x89PNG"
+    found = json.loads((cwd / "found" / "a.json").read_text())
+    (x0, y0, x1, y1), = found["boxes"]
+    assert 0 <= x0 <= x1 <= 100 and 0 <= y0 <= y1 <= 70 and "found/a.png" in capsys.readouterr().out
+    best = f"--checkpoint {folder / 'whole' / 'best.pt'} --device cpu"
+    if method == "turn":
+        main(f"{best} --image in.png --phrase ring --out b.png".split())
+        assert (cwd / "b.json").is_file()
+        bad("turn.localize", f"{best} --image in.png --out c.png", capsys, monkeypatch)  # neither a sound nor a phrase
+        bad("turn.localize", f"{best} --image in.png --audio in.wav --phrase ring --out c.png", capsys, monkeypatch)
+    (cwd / "text.png").write_text("not a picture")
+    (cwd / "empty.wav").touch()
+    (cwd / "cut.wav").write_bytes((cwd / "in.wav").read_bytes()[:2000])
+    (cwd / "cut.png").write_bytes((cwd / "in.png").read_bytes()[:300])
+    for image, audio, out, named in (("text.png", "in.wav", "c.png", "text.png"), ("in.png", "empty.wav", "c.png", "empty.wav"),
+                                     ("in.png", "cut.wav", "c.png", "cut.wav"), ("cut.png", "in.wav", "c.png", "cut.png"),
+                                     ("gone.png", "in.wav", "c.png", "gone.png"), ("in.png", "gone.wav", "c.png", "gone.wav"),
+                                     ("in.wav", "in.wav", "c.png", "in.wav"), ("in.png", "in.png", "c.png", "in.png"),
+                                     ("in.png", "in.wav", "c.gif", "c.gif"), (".", "in.wav", "c.png", ".")):
+        err = bad(f"{method}.localize", f"{best} --image {image} --audio {audio} --out {out}", capsys, monkeypatch)
+        assert named in err and not (cwd / out).exists() and not (cwd / "c.json").exists()
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_bad_checkpoints(runs, capsys, monkeypatch):
+    method, cwd, folder, _ = runs
+    monkeypatch.chdir(cwd)
+    good = torch.load(folder / "whole" / "best.pt", weights_only=True)
+    raw = (folder / "whole" / "best.pt").read_bytes()
+    cases = {"empty": b"", "truncated": raw[:len(raw) // 2], "text": b"hello" * 100, "picture": b"\x89PNG\r\n",
+             "other-method": {**good, "method": "another"}, "plain": {"a": torch.zeros(1)}, "list": [1, 2],
+             "fields": {**good, "config": {**good["config"], "unknown": 1}}, "config": {**good, "config": 3},
+             "architecture": {**good, "config": {**good["config"], "d": 32}}, "keys": {**good, "model": {}},
+             "no-model": {k: v for k, v in good.items() if k != "model"}}
+    for name, content in cases.items():
+        path = cwd / f"{name}.pt"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        assert f"{name}.pt" in bad(f"{method}.evaluate", f"--checkpoint {path} --out bad", capsys, monkeypatch)
+    bad(f"{method}.evaluate", "--checkpoint gone.pt --out bad", capsys, monkeypatch)
+    best = folder / "whole" / "best.pt"
+    bad(f"{method}.evaluate", f"--checkpoint {best} --data nonsense --root . --out bad", capsys, monkeypatch)
+    bad(f"{method}.evaluate", f"--checkpoint {best} --data vggss --root gone --out bad", capsys, monkeypatch)
+    bad(f"{method}.evaluate", f"--checkpoint {best} --device tpu --out bad", capsys, monkeypatch)
+    assert not (cwd / "bad").exists()
+    for name in ("truncated", "other-method", "architecture"):  # and in the place of last.pt
+        (folder / name).mkdir()
+        shutil.copy(cwd / f"{name}.pt", folder / name / "last.pt")
+        assert "last.pt" in bad(f"{method}.train", f"--resume --name {name} --device cpu", capsys, monkeypatch)
+    err = bad(f"{method}.train", "--resume --name whole --lr 0.5 --device cpu", capsys, monkeypatch)
+    assert "--lr" in err and "0.5" in err
+    assert "--resume" in bad(f"{method}.train", f"{TINY[method]} --name whole --device cpu", capsys, monkeypatch)  # not overwritten
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_flags(method, capsys, monkeypatch, tmp_path):
+    """Each is one line, status 2, and no result is written."""
+    monkeypatch.chdir(tmp_path)
+    own = {"turn": ["--d 30", "--heads 0", "--groups 3", "--codes 0", "--tau 0", "--k 0.5", "--mask-from 2", "--image-size 50",
+                    "--seconds 0.001", "--text-length 2", "--time-mask 0", "--detr big", "--select flickr", "--scenes 0", "--held-out 0",
+                    "--dropout 1", "--epochs 0", "--data nonsense", "--data refcocog+nonsense", "--data refcocog+clotho",
+                    "--data refcocog+clotho --root gone", "--seed 1000000", "--objects gone",
+                    "--scenes 8 --sounds 4 --batch-size 9 --held-out 2", "--scenes 8 --sounds 4 --batch-size 4 --vocabulary gone.txt",
+                    "--scenes 8 --sounds 4 --batch-size 4 --held-out 2 --detr r50 --detr-weights gone.pth"]}
+    for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
+                  "--resume", "--resume --name gone", *own[method]]:
+        bad(f"{method}.train", flags, capsys, monkeypatch)
+        assert {p.name for p in tmp_path.rglob("*") if p.is_file()} <= LEFT, flags
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    bad(f"{method}.evaluate", "", capsys, monkeypatch)  # no run at all
+    bad(f"{method}.localize", "--image a.png --audio a.wav", capsys, monkeypatch)
+    bad(f"{method}.localize", "", capsys, monkeypatch)
+
+
+# TURN's own data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    return trees.clotho(trees.refcoco(root))
+
+
+def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
+    """Lists that are wrong are found before anything is written; a picture or a sound when its turn comes."""
+    monkeypatch.chdir(tmp_path)
+    picture, sound = "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg", "development/clip 3.wav"
+    cases = [("refcocog/refs(google).p", b""), ("refcocog/refs(google).p", None), ("refcocog/refs(google).p", b"cos\nsystem\n."),
+             ("refcocog/instances.json", b"{"), ("refcocog/instances.json", None), ("clotho_captions_development.csv", b""),
+             ("clotho_captions_validation.csv", b"a,b\n1\n"), (picture, None), (sound, None),
+             (picture, b""), (picture, b"text"), (picture, 100), (sound, b""), (sound, b"text"), (sound, 100)]
+    for number, (name, content) in enumerate(cases):
+        root = tmp_path / "data"
+        shutil.copytree(tree, root)
+        if content is None:
+            (root / name).unlink()
+        else:
+            (root / name).write_bytes((tree / name).read_bytes()[:content] if isinstance(content, int) else content)
+        err = bad("turn.train", [*PAPER.split(), "--root", str(root), "--epochs", "1", "--no-adaptive", "--name", str(number)],
+                  capsys, monkeypatch)
+        assert Path(name).name in err, (name, err)
+        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= LEFT, name
+        shutil.rmtree(root)
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_bad_picture_in_a_worker(tree, tmp_path):
+    """Also where another process finds it."""
+    root = tmp_path / "data"
+    shutil.copytree(tree, root)
+    (root / "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    err = done(start("turn.train", f"{PAPER} --root {root} --epochs 1 --no-adaptive --name a --workers 1", tmp_path), 2)[1]
+    assert len(err.strip().splitlines()) == 1 and "COCO_train2014_000000000003.jpg" in err, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["--steps 2", "--steps 1 --batch-size 2 --detr r50"])
+def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    from turn.train import main
+    main([*PAPER.split(), "--root", str(tree), "--name", "paper", *flags.split()])
+    folder = tmp_path / "runs" / "turn" / "paper"
+    rows = log(folder)
+    assert [row["step"] for row in rows] == list(range(1, len(rows))) + [int(flags.split()[1])] and "validation/score" in rows[-1]
+    assert (folder / "best.pt").is_file() and read_json(folder / "metrics.json")["preset"] == "paper"
+    if "r50" not in flags:
+        (tmp_path / "vggss").mkdir()
+        write(Scenes(4, 64, 8000, 0.5), tmp_path / "vggss", "vggss", 3)
+        main([*PAPER.split(), "--root", str(tree), "--name", "both", "--steps", "1", "--benchmark", "vggss", "--benchmark-root", "vggss"])
+        assert read_json(folder.parent / "both" / "metrics.json")["samples"] == 3
+
+
+# Copied away ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copied_folder_runs(method, tmp_path):
+    for name in (method, "common"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    env = {k: v for k, v in ENV.items() if k != "PYTHONPATH"}
+    run(f"{method}.train", f"{TINY[method]} --steps 2 --name a", tmp_path, env)
+    assert (tmp_path / "runs" / method / "a" / "metrics.json").is_file()
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_as_one(method, tmp_path):
+    """From the first step on, so they also start from the same weights; without dropout, whose draws differ."""
+    flags = TINY[method].replace("--d 16", "--groups 2")  # torchrun takes --d for a flag of its own
+    flags = flags.replace("--dropout 0.1", "--dropout 0") + " --steps 3 --device cpu --lr 1e-4"
+    run(f"{method}.train", f"{flags} --name one", tmp_path)
+    torchrun(f"{method}.train", f"{flags} --name two", tmp_path)
+    one, two = (log(tmp_path / "runs" / method / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 4
+    for ours, theirs in zip(one, two):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+    metrics = [read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")]
+    assert [m["samples"] for m in metrics] == [8, 8] and len(checkpoint(tmp_path / "runs" / method / "two")["rng"]) == 2
+
+
+def step_of_turn(split):
+    """One step in double precision of a part of a batch: its terms, gradients and buffers. split: rows of both domains."""
+    from common import dist
+    from turn.losses import losses
+    from turn.model import Turn
+
+    from .test_turn_model import CONFIGS, TOKENIZER, batch_of, replace
+    result = {}
+    for revive in (False, True):
+        config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, revive=revive, contrast="both")
+        torch.manual_seed(0)
+        model = dist.sync_batchnorm(Turn(config, TOKENIZER)).double()
+        codebook = model.alignment.codebook.float()  # it computes in float32 whatever comes in
+        codebook.register_forward_hook(lambda module, args, out: (out[0].double(), out[1].double(), out[2]))
+        parts = [batch_of(config, 3, 2, seed) for seed in range(2)]
+        batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}  # 6 pictures, 4 sounds
+        own = {k: v[split[len(v) == 4]] for k, v in batch.items()}
+        own = {k: v.double() if v.is_floating_point() else v for k, v in own.items()}
+        terms = losses(model(own), own, config)
+        terms["loss"].backward()
+        dist.sum_gradients(model.parameters())
+        result[revive] = ({k: dist.total(v.detach().double()) for k, v in terms.items()},
+                          {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, dict(model.named_buffers()))
+    return result
+
+
+SPLITS = [([0, 1, 2], [0, 1]), ([3, 4, 5], [2, 3])], [([0, 1, 2, 3], [0, 1, 2]), ([4, 5], [3])]
+
+
+def one_of_two(rank, folder):
+    from common import dist
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    torch.set_num_threads(1)
+    dist.start(torch.device("cpu"))
+    found = [step_of_turn(split[rank]) for split in SPLITS]
+    torch.save(found, folder / f"{rank}.pt")
+    dist.stop()
+
+
+@pytest.mark.slow
+def test_losses_gradients_and_codebooks_of_two_processes_are_those_of_one(tmp_path):
+    """Even and uneven halves of a batch: the convention of common.dist, over all of TURN at once."""
+    import socket
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    expected = step_of_turn((list(range(6)), list(range(4))))
+    assert float(expected[True][0]["contra"]) > 0.01
+    for rank in range(2):
+        for found in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
+            for revive, groups in expected.items():
+                for ours, theirs in zip(groups, found[revive]):
+                    assert ours.keys() == theirs.keys() and len(ours) > 5
+                    for name, value in ours.items():
+                        torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
