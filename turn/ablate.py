@@ -1,4 +1,5 @@
-"""The paper's ablations on embedded scenes: `python -m turn.ablate --table 4 --seeds 3` (Table 4, Figure 3, Figure 4).
+"""The paper's ablations on embedded scenes: `python -m turn.ablate --table 4 --seeds 3`
+(Tables 3 and 4, Figures 3 and 4).
 
 Every row is trained with every seed, `--jobs` at a time, each in one thread; what is done already is not done again, so an
 interrupted call can be repeated. Prints one markdown table, and writes it to runs/turn/ablate-TABLE.md. Flags that it does not
@@ -19,6 +20,8 @@ TABLES = {
     # The check marks of Table 4 are lost in our copy of the paper; its text (4.3) names what each row leaves out.
     "4": {"all": [], "no adaptive sampling": ["--no-adaptive"], "no reconstruction loss": ["--lambda-recon", "0"],
           "no codebook loss": ["--beta", "0"], "no contrastive loss": ["--lambda-contra", "0"]},
+    "3": {f"{source} + {sounds}": ["--data", f"{source}+{sounds}"]  # needs --preset paper --root, and --benchmark
+          for sounds in ("audiocaps", "clotho") for source in ("refcoco", "refcoco+", "refcocog")},
     "fig3": {f"{groups} groups, {codes} codes": ["--groups", str(groups), "--codes", str(codes)]
              for codes in (256, 512, 1024) for groups in (1, 2, 4)},
     "fig4": {f"{source}-{intermediate}": ["--recon-source", source, "--recon-intermediate", intermediate]
@@ -43,7 +46,7 @@ def run_one(job) -> dict:
 
 def main(argv=None):
     parser = Parser(prog="python -m turn.ablate", description=__doc__.splitlines()[0])
-    parser.add_argument("--table", choices=TABLES, default="4", help="Table 4, Figure 3 or Figure 4 [4]")
+    parser.add_argument("--table", choices=TABLES, default="4", help="Table 3 (real data only) or 4, Figure 3 or 4 [4]")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n-1 [3]")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time [one for each core]")
     parser.add_argument("--out", default="runs", help="folder that holds the runs [runs]")
@@ -55,12 +58,13 @@ def main(argv=None):
         parser.error("--seeds and --jobs must be at least 1")
     with cli("python -m turn.ablate"), ThreadPoolExecutor(args.jobs) as pool:
         results = list(progress(pool.map(run_one, jobs), total=len(jobs), name="trainings"))
+        columns = [column for column in COLUMNS if all(column in r for r in results)]  # real data have no scenes of three
         lines = []
         for i, name in enumerate(rows):
             own = [r for (_, run, _), r in zip(jobs, results) if run.startswith(f"ablate-{args.table}-{i}-seed")]
-            cells = [[100 * r[column] for r in own] for column in COLUMNS]
+            cells = [[100 * r[column] for r in own] for column in columns]
             lines.append([name, *(f"{statistics.mean(c):.1f} ± {statistics.stdev(c) if len(c) > 1 else 0:.1f}" for c in cells)])
-        table = markdown(lines, ["", *COLUMNS.values()])
+        table = markdown(lines, ["", *(COLUMNS[c] for c in columns)])
         note = f"Mean ± standard deviation over {args.seeds} seeds, %; {results[0]['samples']} held-out scenes each."
         (Path(args.out) / "turn" / f"ablate-{args.table}.md").write_text(f"{table}\n\n{note}\n")
         print(f"{table}\n\n{note}")

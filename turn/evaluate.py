@@ -22,6 +22,7 @@ from .model import Turn
 from .tokenizer import WordPiece
 
 SIZE = 384  # side of the maps on which boxes are compared, as in the released evaluation
+SHOWN = 8  # samples on a contact sheet
 KINDS = {"audio": "sound (TURN with query)", "text": "phrase", "random": "random vector (TURN without query)",
          "shuffled": "control: another sample's sound", "silent": "control: silence", "centre": "floor: central half",
          "whole": "floor: whole picture"}
@@ -104,7 +105,7 @@ class Predictor:
 
 @torch.no_grad()
 def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
-    """The metrics of every kind of query, floors and controls among them, and rows for a contact sheet.
+    """The metrics of every kind of query, floors and controls among them, and what a contact sheet shows.
 
     audio, random and text are TURN with query, without (Tables 1, 2) and with a phrase in the sound's place. shuffled has
     the sound of the sample half the list away, silent has none. whole and centre look at nothing: the whole picture, its
@@ -112,9 +113,10 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
     """
     own = list(dist.share(len(test)))
     batches = [own[i:i + batch_size] for i in range(0, len(own), batch_size)]
-    queries = {"audio": [], "text": []}
+    queries, said = {"audio": [], "text": []}, []
     for batch in progress(batches, name=f"listening, {test.name}"):
         logmels, phrases = zip(*(test.query(i) for i in batch))
+        said += phrases
         queries["audio"].append(predictor.sounds(torch.stack(logmels)).cpu())
         queries["text"].append(predictor.texts(phrases).cpu())
     queries = {kind: merge(torch.cat(q) if q else torch.empty(0), len(test)) for kind, q in queries.items()}
@@ -122,7 +124,7 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
     queries["shuffled"] = queries["audio"].roll(len(test) // 2, 0)  # neighbours in a list may be of one video
     silence = logmel_of(torch.zeros(1, round(predictor.config.seconds * predictor.config.sample_rate)), predictor.config)
     queries["silent"] = predictor.sounds(silence).cpu().expand(len(test), -1)
-    values, rows = {kind: [] for kind in [*queries, "whole", "centre"]}, []
+    values, sheet = {kind: [] for kind in [*queries, "whole", "centre"]}, []
     for batch in progress(batches, name=f"looking, {test.name}"):
         images, truth = zip(*(test.picture(i) for i in batch))
         truth = np.stack(truth)
@@ -130,14 +132,14 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
         floors = metrics.baseline_values(truth)
         for kind in values:
             values[kind].append(floors[kind] if kind in floors else metrics.ciou(box_maps(found[kind]), truth))
-        for j in range(min(8 - len(rows), len(batch))):
-            rows.append([overlay(images[j], boxes=[found[kind][j]], truth=truth[j] > 0, size=(144, 144))
-                         for kind in ("audio", "text", "random", "silent")])
+        for j in range(min(SHOWN - len(sheet), len(batch))):
+            tiles = [overlay(images[j], boxes=[found[kind][j]], truth=truth[j] > 0, size=(144, 144)) for kind in queries]
+            sheet.append((said[len(sheet)], tiles))
     result = {}
     for kind, parts in values.items():
         ciou = merge(torch.as_tensor(np.concatenate(parts)) if parts else torch.empty(0), len(test)).numpy()
         result |= {f"{kind}/ciou@0.5": metrics.success_rate(ciou), f"{kind}/auc": metrics.auc(ciou), f"{kind}/miou": metrics.mean(ciou)}
-    return {**result, "samples": len(test)}, rows
+    return {**result, "samples": len(test)}, sheet
 
 
 def box_maps(boxes):
@@ -183,7 +185,7 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
 
 
 def evaluate(predictor, tests: dict) -> tuple[dict, dict]:
-    """All test sets: flat metrics, and rows for contact sheets by prefix. Prints a table for each."""
+    """All test sets: flat metrics, and contact sheets by prefix. Prints a table for each."""
     result, sheets = {}, {}
     for prefix, test in tests.items():
         scores, sheets[prefix] = score(predictor, test)
@@ -209,6 +211,8 @@ def load(path, device) -> Predictor:
 
 def finish(run) -> dict:
     """The end of a training: evaluate best.pt on scenes or --benchmark, write metrics.json and samples.png."""
+    if run.main:
+        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is there
     config = run.config
     data, root = ("scenes", "") if config.data == "scenes" else (config.benchmark, config.benchmark_root)
@@ -219,8 +223,11 @@ def finish(run) -> dict:
     return run.finish({**result, **predictor.report})
 
 
-def write_sheet(rows, path) -> None:
-    contact_sheet(rows, path, ["sound", "phrase", "random vector", "silence"])
+def write_sheet(sheet, path) -> None:
+    """A column for each sample, headed by its phrase; a row for each kind of query."""
+    phrases, columns = zip(*sheet)
+    contact_sheet(list(zip(*columns)), path, phrases, [KINDS[kind] for kind in list(KINDS)[:len(columns[0])]],
+                  "cyan: the box that is found; lime: the truth")
 
 
 def main(argv=None):

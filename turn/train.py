@@ -96,13 +96,14 @@ def train(config) -> dict:
         before = now
         bar.update()
         ended = run.step % steps.per_epoch == 0 or run.step == steps.total
-        if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
-            report = {**validate(model, tokenizer, held_out, dev, config, run.device), **used.report()}
+        if ended:
+            report = used.report()
+            if run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0:
+                report |= validate(model, tokenizer, held_out, dev, config, run.device)
             run.report(report)
-            if report["validation/score"] > run.best:
+            if report.get("validation/score", run.best) > run.best:
                 run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
-        if ended:
             used.counts.zero_()
         run.checkpoint(ended)
     bar.close()
