@@ -22,14 +22,18 @@ TIMES = ("data_s", "step_s", "mem_mb")  # what a log says of the machine, not of
 
 @contextmanager
 def cli(prog: str):
-    """Around a command: bad input becomes one line on stderr and exit status 2; an interrupted run says how to go on."""
+    """Around a command: bad input becomes one line on stderr and exit status 2, a loss that is not finite one with 1, an
+    interruption one with 130."""
     try:
         yield
     except InputError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Interrupted as error:
+    except FloatingPointError as error:
         print(f"{prog}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"{prog}: {str(error) or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
     finally:
         dist.stop()

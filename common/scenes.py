@@ -165,7 +165,7 @@ class Scenes:
         others = np.arange(len(areas)) != k
         words = [self.names[scene.classes[k]]]
         if not others.any():
-            return f"the {words[0]}"
+            return with_article("the", words[0])
         if scene.colours[k] and rng.random() < 0.3:
             words.insert(0, scene.colours[k])
         if rng.random() < 0.2 and (areas[k] < 0.7 * areas[others].min() or areas[k] > 1.4 * areas[others].max()):
@@ -174,7 +174,7 @@ class Scenes:
                  if (sign * (centres[k, axis] - centres[others, axis])).min() > 0.15 and sign * (centres[k, axis] - 0.5) > 0]
         if where and rng.random() < 0.3:
             words.append(where[rng.integers(len(where))])
-        return f"{rng.choice(['the', 'a'])} {' '.join(words)}"
+        return with_article(rng.choice(["the", "a"]), " ".join(words))
 
     def _silent_thing(self, scene, rng) -> Grounding:
         taken = scene.masks.any(0)
@@ -199,7 +199,7 @@ class Scenes:
         return Caption(waveform, self.captions(cls, times, rng), False)
 
     def captions(self, cls: int, times: int, rng) -> tuple:
-        thing, count = f"{rng.choice(['the', 'a'])} {self.names[cls]}", COUNTS[times]
+        thing, count = with_article(rng.choice(["the", "a"]), self.names[cls]), COUNTS[times]
         verb = rng.choice(["sounds", "is heard", "rings out", "makes a noise", "can be heard"])
         return f"{thing} {verb} {count}", thing, f"the sound of {thing}", f"{thing} {verb} in the background", f"{thing} {verb}"
 
@@ -276,6 +276,10 @@ class Scenes:
 
 
 TICK = 0.5  # seconds
+
+
+def with_article(article: str, name: str) -> str:
+    return f"an {name}" if article == "a" and name[0] in "aeiou" else f"{article} {name}"
 
 
 @lru_cache(maxsize=2)

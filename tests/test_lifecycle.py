@@ -24,7 +24,8 @@ from . import trees
 METHODS = ["turn"]
 SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = f"--image-size 32 --d 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
-TINY = {"turn": f"--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --dropout 0.1 {NARROW}"}  # 12 steps, 6 an epoch
+# 12 steps, 6 in an epoch
+TINY = {"turn": f"--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --dropout 0.1 {NARROW}"}
 PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 --heads 2 "
          f"--visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
 LEFT = {"config.json"}  # all that a run may leave which its input stopped

@@ -14,8 +14,8 @@ from turn.data import TEST, TEST_3, VALIDATION, SceneIntermediate, SceneSource, 
 from turn.losses import corners
 from turn.tokenizer import WordPiece
 
-SMALL = replace(TINY, image_size=32, seconds=0.1, n_fft=256, hop=128, n_mels=16, time_mask=4, freq_mask=4, scenes=40, sounds=20,
-                held_out=6, batch_size=8, epochs=4)
+SMALL = replace(TINY, image_size=32, text_length=14, seconds=0.1, n_fft=256, hop=128, n_mels=16, time_mask=4, freq_mask=4,
+                scenes=40, sounds=20, held_out=6, batch_size=8, epochs=4)
 
 
 @pytest.fixture(scope="module")
