@@ -63,7 +63,7 @@ def download(url, part, size, target):
             have = have if resumed else 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else size
-            if total != size and size is not None or (total or 0) > LARGEST:
+            if (total != size and size is not None) or (total or 0) > LARGEST:
                 raise InputError(url, f"the server offers {total} bytes, not {size or 'a file of this list'}")
             with open(part, "ab" if resumed else "wb") as out, \
                     tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=target.name) as bar:

@@ -102,7 +102,7 @@ class Config(RunConfig):
             raise ValueError(f"--codes {self.codes} is not a multiple of --groups {self.groups}")
         if self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32):
             raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
-        if not 0 < self.tau or not 1 <= self.k or not 0 <= self.mask_from <= self.mask_to <= 1:
+        if not self.tau > 0 or not self.k >= 1 or not 0 <= self.mask_from <= self.mask_to <= 1:
             raise ValueError("--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1")
         if self.seconds * self.sample_rate <= self.n_fft:
             raise ValueError(f"--seconds {self.seconds:g} are no more than one frame of --n-fft {self.n_fft}")
