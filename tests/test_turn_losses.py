@@ -159,7 +159,7 @@ def test_every_switch_takes_away_its_term_and_no_other(changes, term, gone):
                     "recon_text": config.lambda_recon, "recon_audio": config.lambda_recon}
     for name in contribution:
         if name in term.split():
-            assert contribution[name] * float(terms[name]) == 0
+            assert contribution[name] * terms[name].item() == 0
         elif name != "recon_text" or not {"recon_intermediate", "recon_source"} & set(changes):
             torch.testing.assert_close(terms[name], full[name])  # the others are what they were
     expected = sum(weight * terms[name] for name, weight in contribution.items())

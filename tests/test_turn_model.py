@@ -227,6 +227,8 @@ def test_gradients_reach_every_part(config):
     """Nothing is cut off: what has no gradient is what Eq. (8) leaves to the averages, and keys of a single memory token."""
     from turn.losses import losses
     model, batch = build(config), batch_of(config)
+    for p in model.parameters():  # some begin at zero, and what is before them has no gradient at the first step
+        p.data += 0.02 * torch.randn_like(p)
     losses(model(batch), batch, config)["loss"].backward()
     dead = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     unseen = {name for name in dead if ".cross.q." not in name and ".cross_norm." not in name and ".cross.kv.bias" not in name}
