@@ -35,7 +35,7 @@ class RunConfig:
 
 
 # What may differ between a run and its continuation: where it runs, not what it computes.
-PRACTICAL = ("name", "out", "root", "objects", "workers", "device", "compile", "resume", "save_every", "steps", "skip_bad")
+PRACTICAL = ("name", "out", "root", "objects", "workers", "device", "compile", "resume", "save_every", "skip_bad")
 
 
 class Parser(argparse.ArgumentParser):

@@ -118,11 +118,6 @@ class Run:
         self.folder = Path(config.out) / method / name
         if (self.folder / "last.pt").exists() and not config.resume:
             raise InputError(self.folder, "this run exists: --resume continues it, another --name starts a new one")
-        if self.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", as_dict(self.config))
-            if not config.resume:
-                (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before it wrote last.pt
         torch.manual_seed(config.seed)  # the same everywhere: every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.started, self._pending, self._stop = time.time(), [], False
@@ -179,12 +174,17 @@ class Run:
             raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} continues {self.folder}")
 
     def begin(self, state: dict, extra: dict) -> None:
-        """What checkpoints hold from now on; with --resume, continue from last.pt. Processes, which have made the same model
-        from the same seed, draw different numbers from here on (dropout)."""
+        """What checkpoints hold from now on; all input is there, so the folder is made. With --resume, continue from last.pt.
+        Processes, which have made the same model from the same seed, draw different numbers from here on (dropout)."""
         self.state, self.extra = state, extra
         torch.manual_seed(self.config.seed + 1000003 * dist.rank())
         if self.config.resume:
             self.resume()
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", as_dict(self.config))
+            if not self.config.resume:
+                (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before it wrote last.pt
 
     # Checkpoints: tensors, numbers and strings only, written whole or not at all -----------------------------------------
 
@@ -206,6 +206,9 @@ class Run:
         try:
             if len(checkpoint["rng"]) != dist.world():
                 raise InputError(path, f"was written by {len(checkpoint['rng'])} processes; continue it with as many")
+            for key, value in self.extra.items():
+                if checkpoint[key] != value:
+                    raise InputError(path, f"its {key} are not those of this data")
             for key, part in self.state.items():
                 part.load_state_dict(checkpoint[key])
             rng = checkpoint["rng"][dist.rank()]

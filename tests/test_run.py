@@ -53,9 +53,7 @@ def train(run, steps, epoch=25, stop_at=None, bad_at=None):
     """A small training with random numbers in every step, which is a function of (seed, step) and of torch's generator."""
     model = nn.Sequential(nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1))
     optimizer = torch.optim.AdamW(model.parameters(), 0.05)
-    run.state, run.extra = {"model": model, "optimizer": optimizer}, {"words": ["a", "b"]}
-    if run.config.resume:
-        run.resume()
+    run.begin({"model": model, "optimizer": optimizer}, {"words": ["a", "b"]})
     while run.step < steps:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(run.step))
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (math.nan if run.step == bad_at else 1)
@@ -99,12 +97,14 @@ def test_a_run_writes_its_folder(tmp_path):
 
 def test_a_run_without_a_name_is_called_by_the_time(tmp_path):
     run = start(tmp_path, name="")
+    run.begin({}, {})
     assert len(run.config.name) == 15 and run.folder.name == run.config.name
     assert json.loads((run.folder / "config.json").read_text())["name"] == run.config.name
 
 
 def test_the_log_holds_every_step_as_it_was(tmp_path):
     run, values = start(tmp_path, save_every=1000), []
+    run.begin({}, {})
     for step in range(1, 24):
         run.step = step
         values.append({"loss": torch.tensor(1 / step), "reg": torch.tensor(float(step))})
@@ -184,8 +184,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path, tail):
     with open(run.folder / "log.jsonl", "a") as f:
         f.write(tail)
     again = Run("toy", resumed(tmp_path))
-    again.state = {"model": run.state["model"]}
-    again.resume()
+    again.begin({"model": run.state["model"]}, {})
     assert [row["step"] for row in log_of(again)] == list(range(1, 29)) and again.step == 28
 
 
@@ -200,6 +199,7 @@ def test_a_run_that_exists_is_not_written_over(tmp_path):
 
 def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
     run = start(tmp_path)
+    run.begin({}, {})
     run.log({"loss": torch.tensor(1.0)})
     run.flush()
     assert log_of(train(start(tmp_path), 10))[0]["step"] == 1 and len(log_of(run)) == 10

@@ -15,7 +15,7 @@ from turn.losses import corners
 from turn.tokenizer import WordPiece
 
 SMALL = replace(TINY, image_size=32, text_length=14, seconds=0.1, n_fft=256, hop=128, n_mels=16, time_mask=4, freq_mask=4,
-                scenes=40, sounds=20, held_out=6, batch_size=8, epochs=4)
+                scenes=40, sounds=20, held_out=6, batch_size=8, batch_intermediate=4, epochs=4)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,10 @@ def test_what_a_batch_holds(parts):
     assert (box >= -1e-6).all() and (box <= 1 + 1e-6).all() and (box[:, 2:] > box[:, :2]).all()
 
 
-@pytest.mark.parametrize("batch_size, expected", [(8, 4), (16, 8), (40, 20), (3, 2)])
-def test_batches_are_in_proportion_to_the_corpora(parts, batch_size, expected):
-    steps = Steps(*parts, replace(SMALL, batch_size=batch_size))
+@pytest.mark.parametrize("batch_size, given, expected", [(8, 4, 4), (8, 7, 7), (2, 0, 5), (4, 0, 10), (8, 0, 20)])
+def test_batches_are_in_proportion_to_the_texts_or_as_told(parts, batch_size, given, expected):
+    """40 phrases, 20 sounds with five captions each: five captions to two phrases."""
+    steps = Steps(*parts, replace(SMALL, batch_size=batch_size, batch_intermediate=given))
     assert steps.sizes == (batch_size, expected) and steps.per_epoch == 40 // batch_size
 
 
@@ -86,7 +87,7 @@ def test_without_weights_an_epoch_is_a_shuffle(parts):
         assert sorted(pictures) == list(range(40)) and sorted(sounds) == list(range(20))
     assert not (orders[0][0] == orders[1][0]).all() and not (orders[0][1] == orders[1][1]).all()
     longer = Steps(parts[0], SceneIntermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
-    assert len(longer) == 10 and len(set(longer[:7])) == 7  # whole rounds
+    assert len(longer) == 20 and len(set(longer[:7])) == len(set(longer[7:14])) == 7  # whole rounds
 
 
 def test_with_weights_items_are_drawn_with_replacement_in_proportion(parts):
@@ -189,7 +190,7 @@ def test_zero_resource(monkeypatch, tmp_path):
     batches = []
     monkeypatch.setattr(train, "losses", lambda output, batch, config, original=train.losses: (
         batches.append(batch), original(output, batch, config))[1])
-    config = replace(SMALL, seed=7, d=8, heads=2, visual_heads=2, backbone_width=8, codes=8, steps=2, name="zero", device="cpu")
+    config = replace(SMALL, seed=7, dim=8, heads=2, visual_heads=2, backbone_width=8, codes=8, steps=2, name="zero", device="cpu")
     train.train(config)
     assert finished[0] and len(batches) == 2
     assert Counter(asked) == {("grounding", 7): 40, ("caption", 7): 20, ("grounding", VALIDATION): 6, ("caption", VALIDATION): 6}

@@ -12,7 +12,7 @@ from turn.model import Turn
 from turn.tokenizer import WordPiece
 from turn.transformer import Transformer, masked_mean, sine
 
-NARROW = {"d": 16, "heads": 2, "visual_heads": 2, "backbone_width": 8, "codes": 8, "ffn": 2}
+NARROW = {"dim": 16, "heads": 2, "visual_heads": 2, "backbone_width": 8, "codes": 8, "ffn": 2}
 CONFIGS = {
     "tiny": replace(TINY, **NARROW, image_size=64),
     "paper": replace(PAPER, **NARROW, detr="narrow", image_size=64, detr_weights="", vocabulary="", text_layers=2, audio_layers=2,
@@ -53,7 +53,7 @@ def test_shapes_of_a_step(config):
     batch = batch_of(config)
     output = build(config)(batch)
     frames = batch["logmel"].shape[1]
-    assert output.box.shape == (3, 4) and output.t.shape == output.a.shape == (2, config.d)
+    assert output.box.shape == (3, 4) and output.t.shape == output.a.shape == (2, config.dim)
     assert output.words_s.shape == (3, config.text_length, len(TOKENIZER))
     assert output.words_m.shape == (2, config.text_length, len(TOKENIZER))
     assert output.sound.shape == (2, frames, config.n_mels)
@@ -71,20 +71,20 @@ def test_the_paper_compresses_216_frames_to_54():
     q = torch.zeros(1, 16)
     for frames in (216, 63, 64, 65):  # any number of frames comes back
         assert align.reconstruct_audio(torch.zeros(1, frames, 128), torch.zeros(1, frames, dtype=torch.bool), q).shape[1] == frames
-    assert (PAPER.d, PAPER.heads, PAPER.visual_heads, PAPER.text_layers, PAPER.visual_layers, PAPER.ffn) == (256, 8, 4, 6, 3, 4)
+    assert (PAPER.dim, PAPER.heads, PAPER.visual_heads, PAPER.text_layers, PAPER.visual_layers, PAPER.ffn) == (256, 8, 4, 6, 3, 4)
 
 
 def test_equation_1(config):
     """Tokens times q have norm 1 before the transformer, whatever the sizes of both; their scales change nothing."""
     stream = build(config).eval().localization
-    v, q = torch.randn(2, 16, config.d), torch.randn(2, config.d)
+    v, q = torch.randn(2, 16, config.dim), torch.randn(2, config.dim)
     seen = []
     hook = stream.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    box = stream.locate(v, torch.zeros(2, 16, config.d), None, q)
+    box = stream.locate(v, torch.zeros(2, 16, config.dim), None, q)
     hook.remove()
     torch.testing.assert_close(seen[0].norm(dim=-1), torch.ones(2, 16))
     torch.testing.assert_close(seen[0], v * q[:, None] / (v * q[:, None]).norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(stream.locate(7 * v, torch.zeros(2, 16, config.d), None, 0.1 * q), box)
+    torch.testing.assert_close(stream.locate(7 * v, torch.zeros(2, 16, config.dim), None, 0.1 * q), box)
     mean = stream.transformer(seen[0]).mean(1)  # Eqs. (1) and (2), written again
     w1, w2 = stream.head[0], stream.head[2]
     expected = torch.sigmoid(torch.relu(mean @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias)
@@ -94,10 +94,10 @@ def test_equation_1(config):
 def test_positions(config):
     stream = build(config).eval().localization
     v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["pad"])
-    assert v.shape == positions.shape == (*mask.shape, config.d)
+    assert v.shape == positions.shape == (*mask.shape, config.dim)
     torch.testing.assert_close(positions.norm(dim=-1), torch.ones(mask.shape))
     assert torch.cdist(positions[1], positions[1]).add(torch.eye(mask.shape[1])).min() > 1e-3  # no two places are alike
-    q = torch.randn(3, config.d)
+    q = torch.randn(3, config.dim)
     order = torch.randperm(mask.shape[1], generator=torch.Generator().manual_seed(0))
     moved = stream.locate(v[:, order], positions, mask[:, order], q)
     assert (moved - stream.locate(v, positions, mask, q))[1].abs().max() > 1e-4  # they matter
@@ -109,7 +109,7 @@ def test_padded_tokens_of_a_picture_change_nothing(config):
     stream = build(config).eval().localization
     v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["pad"])
     assert mask[0].any() and not mask[0].all() and not mask[1:].any()
-    q = torch.randn(3, config.d)
+    q = torch.randn(3, config.dim)
     box = stream.locate(v, positions, mask, q)
     assert torch.equal(stream.locate(v.masked_fill(mask[..., None], 1e4), positions, mask, q), box)
     cut = ~mask[0]
@@ -140,7 +140,7 @@ def test_padding_of_texts_changes_nothing(config):
     phrase = ["the small red ring on the left"]
     short, long = (align.text(TOKENIZER.encode(phrase, n)) for n in (9, 14))
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
-    tokens, hidden, q = TOKENIZER.encode(phrase, 14), torch.zeros(1, 14, dtype=torch.bool), torch.randn(1, config.d)
+    tokens, hidden, q = TOKENIZER.encode(phrase, 14), torch.zeros(1, 14, dtype=torch.bool), torch.randn(1, config.dim)
     words = align.reconstruct_text(tokens, hidden, q)[:, :9]
     torch.testing.assert_close(align.reconstruct_text(tokens[:, :9], hidden[:, :9], q), words, atol=1e-5, rtol=1e-4)
     assert (align.text(TOKENIZER.encode(["the small red ring on the"], 14)) - long).abs().max() > 1e-3
@@ -149,7 +149,7 @@ def test_padding_of_texts_changes_nothing(config):
 def test_what_is_hidden_cannot_be_seen(config):
     """The decoders must not learn to copy: only the query can tell what is behind a mask."""
     align, batch = build(config).eval().alignment, batch_of(config)
-    q, hidden = torch.randn(2, config.d), batch["hidden_m"]
+    q, hidden = torch.randn(2, config.dim), batch["hidden_m"]
     words = align.reconstruct_text(batch["tokens_m"], hidden, q)
     other = torch.where(hidden, TOKENIZER.unk, batch["tokens_m"])
     assert torch.equal(align.reconstruct_text(other, hidden, q), words)

@@ -9,8 +9,9 @@ RECONSTRUCTION = ("no", "self", "cross")  # Figure 4
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE: refcoco|refcoco+|refcocog and clotho|audiocaps, as refcocog+clotho")
-    epochs: int = flag(6, "passes over the source domain (A.2.3)")
-    batch_size: int = flag(64, "b_s, source samples a step; the intermediate batch is in proportion to the corpora (A.2.3)")
+    epochs: int = flag(7, "passes over the source domain (A.2.3)")
+    batch_size: int = flag(64, "b_s, source samples a step (A.2.3)")
+    batch_intermediate: int = flag(32, "intermediate samples a step (0: in proportion to the numbers of texts, A.2.3)")
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "AdamW weight decay (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
@@ -43,7 +44,7 @@ class Config(RunConfig):
     detr_weights: str = flag("", "published DETR-R50 file for --detr r50")
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
-    d: int = flag(96, "dimension of all representations")
+    dim: int = flag(96, "d, the dimension of all representations")
     heads: int = flag(4, "attention heads of the text and audio transformers")
     text_layers: int = flag(2, "layers of the text encoder")
     audio_layers: int = flag(2, "layers of the audio encoder")
@@ -88,16 +89,16 @@ class Config(RunConfig):
     def validate(self) -> None:
         """Raises ValueError for what cannot be."""
         for divisor in ("heads", "visual_heads", "groups"):
-            if self.d % max(getattr(self, divisor), 1) or not getattr(self, divisor):
-                raise ValueError(f"--d {self.d} is not a multiple of --{divisor.replace('_', '-')} {getattr(self, divisor)}")
+            if self.dim % max(getattr(self, divisor), 1) or not getattr(self, divisor):
+                raise ValueError(f"--dim {self.dim} is not a multiple of --{divisor.replace('_', '-')} {getattr(self, divisor)}")
         for name in ("scenes", "sounds", "held_out", "image_size", "hop", "n_mels", "time_mask", "freq_mask", "backbone_width",
                      "codes", "sampler_epochs", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         if max(self.dropout, self.visual_dropout, self.decay) >= 1 or not (self.epochs or self.steps):
             raise ValueError("--dropout, --visual-dropout and --decay are below 1, and --epochs or --steps is not 0")
-        if self.d % 4:
-            raise ValueError(f"--d {self.d} is not a multiple of 4 (two axes, sine and cosine)")
+        if self.dim % 4:
+            raise ValueError(f"--dim {self.dim} is not a multiple of 4 (two axes, sine and cosine)")
         if self.codes % self.groups:
             raise ValueError(f"--codes {self.codes} is not a multiple of --groups {self.groups}")
         if self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32):
@@ -114,9 +115,9 @@ class Config(RunConfig):
 
 TINY = Config()
 PAPER = replace(
-    TINY, preset="paper", data="refcocog+clotho", epochs=30, lr=1e-4, weight_decay=1e-5, warmup_epochs=1.0, clip=0.0,
+    TINY, preset="paper", data="refcocog+clotho", epochs=30, batch_intermediate=0, lr=1e-4, weight_decay=1e-5, warmup_epochs=1.0, clip=0.0,
     visual_lr_scale=0.1, image_size=384, augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
-    text_length=30, detr="r50", detr_layers=6, d=256, heads=8, text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3,
+    text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3,
     visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99, revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
     vocabulary="third_party/weights/vocab.txt", detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

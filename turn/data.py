@@ -3,6 +3,7 @@
 Both domains are list-likes with `texts` (per item: a tuple of phrases or captions). No sample of either holds a picture and a
 sound together; `Steps` is all that the training loop ever sees.
 """
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,14 +122,34 @@ def domains(config, split: str):
     if not config.root or not root.is_dir():
         raise InputError(config.root or "--root", f"not a folder; --root names the one that holds {source} and {intermediate}")
     train = split == "train"
-    phrases = refcoco(root, source, "train" if train else "val", config.refcoco_split or None, config.skip_bad)
+    skip = config.skip_bad
+    phrases = refcoco(root, source, "train" if train else "val", config.refcoco_split or None, skip)
     if intermediate == "clotho":
-        clips = clotho(root, "development" if train else "validation", config.skip_bad)
+        clips = clotho(root, "development" if train else "validation", skip)
     else:
-        clips = audiocaps(root, "train" if train else "val", config.skip_bad)
-    for line in phrases.bad + clips.bad:
+        clips = audiocaps(root, "train" if train else "val", skip)
+    for line in phrases.bad + clips.bad if dist.rank() == 0 else ():
         print("left out:", line)
+    if skip:
+        phrases = readable(phrases, "image", read_image)
+        clips = readable(clips, "audio", lambda path: read_audio(path, seconds=config.seconds))
     return FileSource(phrases), FileIntermediate(clips, config)
+
+
+def readable(items, name: str, read) -> list:
+    """The items whose file `read` can read; the others are named. Every file is tried once (--skip-bad)."""
+    def reason(path):
+        try:
+            read(path)
+        except InputError as error:
+            return str(error)
+    paths = sorted({getattr(item, name) for item in items})
+    with ThreadPoolExecutor() as pool:
+        reasons = dict(zip(paths, progress(pool.map(reason, paths), total=len(paths), name=f"trying every {name}")))
+    for path in paths if dist.rank() == 0 else ():
+        if reasons[path]:
+            print("left out:", reasons[path])
+    return [item for item in items if not reasons[getattr(item, name)]]
 
 
 class Steps(Dataset):
@@ -140,9 +161,11 @@ class Steps(Dataset):
 
     def __init__(self, source, intermediate, tokenizer, config, weights=(None, None)):
         self.source, self.intermediate, self.tokenizer, self.config, self.weights = source, intermediate, tokenizer, config, weights
-        self.sizes = config.batch_size, max(2, round(config.batch_size * len(intermediate) / len(source)))  # A.2.3
+        texts = [sum(map(len, domain.texts)) for domain in (source, intermediate)]  # the scale of a corpus (A.2.3)
+        self.sizes = config.batch_size, config.batch_intermediate or max(2, round(config.batch_size * texts[1] / texts[0]))
         if len(source) < config.batch_size or len(intermediate) < self.sizes[1]:
-            raise InputError("--batch-size", f"{config.batch_size} is more than there are samples ({len(source)} in the source domain)")
+            raise InputError("--batch-size", f"{self.sizes} samples a step are more than the two domains have ({len(source)}, "
+                             f"{len(intermediate)})")
         self.per_epoch = len(source) // config.batch_size
         self.total = config.steps or config.epochs * self.per_epoch
         self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know

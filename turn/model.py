@@ -29,7 +29,7 @@ class Localization(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.d = c.d
+        self.d = d = c.dim
         if c.detr == "r50":
             self.detr = detr_r50()
             if c.detr_weights:
@@ -38,13 +38,13 @@ class Localization(nn.Module):
                 part.requires_grad_(False)  # the encoder is all that TURN uses
         else:  # the same classes, small enough to be trained from scratch on a laptop: stride 16
             backbone = ResNet(BasicBlock, (1, 1, 1, 1), c.backbone_width, num_classes=None, last_stride=1)
-            self.detr = Detr(backbone, c.d, c.heads, c.detr_layers, 0, c.ffn * c.d, 0.0)
+            self.detr = Detr(backbone, d, c.heads, c.detr_layers, 0, c.ffn * d, 0.0)
             for layer in self.detr.transformer["encoder"].layers:  # from scratch, post-norm layers begin best as nothing
                 nn.init.zeros_(layer.self_attn.out_proj.weight)
                 nn.init.zeros_(layer.linear2.weight)
-        self.project = nn.Sequential(nn.Linear(self.detr.d, c.d), nn.ReLU(), nn.Linear(c.d, c.d))
-        self.transformer = Transformer(c.d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
-        self.head = nn.Sequential(nn.Linear(c.d, c.d), nn.ReLU(), nn.Linear(c.d, 4))
+        self.project = nn.Sequential(nn.Linear(self.detr.d, d), nn.ReLU(), nn.Linear(d, d))
+        self.transformer = Transformer(d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
+        self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 4))
 
     def embed(self, image, pad=None):
         """image (B, 3, H, W), pad (B, H, W) → v~ (B, n_v, d), positions (B, n_v, d), mask (B, n_v) or None."""
@@ -68,22 +68,23 @@ class Alignment(nn.Module):
 
     def __init__(self, c, tokenizer):
         super().__init__()
-        sizes, vocabulary = (c.d, c.heads), len(tokenizer)
+        d, vocabulary = c.dim, len(tokenizer)
+        sizes = d, c.heads
         self.pad, self.mask = tokenizer.pad, tokenizer.mask
-        self.words = nn.Embedding(vocabulary, c.d)
+        self.words = nn.Embedding(vocabulary, d)
         self.text_encoder = Transformer(*sizes, c.text_layers, c.ffn, c.dropout)
-        self.compress = nn.Sequential(nn.Conv1d(c.n_mels, c.d, 3, 2, 1), nn.GELU(), nn.Conv1d(c.d, c.d, 3, 2, 1))
+        self.compress = nn.Sequential(nn.Conv1d(c.n_mels, d, 3, 2, 1), nn.GELU(), nn.Conv1d(d, d, 3, 2, 1))
         self.audio_encoder = Transformer(*sizes, c.audio_layers, c.ffn, c.dropout)
-        self.project = nn.Linear(c.d, c.d)  # shared; what comes out has the same mean and variance in both modalities
-        self.text_norm, self.audio_norm = nn.BatchNorm1d(c.d), nn.BatchNorm1d(c.d)
+        self.project = nn.Linear(d, d)  # shared; what comes out has the same mean and variance in both modalities
+        self.text_norm, self.audio_norm = nn.BatchNorm1d(d), nn.BatchNorm1d(d)
         for norm in (self.text_norm, self.audio_norm):  # the condition multiplies the tokens (Eq. 1): begin near "let through"
             nn.init.ones_(norm.bias)
-        self.codebook = GroupedCodebook(c.groups, c.codes // c.groups, c.d, c.decay, c.beta, revive=c.revive)
+        self.codebook = GroupedCodebook(c.groups, c.codes // c.groups, d, c.decay, c.beta, revive=c.revive)
         self.text_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
-        self.to_words = nn.Linear(c.d, vocabulary)
+        self.to_words = nn.Linear(d, vocabulary)
         self.mask_frame = nn.Parameter(torch.zeros(c.n_mels))
         self.audio_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
-        self.expand = nn.Sequential(nn.ConvTranspose1d(c.d, c.d, 4, 2, 1), nn.GELU(), nn.ConvTranspose1d(c.d, c.n_mels, 4, 2, 1))
+        self.expand = nn.Sequential(nn.ConvTranspose1d(d, d, 4, 2, 1), nn.GELU(), nn.ConvTranspose1d(d, c.n_mels, 4, 2, 1))
 
     def text(self, tokens):
         """(B, L_t) → the aggregated text t-bar (B, d), Eq. (3), projected."""

@@ -1,4 +1,6 @@
 """Adaptive sampling, section 3.6: how exclusive to its domain a text is, and what that does to how often it is drawn."""
+from zipfile import BadZipFile
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -81,8 +83,11 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
         if not config.resume:
             print(report(source.texts, scores[0], "source", -1) + report(intermediate.texts, scores[1], "intermediate", 1))
     dist.gather_objects(None)  # wait for the main process
-    with np.load(path, allow_pickle=False) as saved:
-        scores = saved["source"], saved["intermediate"]
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            scores = saved["source"], saved["intermediate"]
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+        raise InputError(path, f"not the scores of a run ({error})") from None
     if (len(scores[0]), len(scores[1])) != (len(source), len(intermediate)):
         raise InputError(path, "holds scores of other data")
     return weights(scores[0], config.k, -1), weights(scores[1], config.k, 1)

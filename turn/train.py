@@ -28,7 +28,7 @@ def tokenizer_of(config, source, intermediate) -> WordPiece:
 
 
 def parameter_groups(model, config) -> list:
-    """The DETR at its own rate (frozen at 0); no weight decay for norms, biases and embeddings of positions."""
+    """The DETR at its own rate (frozen at 0); no weight decay for norms and biases."""
     detr = {id(p) for p in model.localization.detr.parameters()}
     if not config.visual_lr_scale:
         model.localization.detr.requires_grad_(False)
@@ -76,6 +76,8 @@ def train(config) -> dict:
     for batch in steps.loader(run.step):
         fetched = time.perf_counter()
         model.train()
+        if not config.visual_lr_scale:
+            model.localization.detr.eval()  # frozen: its dropout and running statistics too
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
         rate = cosine(run.step, steps.total, round(config.warmup_epochs * steps.per_epoch))
         for group in optimizer.param_groups:
