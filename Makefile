@@ -26,13 +26,13 @@ train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print
 	$(LAUNCH) -m $*.train $(FLAGS)
 
 eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
-	$(LAUNCH) -m $*.evaluate $(ARGS)
+	$(LAUNCH) -m $*.evaluate $(FLAGS)
 
 localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… OUT=…
 	$(RUN) -m $*.localize --image "$(IMAGE)" --audio "$(AUDIO)" --out "$(or $(OUT),localized.png)" $(ARGS)
 
 ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table 4 --seeds 3"
-	$(RUN) -m $*.ablate $(ARGS)
+	$(RUN) -m $*.ablate $(FLAGS)
 
 test: $(VENV)/ready  ## all tests
 	$(RUN) -m pytest

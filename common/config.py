@@ -34,15 +34,17 @@ class RunConfig:
     skip_bad: bool = flag(False, "leave unreadable samples out, and list them, instead of stopping")
 
 
-# What may differ between a run and its continuation: where it runs, not what it computes.
-PRACTICAL = ("name", "out", "root", "objects", "workers", "device", "compile", "resume", "save_every", "skip_bad")
+# What may differ between a run and its continuation: where it runs and where its data are, not what it computes.
+PRACTICAL = ("name", "out", "root", "objects", "vocabulary", "detr_weights", "dev_root", "benchmark_root", "workers", "device",
+             "compile", "resume", "save_every", "skip_bad")
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line and exit status 2."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=lambda prog: argparse.HelpFormatter(prog, 34, 130), **options)
+        super().__init__(allow_abbrev=False, **options,
+                         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=130))
 
     def error(self, message):
         print(f"{self.prog}: error: {' '.join(message.split())} (--help lists the flags)", file=sys.stderr)

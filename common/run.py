@@ -75,8 +75,14 @@ def newest(folder: Path, file: str) -> str:
     """The name of the newest run in `folder` that has `file`. Raises InputError."""
     found = sorted(folder.glob(f"*/{file}"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise InputError(folder, f"no run with a {file} here")
+        raise InputError(folder, f"no run with a {file} here: train one, or name another")
     return found[-1].parent.name
+
+
+def best_of(method: str, checkpoint: str = "") -> Path:
+    """The checkpoint that is named, or best.pt of the newest run in runs/. Raises InputError."""
+    folder = Path("runs") / method
+    return Path(checkpoint) if checkpoint else folder / newest(folder, "best.pt") / "best.pt"
 
 
 def device_of(name: str) -> torch.device:
@@ -120,9 +126,7 @@ class Run:
             raise InputError(self.folder, "this run exists: --resume continues it, another --name starts a new one")
         torch.manual_seed(config.seed)  # the same everywhere: every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
-        self.started, self._pending, self._stop = time.time(), [], False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._interrupt)
+        self.started, self._pending, self._stop, self._handlers = time.time(), [], False, {}
 
     def _interrupt(self, number, frame):
         if self._stop:  # the second time is meant
@@ -175,6 +179,7 @@ class Run:
 
     def begin(self, state: dict, extra: dict) -> None:
         """What checkpoints hold from now on; all input is there, so the folder is made. With --resume, continue from last.pt.
+        Until `end`, SIGTERM and SIGINT are answered by `checkpoint`.
         Processes, which have made the same model from the same seed, draw different numbers from here on (dropout)."""
         self.state, self.extra = state, extra
         torch.manual_seed(self.config.seed + 1000003 * dist.rank())
@@ -185,6 +190,12 @@ class Run:
             write_json(self.folder / "config.json", as_dict(self.config))
             if not self.config.resume:
                 (self.folder / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before it wrote last.pt
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(self) -> None:
+        """The loop is over and last.pt is there: from now on signals end the process at once."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     # Checkpoints: tensors, numbers and strings only, written whole or not at all -----------------------------------------
 

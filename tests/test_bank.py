@@ -96,6 +96,7 @@ def test_pitch_and_onset_vary_within_a_class():
     assert len(onsets) > 6 and len(pitches) > 6
 
 
+@pytest.mark.slow
 def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_does():
     scenes = Scenes(5, size=48)
     n = 50

@@ -155,6 +155,7 @@ def train(batches, revive, rows):
     return book.state_dict() | {"loss": torch.stack(losses), "grad": torch.stack(grads, 1), "perplexity": info["perplexity"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revive", [False, True])
 def test_two_processes_with_uneven_parts_equal_one(revive, tmp_path):
     torch.manual_seed(0)

@@ -270,7 +270,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                     "--seconds 0.001", "--text-length 2", "--time-mask 0", "--detr big", "--select flickr", "--scenes 0", "--held-out 0",
                     "--dropout 1", "--epochs 0", "--data nonsense", "--data refcocog+nonsense", "--data refcocog+clotho",
                     "--data refcocog+clotho --root gone", "--seed 1000000", "--objects gone",
-                    "--scenes 8 --sounds 4 --batch-size 9 --held-out 2", "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
+                    "--scenes 8 --sounds 4 --batch-size 9 --held-out 2",
+                    "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
                     "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth"]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
                   "--resume", "--resume --name gone", *own[method]]:
@@ -291,6 +292,7 @@ def tree(tmp_path_factory):
     return trees.clotho(trees.refcoco(root))
 
 
+@pytest.mark.slow
 def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
     """Lists that are wrong are found before anything is written; a picture or a sound when its turn comes."""
     monkeypatch.chdir(tmp_path)

@@ -124,6 +124,7 @@ def test_check_of_videos(tmp_path, run):
     assert code == 1 and "without frames" in err
 
 
+@pytest.mark.slow
 def test_the_command_itself(tmp_path):
     """In its own process: one line and exit status 2 for wrong input, quiet bars where there is no terminal."""
     def call(*args):

@@ -31,7 +31,7 @@ def narrow(**options):
     return ResNet(BasicBlock, (1, 1, 1, 1), **{"width": 8, "num_classes": 3, **options})
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet152"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", pytest.param("resnet152", marks=pytest.mark.slow)])
 def test_golden(name, tmp_path):
     torch.save(published(name), tmp_path / "weights.pth")
     model = load_published(getattr(resnet, name)(), tmp_path / "weights.pth").eval()

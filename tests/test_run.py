@@ -353,10 +353,23 @@ def test_signals_write_last_pt_and_exit_130(tmp_path, number):
 
 def test_a_second_signal_is_meant(tmp_path):
     run = start(tmp_path)
+    run.begin({}, {})
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         run.step += 1  # a signal is handled between two instructions
+
+
+def test_before_and_after_the_loop_one_signal_is_enough(tmp_path):
+    run = start(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        run.step += 1
+    run.begin({}, {})
+    run.end()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        run.step += 1
 
 
 def test_cli_reports_and_lets_through(capsys):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import metrics
-from turn.losses import contrast, corners, giou, localization, losses, reconstruct_audio, reconstruct_text, share
+from turn.losses import contrast, corners, giou, localization, losses, reconstruct_audio, reconstruct_text, mean_share
 from turn.model import Turn
 
 from .test_turn_model import CONFIGS, TOKENIZER, batch_of
@@ -96,7 +96,7 @@ def test_the_contrast_pulls_pairs_together():
 
 def test_share_is_a_mean():
     values, mask = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([True, True, False, False])
-    assert share(values) == 4 and share(values, mask) == 1.5 and share(values, mask & ~mask) == 0
+    assert mean_share(values) == 4 and mean_share(values, mask) == 1.5 and mean_share(values, mask & ~mask) == 0
 
 
 @settings(max_examples=20, deadline=None)

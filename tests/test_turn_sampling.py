@@ -118,6 +118,7 @@ def test_the_classifier_finds_what_is_exclusive(scenes):
         assert wrong[exclusive].mean() > wrong[~exclusive].mean()
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
     config, tokenizer, domains, _ = scenes
     run = SimpleNamespace(folder=tmp_path, main=True, device=CPU)

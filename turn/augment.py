@@ -67,33 +67,20 @@ class View(NamedTuple):
     full_width: int
     full_height: int
 
-    def to_picture(self, boxes: torch.Tensor, padded_to: tuple[int, int] | None = None) -> torch.Tensor:
-        """Boxes (…, 4) in the view → boxes in the whole picture, cut off at its edges.
-
-        `padded_to` is (height, width) of the batch where the view was padded on the right and below to fit with others.
-        """
-        height, width = padded_to or (self.height, self.width)
-        span = boxes.new_tensor([width, height])
+    def to_picture(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes (…, 4) in the view → boxes in the whole picture, cut off at its edges."""
+        span = boxes.new_tensor([self.width, self.height])
         full = boxes.new_tensor([self.full_width, self.full_height])
         centre = boxes[..., :2] * span + boxes.new_tensor([self.left, self.top])
         half = boxes[..., 2:] * span / 2
         low, high = ((corner / full).clamp(0, 1) for corner in (centre - half, centre + half))
         return torch.cat([(low + high) / 2, high - low], -1)
 
-    def from_picture(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Boxes (…, 4) in the whole picture → boxes in the view, cut off at its edges."""
-        span = boxes.new_tensor([self.width, self.height])
-        full = boxes.new_tensor([self.full_width, self.full_height])
-        corner = boxes.new_tensor([self.left, self.top])
-        low, high = ((((boxes[..., :2] + sign * boxes[..., 2:] / 2) * full - corner) / span).clamp(0, 1) for sign in (-1, 1))
-        return torch.cat([(low + high) / 2, high - low], -1)
-
 
 def test_view(image: np.ndarray, size: int, crop: bool = False) -> tuple[torch.Tensor, torch.Tensor, View]:
     """(H, W, 3) uint8 with its shorter side scaled to `size`: image (3, h, w), mask (h, w), all False, and its View.
 
-    With `crop`, only the central (3, size, size). Without it pictures differ in shape: pad them on the right and below to
-    make a batch, with 0 and True. The longer side is at most 4 · size.
+    With `crop`, only the central (3, size, size). The longer side is at most 4 · size.
     """
     height, width = image.shape[:2]
     scale = size / min(height, width)

@@ -3,8 +3,6 @@ from dataclasses import dataclass, replace
 
 from common.config import RunConfig, flag
 
-RECONSTRUCTION = ("no", "self", "cross")  # Figure 4
-
 
 @dataclass(frozen=True)
 class Config(RunConfig):
@@ -26,7 +24,7 @@ class Config(RunConfig):
     augment: bool = flag(False, "random scale, crop and translation in training")
     flip: bool = flag(False, "also mirror the picture, and left and right in its phrase (released code)")
     jitter: bool = flag(False, "also jitter the colours (released code)")
-    centre_crop: bool = flag(False, "at inference crop the picture to a square instead of padding it with a mask")
+    centre_crop: bool = flag(False, "at inference take the central square of the picture, not all of it (released code)")
     sample_rate: int = flag(16000, "Hz")
     seconds: float = flag(1.0, "length of the sounds")
     n_fft: int = flag(512, "frame size of the spectrogram")
@@ -36,12 +34,12 @@ class Config(RunConfig):
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
-    vocabulary: str = flag("", "WordPiece vocabulary file, e.g. bert-base-uncased's vocab.txt (none: made from the training texts)")
+    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's (none: made from the training texts)")
     refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
 
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
-    detr_weights: str = flag("", "published DETR-R50 file for --detr r50")
+    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches")
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
@@ -69,7 +67,7 @@ class Config(RunConfig):
     tau: float = flag(0.1, "temperature of the contrast, tau_c, Eq. (7)")
     contrast: str = flag("t2a", "direction of the contrast: text to audio as in Eq. (7), the other, or both", ("t2a", "a2t", "both"))
     recon_source: str = flag("self", "reconstruction in the source domain (Figure 4)", ("no", "self"))
-    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)", RECONSTRUCTION)
+    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)", ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch")
     mask_to: float = flag(1.0, "mask ratio in the last epoch")
 
@@ -109,6 +107,8 @@ class Config(RunConfig):
             raise ValueError(f"--seconds {self.seconds:g} are no more than one frame of --n-fft {self.n_fft}")
         if self.text_length < 3:
             raise ValueError("--text-length must leave room for a word between [CLS] and [SEP]")
+        if not self.augment and self.data != "scenes":
+            raise ValueError("--no-augment is for scenes: other pictures are not square (add --augment)")
         if (self.select == "flickr") != bool(self.dev_root) or bool(self.benchmark) != bool(self.benchmark_root):
             raise ValueError("--select flickr goes with --dev-root, --benchmark with --benchmark-root")
 

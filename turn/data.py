@@ -207,8 +207,7 @@ class Steps(Dataset):
             if c.augment:
                 image, box, phrase, pad = train_view(image, box, phrase, c.image_size, rng, c.flip, c.jitter)
             else:
-                image, pad, view = test_view(image, c.image_size, crop=True)
-                box = view.from_picture(torch.as_tensor(box))
+                image, pad, _ = test_view(image, c.image_size)  # scenes are square
             images.append(image), boxes.append(torch.as_tensor(box)), pads.append(pad), phrases.append(phrase)
             hidden_s.append(rng.random(c.text_length))
         logmels, captions, hidden_m, hidden_a = [], [], [], []

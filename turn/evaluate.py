@@ -2,6 +2,7 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from common import benchmarks, dist, metrics
 from common.config import Parser, from_dict
 from common.io import InputError, contact_sheet, overlay, read_image, write_json
-from common.run import cli, device_of, load_checkpoint, markdown, newest, progress
+from common.run import best_of, cli, device_of, load_checkpoint, markdown, progress
 from common.scenes import Scenes
 
 from .augment import test_view
@@ -54,6 +55,8 @@ class TestFiles:
 
     def __init__(self, config, name: str, root: str):
         self.config, self.name = config, name
+        if name in benchmarks.TRAINING:
+            raise InputError("--data", f"nobody drew boxes for {name}: it cannot be evaluated on")
         self.samples = [s for s in benchmarks.load(name, root) if s.sounding]
         if not self.samples:
             raise InputError(root, f"nothing of {name} is here")
@@ -73,7 +76,7 @@ def tests_of(config, data: str, root: str) -> dict:
     """Prefixes of metrics → test sets."""
     if data == "scenes":
         return {"": TestScenes(config, 2), "three/": TestScenes(config, 3)}
-    return {"": TestFiles(config, data, root)} if data else {}
+    return {"": TestFiles(config, data, root)}
 
 
 class Predictor:
@@ -209,15 +212,14 @@ def load(path, device) -> Predictor:
     return Predictor(model.to(device), tokenizer, config, device, checkpoint.get("report", {}))  # last.pt may have none yet
 
 
-def finish(run) -> dict:
-    """The end of a training: evaluate best.pt on scenes or --benchmark, write metrics.json and samples.png."""
+def finish(run, tests: dict) -> dict:
+    """The end of a training: evaluate best.pt, write metrics.json and samples.png."""
+    run.end()
     if run.main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is there
-    config = run.config
-    data, root = ("scenes", "") if config.data == "scenes" else (config.benchmark, config.benchmark_root)
     predictor = load(run.folder / "best.pt", run.device)
-    result, sheets = evaluate(predictor, tests_of(config, data, root))
+    result, sheets = evaluate(predictor, tests)
     if run.main and sheets:
         write_sheet(sheets[""], run.folder / "samples.png")
     return run.finish({**result, **predictor.report})
@@ -236,19 +238,24 @@ def main(argv=None):
     parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
     parser.add_argument("--data", default="scenes", help="scenes, or a benchmark of common.benchmarks: vggss, flickr, music-solo, …")
     parser.add_argument("--root", default="", help="folder of the benchmark")
-    parser.add_argument("--out", default="", help="folder for metrics.json and samples.png; default: beside the checkpoint")
+    parser.add_argument("--objects", default="", help="folder of which scenes are composed; default: the one of the training")
+    parser.add_argument("--out", default="", help="folder for metrics-DATA.json and samples-DATA.png; default: the checkpoint's")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     args = parser.parse_args(argv)
+    if not args.data:
+        parser.error("--data must name scenes or a benchmark")
     with cli(prog):
         device = device_of(args.device)
         dist.start(device)
-        path = Path(args.checkpoint or Path("runs/turn") / newest(Path("runs/turn"), "best.pt") / "best.pt")
+        path, start = best_of("turn", args.checkpoint), time.time()
         predictor = load(path, device)
-        result, sheets = evaluate(predictor, tests_of(predictor.config, args.data, args.root))
+        config = replace(predictor.config, objects=args.objects or predictor.config.objects)
+        result, sheets = evaluate(predictor, tests_of(config, args.data, args.root))
         if dist.rank() == 0:
             out = Path(args.out or path.parent)
             out.mkdir(parents=True, exist_ok=True)
-            write_json(out / f"metrics-{args.data}.json", {**result, "seed": predictor.config.seed, "preset": predictor.config.preset})
+            result |= {**(predictor.report or {}), "seconds": round(time.time() - start, 1)}
+            write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})
             write_sheet(sheets[""], out / f"samples-{args.data}.png")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from common.config import Parser
 from common.io import InputError, overlay, read_image, write_image, write_json
-from common.run import cli, device_of, newest
+from common.run import best_of, cli, device_of
 
 from .data import read_logmel
 from .evaluate import load
@@ -37,7 +37,7 @@ def main(argv=None):
         out = Path(args.out)
         if out.suffix.lower() != ".png":
             raise InputError(out, "the overlay is a PNG; name it so")
-        path = Path(args.checkpoint or Path("runs/turn") / newest(Path("runs/turn"), "best.pt") / "best.pt")
+        path = best_of("turn", args.checkpoint)
         image = read_image(args.image)
         box = localize(load(path, device_of(args.device)), image, args.audio, args.phrase)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,14 +15,17 @@ def corners(box):
 
 
 def giou(a, b):
-    """Generalised IoU of boxes (…, 4) as x0, y0, x1, y1 (Rezatofighi et al. 2019), with gradients: (…,) in [-1, 1]."""
+    """Generalised IoU of boxes (…, 4) as x0, y0, x1, y1 (Rezatofighi et al. 2019): (…,) in [-1, 1].
+
+    The metric of that name checks its input, which makes a GPU wait, and has no gradient.
+    """
     inter = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
     union = sum((box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b)) - inter
     return inter / (union + 1e-7) - (hull - union) / (hull + 1e-7)
 
 
-def share(values, mask=None):
+def mean_share(values, mask=None):
     """This process's sum of `values` (where `mask`) over the number of them in all processes."""
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
@@ -32,8 +35,8 @@ def share(values, mask=None):
 
 def localization(box, truth):
     """L_reg (smooth l1) and L_iou (GIoU) of Eq. (6); box and truth (B, 4) as cx, cy, w, h."""
-    reg = share(F.smooth_l1_loss(box, truth, reduction="none"))
-    return reg, share(1 - giou(corners(box), corners(truth)))
+    reg = mean_share(F.smooth_l1_loss(box, truth, reduction="none"))
+    return reg, mean_share(1 - giou(corners(box), corners(truth)))
 
 
 def contrast(t, a, tau: float, direction: str = "t2a"):
@@ -46,17 +49,17 @@ def contrast(t, a, tau: float, direction: str = "t2a"):
         terms.append(F.cross_entropy(t @ dist.gather(a).T / tau, own, reduction="none"))  # Eq. (7)
     if direction != "t2a":
         terms.append(F.cross_entropy(a @ dist.gather(t).T / tau, own, reduction="none"))
-    return share(torch.stack(terms).mean(0))
+    return mean_share(torch.stack(terms).mean(0))
 
 
 def reconstruct_text(words, tokens, hidden):
     """Cross-entropy of Eq. (9) over the hidden words: (B, L, V), (B, L), (B, L)."""
-    return share(F.cross_entropy(words.flatten(0, 1).float(), tokens.flatten(), reduction="none"), hidden.flatten())
+    return mean_share(F.cross_entropy(words.flatten(0, 1).float(), tokens.flatten(), reduction="none"), hidden.flatten())
 
 
 def reconstruct_audio(sound, logmel, hidden):
     """l1 of Eq. (9) over the hidden frames: (B, L, c), (B, L, c), (B, L)."""
-    return share((sound.float() - logmel).abs().mean(-1), hidden)
+    return mean_share((sound.float() - logmel).abs().mean(-1), hidden)
 
 
 def losses(output, batch, config) -> dict:

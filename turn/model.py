@@ -2,10 +2,10 @@
 
 symbol              here                 shape
 V                   image                (B, 3, H, W)      ImageNet-normalised; `pad` (B, H, W) True on padding
-T                   tokens               (B, L_t)          word indices, 0 on padding
+T                   tokens               (B, L_t)          word indices
 A                   logmel               (B, L_m, c)       log-mel spectrogram
 v~_i                v                    (B, n_v, d)       object-aware embeddings
-t-bar, a-bar        t, a                 (B, d)            aggregated, before the codebooks
+t-bar, a-bar        t, a                 (B, d)            aggregated and projected, before the codebooks
 t-check, a-check    t_q, a_q             (B, d)            quantised: the query condition q
 b-hat               box                  (B, 4)            cx, cy, w, h in [0, 1]
 T~, A~              words, sound         (B, L_t, |vocabulary|), (B, L_m, c)
@@ -127,7 +127,7 @@ class Alignment(nn.Module):
 class Output(NamedTuple):
     """What the losses need of a training step."""
     box: torch.Tensor  # (B_s, 4)
-    t: torch.Tensor  # (B_m, d) projected, before the codebooks, as is
+    t: torch.Tensor  # (B_m, d) projected, before the codebooks, as is `a`
     a: torch.Tensor  # (B_m, d)
     code_loss: torch.Tensor
     info: dict  # of the codebooks

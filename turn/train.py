@@ -4,6 +4,7 @@ No sample that the loop sees holds a picture and a sound together: localization 
 and what a sound means from captions (zero-resource, section 3.1).
 """
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from common.run import Run, amp, cli, configure, cosine, progress
 
 from .config import PRESETS
 from .data import Steps, domains
-from .evaluate import TestFiles, finish, validate
+from .evaluate import TestFiles, finish, tests_of, validate
 from .losses import losses
 from .model import Turn
 from .sampling import adaptive_weights
@@ -62,8 +63,11 @@ def train(config) -> dict:
     steps = Steps(source, intermediate, tokenizer, config)
     held_out = domains(config, "validation")
     dev = TestFiles(config, "flickr", config.dev_root) if config.select == "flickr" else None
+    scenes = config.data == "scenes"
+    tests = tests_of(config, "scenes" if scenes else config.benchmark, config.benchmark_root) if scenes or config.benchmark else {}
 
-    model = dist.sync_batchnorm(Turn(config, tokenizer)).to(run.device, memory_format=torch.channels_last)
+    weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
+    model = dist.sync_batchnorm(Turn(replace(config, detr_weights=weights), tokenizer)).to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
     used = Usage(config).to(run.device)
     run.begin({"model": model, "optimizer": optimizer, "usage": used}, {"tokens": tokenizer.tokens})
@@ -109,7 +113,7 @@ def train(config) -> dict:
             used.counts.zero_()
         run.checkpoint(ended)
     bar.close()
-    return finish(run)
+    return finish(run, tests)
 
 
 def main(argv=None):
