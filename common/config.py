@@ -6,9 +6,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import get_args, get_origin
 
 
-def flag(default, text: str, choices=None):
-    """A field of a configuration: its default (the `tiny` preset's), a line of help, and what it may be."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+def flag(default, text: str, choices=None, practical: bool = False):
+    """A field of a configuration: its default (the `tiny` preset's), a line of help, and what it may be.
+
+    A practical one says where a run takes place or where its data are, not what it computes: a continuation may differ in it.
+    """
+    return field(default=default, metadata={"help": text, "choices": choices, "practical": practical})
 
 
 @dataclass(frozen=True)
@@ -16,27 +19,22 @@ class RunConfig:
     """What every method's configuration has; the methods add their own fields."""
     preset: str = flag("tiny", "the embedded default, or the paper's own configuration", ("tiny", "paper"))
     data: str = flag("scenes", "scenes (made on the fly), or the name of a benchmark or corpus under --root")
-    root: str = flag("", "folder with the data set (see the README for its layout)")
-    objects: str = flag("", "folder of name.png + name.wav|ogg|flac from which scenes are composed")
-    name: str = flag("", "name of the run; default: the time")
-    out: str = flag("runs", "folder that holds the runs")
+    root: str = flag("", "folder with the data set (see the README for its layout)", practical=True)
+    objects: str = flag("", "folder of name.png + name.wav|ogg|flac from which scenes are composed", practical=True)
+    name: str = flag("", "name of the run; default: the time", practical=True)
+    out: str = flag("runs", "folder that holds the runs", practical=True)
     seed: int = flag(0, "everything random follows from it")
     epochs: int = flag(1, "passes over the training data")
     steps: int = flag(0, "stop after so many steps instead (0: not)")
     batch_size: int = flag(64, "samples a step, over all processes")
     lr: float = flag(1e-4, "(maximal) learning rate")
-    workers: int = flag(0, "processes that load data")
-    device: str = flag("auto", "cpu, cuda, cuda:1, or auto")
+    workers: int = flag(0, "processes that load data", practical=True)
+    device: str = flag("auto", "cpu, cuda, cuda:1, or auto", practical=True)
     amp: bool = flag(True, "bfloat16 autocast on a GPU")
-    compile: bool = flag(False, "torch.compile the model")
-    resume: bool = flag(False, "continue --name (default: the newest run) from its last.pt")
-    save_every: int = flag(200, "steps between writings of last.pt; one is also written at every epoch's end")
-    skip_bad: bool = flag(False, "leave unreadable samples out, and list them, instead of stopping")
-
-
-# What may differ between a run and its continuation: where it runs and where its data are, not what it computes.
-PRACTICAL = ("name", "out", "root", "objects", "vocabulary", "detr_weights", "dev_root", "benchmark_root", "workers", "device",
-             "compile", "resume", "save_every", "skip_bad")
+    compile: bool = flag(False, "torch.compile the model", practical=True)
+    resume: bool = flag(False, "continue --name (default: the newest run) from its last.pt", practical=True)
+    save_every: int = flag(200, "steps between writings of last.pt; one is also written at every epoch's end", practical=True)
+    skip_bad: bool = flag(False, "leave unreadable samples out, and list them, instead of stopping", practical=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,6 +65,11 @@ def parser(presets: dict, prog: str, about: str) -> Parser:
             metavar = None if f.metadata["choices"] else f.type.__name__.upper()
             parser.add_argument(*names, type=f.type, choices=f.metadata["choices"], default=None, help=text, metavar=metavar)
     return parser
+
+
+def practical(config_class) -> set:
+    """The names of the fields in which a run and its continuation may differ."""
+    return {f.name for f in fields(config_class) if f.metadata["practical"]}
 
 
 def given(config_class, args: argparse.Namespace) -> dict:

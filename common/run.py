@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from common import dist
-from common.config import PRACTICAL, as_dict, from_dict, given, parser, resolve
+from common.config import as_dict, from_dict, given, parser, practical, resolve
 from common.io import InputError, append_jsonl, atomic, write_json
 
 LOG_EVERY = 10  # steps between looks at the device: losses, signals
@@ -62,11 +62,11 @@ def configure(method: str, presets: dict, about: str, argv=None):
             config = from_dict(presets, values)
         except ValueError as error:
             raise InputError(path, error) from None
+        free = practical(type(config))
         for key, value in changes.items():
-            if key not in PRACTICAL and getattr(config, key) != value:
+            if key not in free and getattr(config, key) != value:
                 raise InputError(path, f"was trained with --{key.replace('_', '-')} {getattr(config, key)}, not {value}")
-        practical = {k: v for k, v in changes.items() if k in PRACTICAL}
-        return replace(config, **{**practical, "resume": True, "name": name, "out": base.out})
+        return replace(config, **{**{k: v for k, v in changes.items() if k in free}, "resume": True, "name": name, "out": base.out})
     except ValueError as error:
         args_parser.error(str(error))
 

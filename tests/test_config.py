@@ -9,7 +9,7 @@ from hypothesis import given as draws
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from common.config import PRACTICAL, RunConfig, as_dict, flag, from_dict, given, parser, resolve
+from common.config import practical, RunConfig, as_dict, flag, from_dict, given, parser, resolve
 from turn.config import PRESETS as TURN
 
 
@@ -130,7 +130,8 @@ def test_presets_are_valid_and_survive(presets):
             assert f.metadata["help"] and "\n" not in f.metadata["help"]
             choices = f.metadata["choices"]
             assert not choices or getattr(config, f.name) in choices
-    assert set(PRACTICAL) <= {f.name for f in fields(RunConfig)}
+    assert {"name", "out", "root", "workers", "device", "resume"} <= practical(type(presets["tiny"])) <= {
+        f.name for f in fields(presets["tiny"])} - {"seed", "lr", "batch_size", "epochs", "steps", "data"}
 
 
 @pytest.mark.parametrize("change", [{"tau": "0.1"}, {"epochs": 1.5}, {"epochs": True}, {"amp": 1}, {"widths": 3}, {"name": None},

@@ -184,7 +184,7 @@ def test_zero_resource(monkeypatch, tmp_path):
     for name in ("pair", "interactive", "extended", "probe", "video", "grounding", "caption"):
         monkeypatch.setattr(Scenes, name, recorded(name, getattr(Scenes, name)))
     finished = [False]
-    monkeypatch.setattr(train, "finish", lambda run, tests: finished.__setitem__(0, True))
+    monkeypatch.setattr(train, "finish", lambda run, benchmark: finished.__setitem__(0, True))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
     batches = []

@@ -34,12 +34,13 @@ class Config(RunConfig):
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
-    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's (none: made from the training texts)")
+    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's (none: made from the training texts)",
+                           practical=True)
     refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
 
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
-    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches")
+    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches", practical=True)
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
@@ -79,9 +80,9 @@ class Config(RunConfig):
 
     select: str = flag("zero", "best.pt by validation in the two training domains (zero), or by Flickr-SoundNet's annotated pairs "
                        "in --dev-root (flickr), the paper's way", ("zero", "flickr"))
-    dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr")
+    dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", practical=True)
     benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes, as vggss or music-solo")
-    benchmark_root: str = flag("", "its folder")
+    benchmark_root: str = flag("", "its folder", practical=True)
     validate_every: int = flag(2, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:

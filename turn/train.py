@@ -14,7 +14,7 @@ from common.run import Run, amp, cli, configure, cosine, progress
 
 from .config import PRESETS
 from .data import Steps, domains
-from .evaluate import TestFiles, finish, tests_of, validate
+from .evaluate import TestFiles, finish, validate
 from .losses import losses
 from .model import Turn
 from .sampling import adaptive_weights
@@ -63,8 +63,7 @@ def train(config) -> dict:
     steps = Steps(source, intermediate, tokenizer, config)
     held_out = domains(config, "validation")
     dev = TestFiles(config, "flickr", config.dev_root) if config.select == "flickr" else None
-    scenes = config.data == "scenes"
-    tests = tests_of(config, "scenes" if scenes else config.benchmark, config.benchmark_root) if scenes or config.benchmark else {}
+    benchmark = TestFiles(config, config.benchmark, config.benchmark_root) if config.benchmark else None
 
     weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=weights), tokenizer)).to(run.device, memory_format=torch.channels_last)
@@ -113,7 +112,7 @@ def train(config) -> dict:
             used.counts.zero_()
         run.checkpoint(ended)
     bar.close()
-    return finish(run, tests)
+    return finish(run, benchmark)
 
 
 def main(argv=None):
