@@ -19,7 +19,8 @@ from .augment import test_view, train_view
 from .corpora import SPLIT_BY, audiocaps, clotho, refcoco
 from .frontend import log_mel, spec_augment
 
-VALIDATION, TEST, TEST_3 = 10**6, 10**6 + 1, 10**6 + 2  # seeds of the held-out scenes; training uses --seed, which is smaller
+# Seeds of the held-out scenes; training uses --seed, which is smaller. (10**6 + 1 and + 2 were looked at while `tiny` was tuned.)
+VALIDATION, TEST, TEST_3 = 10**6, 10**6 + 3, 10**6 + 4
 
 
 def logmel_of(waveform, config):
