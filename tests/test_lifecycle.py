@@ -27,8 +27,8 @@ NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 
 # 12 steps, 6 in an epoch
 TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
                 f"--dropout 0.1 {NARROW}"}
-PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 --heads 2 "
-         f"--visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
+PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 "
+         f"--batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
@@ -179,7 +179,7 @@ def test_evaluation_in_one_process_and_in_two(runs):
     table = run(f"{method}.evaluate", f"--checkpoint {best} --out one --device cpu", cwd)
     assert "cIoU@0.5" in table
     torchrun(f"{method}.evaluate", f"--checkpoint {best} --out two --device cpu", cwd)
-    one, two = (read_json(cwd / name / "metrics-scenes.json") for name in ("one", "two"))
+    one, two = ({k: v for k, v in read_json(cwd / name / "metrics-scenes.json").items() if k != "seconds"} for name in ("one", "two"))
     assert one == pytest.approx(two, abs=1e-6) and (cwd / "one" / "samples-scenes.png").is_file()
     trained = read_json(folder / "whole" / "metrics.json")
     assert {k: v for k, v in one.items() if k in trained} == {k: v for k, v in trained.items() if k in one}
@@ -311,7 +311,8 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
         err = bad("turn.train", [*PAPER.split(), "--root", str(root), "--epochs", "1", "--no-adaptive", "--name", str(number)],
                   capsys, monkeypatch)
         assert Path(name).name in err, (name, err)
-        assert not [p for p in (tmp_path / "runs").rglob("*") if p.is_file()], name
+        # what only the loop can find, an undecodable file, it finds in a folder that is there and holds its settings
+        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, name
         shutil.rmtree(root)
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
