@@ -76,6 +76,7 @@ def work(rank, world, port, folder):
 
     run = Run("toy", RunConfig(out=str(folder / f"runs{world}"), device="cpu"))
     found["model"] = nn.Linear(3, 3).state_dict()  # must be the same everywhere without a word between the processes
+    run.begin({}, {})
     run.step = 1
     run.log({"loss": torch.tensor(float(rank + 1))})
     run._stop = rank == world - 1  # the signal reached one process only

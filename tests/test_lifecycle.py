@@ -308,8 +308,8 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
             (root / name).unlink()
         else:
             (root / name).write_bytes((tree / name).read_bytes()[:content] if isinstance(content, int) else content)
-        err = bad("turn.train", [*PAPER.split(), "--root", str(root), "--epochs", "1", "--no-adaptive", "--name", str(number)],
-                  capsys, monkeypatch)
+        flags = f"{PAPER} --root {root} --epochs 1 --no-adaptive --batch-intermediate 4 --name {number}"  # every file is read
+        err = bad("turn.train", flags.split(), capsys, monkeypatch)
         assert Path(name).name in err, (name, err)
         # what only the loop can find, an undecodable file, it finds in a folder that is there and holds its settings
         assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, name

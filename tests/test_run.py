@@ -361,6 +361,7 @@ def test_a_second_signal_is_meant(tmp_path):
 
 
 def test_before_and_after_the_loop_one_signal_is_enough(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
     run = start(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
