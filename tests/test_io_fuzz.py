@@ -54,6 +54,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
 def test_mutated_files_give_a_bounded_value_or_an_input_error(tmp_path, kind):
     read, data = SEEDS[kind]

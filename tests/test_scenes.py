@@ -121,6 +121,7 @@ def areas(**options):
     return np.quantile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), [0.25, 0.5, 0.75])
 
 
+@pytest.mark.slow
 def test_areas_are_those_of_is3_and_the_scale_shifts_them():
     middle = areas(size=48)
     np.testing.assert_allclose(middle, [0.16, 0.30, 0.46], atol=0.04)
@@ -241,6 +242,7 @@ def claims(phrase, names):
     return before.split()[1:], names.index(name), after.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objects", [2, 3])
 def test_what_a_phrase_says_is_true_of_one_object_alone(objects):
     scenes = Scenes(6, objects=objects)
