@@ -11,6 +11,7 @@ Videos vanish from the web: `listed` is what the lists name, `load` what there i
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from common import annotations as a
 from common import dist
 from common.io import InputError, inside, read_image, read_json
 from common.metrics import boxes_to_map
+from common.run import progress
 
 PICTURES = ("images", "visual_frames", "frames")
 SOUNDS = ("audio_waw", "audio_wav", "audio")  # IS3 spells it so
@@ -109,6 +111,22 @@ def _mask(path, size):
     """Resized, then cut at 128, as sslalign's evaluator does: masks may be JPEGs."""
     grey = Image.fromarray(read_image(path, "L")).resize((size, size), Image.Resampling.BICUBIC)
     return (np.asarray(grey) >= 128).astype(np.float32)
+
+
+def readable(items, name: str, read) -> list:
+    """The items whose file `read` can read; the others are named. Every file is tried once (--skip-bad)."""
+    def reason(path):
+        try:
+            read(path)
+        except InputError as error:
+            return str(error)
+    paths = sorted({getattr(item, name) for item in items})
+    with ThreadPoolExecutor() as pool:
+        reasons = dict(zip(paths, progress(pool.map(reason, paths), total=len(paths), name=f"trying every {name}")))
+    for path in paths if dist.rank() == 0 else ():
+        if reasons[path]:
+            print("left out:", reasons[path])
+    return [item for item in items if not reasons[getattr(item, name)]]
 
 
 # Readers: (root, the file with the list, or None) → samples

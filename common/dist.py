@@ -88,6 +88,17 @@ def gather_objects(value) -> list:
     return values
 
 
+def merge(own: list, count: int) -> torch.Tensor:
+    """Batches of the rows of `share(count)`, of every process → the `count` rows of all in order, on the CPU, in every process."""
+    parts = gather_objects(torch.cat(own).cpu() if own else None)  # a process may have none
+    first = next(part for part in parts if part is not None)
+    merged = first.new_empty(count, *first.shape[1:])
+    for r, part in enumerate(parts):
+        if part is not None:
+            merged[r::len(parts)] = part
+    return merged
+
+
 def sum_gradients(parameters) -> None:
     """Replace every gradient by its sum over processes, in one transfer for each dtype."""
     if world() == 1:

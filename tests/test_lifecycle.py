@@ -19,18 +19,29 @@ from common.layouts import write
 from common.run import TIMES
 from common.scenes import Scenes
 
-from . import trees
-
-METHODS = ["turn"]
+METHODS = ["turn", "sslalign"]
 SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
 # 12 steps, 6 in an epoch
 TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
-                f"--dropout 0.1 {NARROW}"}
-PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 "
-         f"--batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
+                f"--dropout 0.1 {NARROW}",
+        "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --projection 8 --k 4 "
+                    "--mine-from 1 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64"}
+# What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch
+KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
+        "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0))}
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# The keys of metrics.json that scripts rely on
+SSLALIGN = [key.format(rule) for rule in ("", "_adaptive")
+            for key in ("pairs/ciou{}@0.5", "pairs/auc{}", "interactive/iiou{}", "interactive/iauc{}", "masks/miou{}", "masks/f_score{}",
+                        "masks/ciou{}@0.5", "masks/auc{}", "control/silent_iiou{}", "control/shuffled_iiou{}",
+                        "control/silent_ciou{}@0.5", "control/shuffled_ciou{}@0.5")]
+SSLALIGN += [f"retrieval/{way}_r@{k}{features}_{kind}" for way in ("a2i", "i2a") for k in (1, 5, 10) for features in ("", "_projected")
+             for kind in ("instance", "category")]
+SSLALIGN += ["pairs/pointing", "interactive/pointing", "extended/ap", "extended/max_f1", "extended/loc_acc", "alignment/cosine",
+             "alignment/magnitude"]
+OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}}  # another architecture
 # The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
 INTERRUPTED = """
 import os, sys
@@ -105,7 +116,7 @@ def log(folder):
 def runs(request, tmp_path_factory):
     """whole: never stopped. killed-0, killed-2 (workers): SIGKILL in the middle of an epoch. stopped: SIGTERM."""
     method, cwd = request.param, tmp_path_factory.mktemp("runs")
-    cases = {"whole": None, "killed-0": (5, signal.SIGKILL), "killed-2": (8, signal.SIGKILL), "stopped": (5, signal.SIGTERM)}
+    cases = {"whole": None, "killed-0": (5, signal.SIGKILL), "killed-2": (10, signal.SIGKILL), "stopped": (5, signal.SIGTERM)}
     processes = {}
     for name, case in cases.items():
         program = f"{method}.train"
@@ -120,13 +131,10 @@ def runs(request, tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bits(runs):
     method, cwd, folder, _ = runs
-    assert checkpoint(folder / "killed-0")["step"] == 3 and checkpoint(folder / "killed-2")["step"] == 6
-    shutil.copytree(folder / "killed-0", folder / "altered")
+    assert checkpoint(folder / "killed-0")["step"] == 3 and checkpoint(folder / "killed-2")["step"] == 9
+    shutil.copytree(folder / "killed-2", folder / "altered")
     altered = torch.load(folder / "altered" / "last.pt", weights_only=True)
-    state = altered["rng"][0]["cpu"]
-    torch.manual_seed(99)
-    altered["rng"][0]["cpu"] = torch.get_rng_state()
-    assert not torch.equal(state, torch.get_rng_state())
+    KEPT[method](altered)
     torch.save(altered, folder / "altered" / "last.pt")
     for process in [start(f"{method}.train", f"--resume --name {name} --workers {name[-1] if name[-1] in '02' else 0}", cwd)
                     for name in ("killed-0", "killed-2", "altered")]:
@@ -139,7 +147,7 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
         assert log(folder / name) == log(folder / "whole")
         metrics = [read_json(folder / n / "metrics.json") for n in (name, "whole")]
         assert all(m.pop("seconds") > 0 for m in metrics) and metrics[0] == metrics[1]
-    # without the random numbers where they were, the run is another one: what is compared above does depend on them
+    # with one thing less the run is another one: what is compared above does depend on it
     assert not same(checkpoint(folder / "altered")["model"], whole["model"])
 
 
@@ -162,9 +170,11 @@ def test_what_a_run_leaves(runs):
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     metrics = read_json(folder / "whole" / "metrics.json")
     assert {"samples", "seconds", "seed", "preset"} <= set(metrics)
+    for kind in (("audio", "random", "text") if method == "turn" else ()):
+        assert {f"{kind}/ciou@0.5", f"{kind}/auc", f"{kind}/miou"} <= set(metrics)
+    if method == "sslalign":
+        assert set(SSLALIGN) <= set(metrics) and (folder / "whole" / "compositional.png").is_file()
     if method == "turn":
-        for kind in ("audio", "random", "text"):
-            assert {f"{kind}/ciou@0.5", f"{kind}/auc", f"{kind}/miou"} <= set(metrics)
         assert 1 <= metrics["codebook/perplexity_0"] <= 8 and 0 < metrics["codebook/active_1"] <= 1
     assert all(0 <= value <= 1 for key, value in metrics.items() if "ciou" in key or "auc" in key)
 
@@ -194,7 +204,7 @@ def test_evaluation_on_files(runs, capsys):
     importlib.import_module(f"{method}.evaluate").main(flags)
     assert "N = 5" in capsys.readouterr().out
     metrics = read_json(cwd / "files" / "metrics-vggss.json")
-    assert metrics["samples"] == 5 and 0 < metrics["whole/miou"] < 1
+    assert metrics["samples"] == 5 and 0 < metrics[{"turn": "whole/miou", "sslalign": "floor/whole_auc"}[method]] < 1
 
 
 @pytest.mark.slow
@@ -208,8 +218,9 @@ def test_localize(runs, capsys, monkeypatch):
     main(["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"])  # the newest run's best.pt
     assert (cwd / "found" / "a.png").read_bytes()[:4] == b"\x89PNG"
     found = json.loads((cwd / "found" / "a.json").read_text())
-    (x0, y0, x1, y1), = found["boxes"]
-    assert 0 <= x0 <= x1 <= 100 and 0 <= y0 <= y1 <= 70 and "found/a.png" in capsys.readouterr().out
+    assert found["boxes"] and "found/a.png" in capsys.readouterr().out
+    for x0, y0, x1, y1 in found["boxes"]:
+        assert 0 <= x0 <= x1 <= 100 and 0 <= y0 <= y1 <= 70
     best = f"--checkpoint {folder / 'whole' / 'best.pt'} --device cpu"
     if method == "turn":
         main(f"{best} --image in.png --phrase ring --out b.png".split())
@@ -241,7 +252,7 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
     cases = {"empty": b"", "truncated": raw[:len(raw) // 2], "text": b"hello" * 100, "picture": b"\x89PNG\r\n",
              "other-method": {**good, "method": "another"}, "plain": {"a": torch.zeros(1)}, "list": [1, 2],
              "fields": {**good, "config": {**good["config"], "unknown": 1}}, "config": {**good, "config": 3},
-             "architecture": {**good, "config": {**good["config"], "dim": 32}}, "keys": {**good, "model": {}},
+             "architecture": {**good, "config": {**good["config"], **OTHER[method]}}, "keys": {**good, "model": {}},
              "no-model": {k: v for k, v in good.items() if k != "model"}}
     for name, content in cases.items():
         path = cwd / f"{name}.pt"
@@ -272,7 +283,15 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                     "--data refcocog+clotho --root gone", "--seed 1000000", "--objects gone",
                     "--scenes 8 --sounds 4 --batch-size 9 --held-out 2",
                     "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
-                    "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth"]}
+                    "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth"],
+           "sslalign": ["--width 0", "--held-out 1", "--tau 0", "--crop 2", "--crop 0.01", "--crop-scale 0", "--crop-scale 2",
+                        "--image-size 50", "--last-stride 3", "--schedule linear", "--sampling all", "--epochs 0", "--k 0",
+                        "--benchmark is3", "--channel right", "--data nonsense", "--data vggss --root .",
+                        "--data vggsound", "--data vggsound --root gone", "--seed 1000000",
+                        "--objects gone", "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9",
+                        "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
+                        "--scenes 8 --held-out 2 --batch-size 4 --width 64 --vision-weights gone.pth",
+                        "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
                   "--resume", "--resume --name gone", *own[method]]:
         bad(f"{method}.train", flags, capsys, monkeypatch)
@@ -281,68 +300,6 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
     bad(f"{method}.evaluate", "", capsys, monkeypatch)  # no run at all
     bad(f"{method}.localize", "--image a.png --audio a.wav", capsys, monkeypatch)
     bad(f"{method}.localize", "", capsys, monkeypatch)
-
-
-# TURN's own data ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tree")
-    return trees.clotho(trees.refcoco(root))
-
-
-@pytest.mark.slow
-def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
-    """Lists that are wrong are found before anything is written; a picture or a sound when its turn comes."""
-    monkeypatch.chdir(tmp_path)
-    picture, sound = "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg", "development/clip 3.wav"
-    cases = [("refcocog/refs(google).p", b""), ("refcocog/refs(google).p", None), ("refcocog/refs(google).p", b"cos\nsystem\n."),
-             ("refcocog/instances.json", b"{"), ("refcocog/instances.json", None), ("clotho_captions_development.csv", b""),
-             ("clotho_captions_validation.csv", b"a,b\n1\n"), (picture, None), (sound, None),
-             (picture, b""), (picture, b"text"), (picture, 100), (sound, b""), (sound, b"text"), (sound, 100)]
-    for number, (name, content) in enumerate(cases):
-        root = tmp_path / "data"
-        shutil.copytree(tree, root)
-        if content is None:
-            (root / name).unlink()
-        else:
-            (root / name).write_bytes((tree / name).read_bytes()[:content] if isinstance(content, int) else content)
-        flags = f"{PAPER} --root {root} --epochs 1 --no-adaptive --batch-intermediate 4 --name {number}"  # every file is read
-        err = bad("turn.train", flags.split(), capsys, monkeypatch)
-        assert Path(name).name in err, (name, err)
-        # what only the loop can find, an undecodable file, it finds in a folder that is there and holds its settings
-        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, name
-        shutil.rmtree(root)
-        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-
-
-@pytest.mark.slow
-def test_a_bad_picture_in_a_worker(tree, tmp_path):
-    """Also where another process finds it."""
-    root = tmp_path / "data"
-    shutil.copytree(tree, root)
-    (root / "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
-    err = done(start("turn.train", f"{PAPER} --root {root} --epochs 1 --no-adaptive --name a --workers 1", tmp_path), 2)[1]
-    assert len(err.strip().splitlines()) == 1 and "COCO_train2014_000000000003.jpg" in err, err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", ["--steps 2", "--steps 1 --batch-size 2 --detr r50"])
-def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
-    from turn.train import main
-    main([*PAPER.split(), "--root", str(tree), "--name", "paper", *flags.split()])
-    folder = tmp_path / "runs" / "turn" / "paper"
-    rows = log(folder)
-    assert [row["step"] for row in rows] == list(range(1, len(rows))) + [int(flags.split()[1])] and "validation/score" in rows[-1]
-    assert (folder / "best.pt").is_file() and read_json(folder / "metrics.json")["preset"] == "paper"
-    if "r50" not in flags:
-        (tmp_path / "vggss").mkdir()
-        write(Scenes(4, 64, 8000, 0.5), tmp_path / "vggss", "vggss", 3)
-        main([*PAPER.split(), "--root", str(tree), "--name", "both", "--steps", "1", "--benchmark", "vggss", "--benchmark-root", "vggss"])
-        assert read_json(folder.parent / "both" / "metrics.json")["samples"] == 3
 
 
 # Copied away ----------------------------------------------------------------------------------------------------------
@@ -375,61 +332,3 @@ def test_two_processes_train_as_one(method, tmp_path):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
     metrics = [read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")]
     assert [m["samples"] for m in metrics] == [8, 8] and len(checkpoint(tmp_path / "runs" / method / "two")["rng"]) == 2
-
-
-def step_of_turn(split):
-    """One step in double precision of a part of a batch: its terms, gradients and buffers. split: rows of both domains."""
-    from common import dist
-    from turn.losses import losses
-    from turn.model import Turn
-
-    from .test_turn_model import CONFIGS, TOKENIZER, batch_of, replace
-    result = {}
-    for revive in (False, True):
-        config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, revive=revive, contrast="both")
-        torch.manual_seed(0)
-        model = dist.sync_batchnorm(Turn(config, TOKENIZER)).double()
-        codebook = model.alignment.codebook.float()  # it computes in float32 whatever comes in
-        codebook.register_forward_hook(lambda module, args, out: (out[0].double(), out[1].double(), out[2]))
-        parts = [batch_of(config, 3, 2, seed) for seed in range(2)]
-        batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}  # 6 pictures, 4 sounds
-        own = {k: v[split[len(v) == 4]] for k, v in batch.items()}
-        own = {k: v.double() if v.is_floating_point() else v for k, v in own.items()}
-        terms = losses(model(own), own, config)
-        terms["loss"].backward()
-        dist.sum_gradients(model.parameters())
-        result[revive] = ({k: dist.total(v.detach().double()) for k, v in terms.items()},
-                          {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, dict(model.named_buffers()))
-    return result
-
-
-SPLITS = [([0, 1, 2], [0, 1]), ([3, 4, 5], [2, 3])], [([0, 1, 2, 3], [0, 1, 2]), ([4, 5], [3])]
-
-
-def one_of_two(rank, folder):
-    from common import dist
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
-    torch.set_num_threads(1)
-    dist.start(torch.device("cpu"))
-    found = [step_of_turn(split[rank]) for split in SPLITS]
-    torch.save(found, folder / f"{rank}.pt")
-    dist.stop()
-
-
-@pytest.mark.slow
-def test_losses_gradients_and_codebooks_of_two_processes_are_those_of_one(tmp_path):
-    """Even and uneven halves of a batch: the convention of common.dist, over all of TURN at once."""
-    import socket
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
-    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
-    expected = step_of_turn((list(range(6)), list(range(4))))
-    assert float(expected[True][0]["contra"]) > 0.01
-    for rank in range(2):
-        for found in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
-            for revive, groups in expected.items():
-                for ours, theirs in zip(groups, found[revive]):
-                    assert ours.keys() == theirs.keys() and len(ours) > 5
-                    for name, value in ours.items():
-                        torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: f"{name}: {m}")

@@ -3,14 +3,13 @@
 Both domains are list-likes with `texts` (per item: a tuple of phrases or captions). No sample of either holds a picture and a
 sound together; `Steps` is all that the training loop ever sees.
 """
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common import dist
+from common import benchmarks, dist
 from common.io import InputError, fit, read_audio, read_image
 from common.run import progress
 from common.scenes import Scenes
@@ -132,25 +131,9 @@ def domains(config, split: str):
     for line in phrases.bad + clips.bad if dist.rank() == 0 else ():
         print("left out:", line)
     if skip:
-        phrases = readable(phrases, "image", read_image)
-        clips = readable(clips, "audio", lambda path: read_audio(path, seconds=config.seconds))
+        phrases = benchmarks.readable(phrases, "image", read_image)
+        clips = benchmarks.readable(clips, "audio", lambda path: read_audio(path, seconds=config.seconds))
     return FileSource(phrases), FileIntermediate(clips, config)
-
-
-def readable(items, name: str, read) -> list:
-    """The items whose file `read` can read; the others are named. Every file is tried once (--skip-bad)."""
-    def reason(path):
-        try:
-            read(path)
-        except InputError as error:
-            return str(error)
-    paths = sorted({getattr(item, name) for item in items})
-    with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(paths, progress(pool.map(reason, paths), total=len(paths), name=f"trying every {name}")))
-    for path in paths if dist.rank() == 0 else ():
-        if reasons[path]:
-            print("left out:", reasons[path])
-    return [item for item in items if not reasons[getattr(item, name)]]
 
 
 class Steps(Dataset):

@@ -122,7 +122,7 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
         said += phrases
         queries["audio"].append(predictor.sounds(torch.stack(logmels)).cpu())
         queries["text"].append(predictor.texts(phrases).cpu())
-    queries = {kind: merge(q, len(test)) for kind, q in queries.items()}
+    queries = {kind: dist.merge(q, len(test)) for kind, q in queries.items()}
     queries["random"] = predictor.model.random_query(len(test), torch.Generator().manual_seed(0))
     queries["shuffled"] = queries["audio"].roll(len(test) // 2, 0)  # neighbours in a list may be of one video
     silence = logmel_of(torch.zeros(1, round(predictor.config.seconds * predictor.config.sample_rate)), predictor.config)
@@ -140,7 +140,7 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
             sheet.append((said[len(sheet)], tiles))
     result = {}
     for kind, parts in values.items():
-        ciou = merge([torch.as_tensor(part) for part in parts], len(test)).numpy()
+        ciou = dist.merge([torch.as_tensor(part) for part in parts], len(test)).numpy()
         result |= {f"{kind}/ciou@0.5": metrics.success_rate(ciou), f"{kind}/auc": metrics.auc(ciou), f"{kind}/miou": metrics.mean(ciou)}
     return {**result, "samples": len(test)}, sheet
 
@@ -148,17 +148,6 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
 def box_maps(boxes):
     """(n, 4) in [0, 1] → masks (n, SIZE, SIZE)."""
     return metrics.boxes_to_map(boxes[:, None].numpy() * SIZE, SIZE)
-
-
-def merge(own: list, count: int):
-    """The rows of all processes' batches in the order of the samples (process r has samples r, r + world, …, maybe none)."""
-    parts = dist.gather_objects(torch.cat(own) if own else None)
-    first = next(part for part in parts if part is not None)
-    merged = first.new_empty(count, *first.shape[1:])
-    for rank, part in enumerate(parts):
-        if part is not None:
-            merged[rank::len(parts)] = part
-    return merged
 
 
 @torch.no_grad()
@@ -180,8 +169,8 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
         tokens = tokenizer.encode([intermediate.texts[j][0] for j in rows], config.text_length).to(device)
         logmels = torch.stack([intermediate[j] for j in rows]).to(device)
         t.append(model.alignment.text(tokens).cpu()), a.append(model.alignment.audio(logmels).cpu())
-    t, a = merge(t, len(intermediate)), merge(a, len(intermediate))
-    grounding = metrics.success_rate(merge(hits, len(source)))
+    t, a = dist.merge(t, len(intermediate)), dist.merge(a, len(intermediate))
+    grounding = metrics.success_rate(dist.merge(hits, len(source)))
     retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
     report = {"validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval, "validation/score": (grounding + retrieval) / 2}
     if dev is not None:

@@ -1,0 +1,1 @@
+"""Aligning Sight and Sound (Senocak et al., TPAMI 2025)."""

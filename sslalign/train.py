@@ -1,0 +1,129 @@
+"""Train sslalign: `python -m sslalign.train` on embedded scenes, `--preset paper --data vggsound --root DIR` as in the paper.
+
+No label and no box is read: what is learned comes from pairs of a picture and a sound alone.
+"""
+import time
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from common import dist, metrics
+from common.run import Run, amp, cli, configure, cosine, progress
+
+from . import neighbors
+from .augment import test_view
+from .config import PRESETS
+from .data import Steps, heard, pairs
+from .evaluate import finish
+from .losses import losses, s_L
+from .model import Sslalign
+from .sets import FileSet
+
+
+class Mined(nn.Module):
+    """The neighbours that the model's own features gave at the beginning of an epoch: checkpoints carry them."""
+
+    def __init__(self, count: int, k: int):
+        super().__init__()
+        self.register_buffer("image", torch.zeros(count, k, dtype=torch.int32))
+        self.register_buffer("audio", torch.zeros(count, k, dtype=torch.int32))
+
+    def arrays(self):
+        return self.image.cpu().numpy(), self.audio.cpu().numpy()
+
+
+@torch.no_grad()
+def features(model, source, config, device, name: str):
+    """All pairs of a source as they are in evaluation → mean (N, c), pooled (N, c), a (N, c) on the CPU, in every process."""
+    model.eval()
+    own, parts = list(dist.share(len(source.ids))), ([], [], [])
+    for i in progress(range(0, len(own), 64), name=name):
+        rows = own[i:i + 64]
+        seen = model.see(model.look(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
+        a = model.listen(torch.stack([heard(source.sound(j), config) for j in rows]).to(device))
+        for part, x in zip(parts, (seen.mean, seen.pooled, a)):
+            part.append(x.float().cpu())
+    return [dist.merge(part, len(source.ids)) for part in parts]
+
+
+def mine(model, source, mined, config, device) -> None:
+    """Semantically similar samples by the model itself: the k nearest in each modality, from the features as they are now."""
+    _, v, a = features(model, source, config, device, "mining neighbours")
+    mined.image.copy_(neighbors.own(v, config.k))
+    mined.audio.copy_(neighbors.own(a, config.k))
+
+
+def validate(model, held_out, config, device) -> dict:
+    """The score by which best.pt is chosen, from held-out pairs without a label: how well pictures tell their sounds apart
+    (Eq. (2) with s_L over all of them), and retrieval beside it."""
+    mean, _, a = features(model, held_out, config, device, "validation")
+    S = s_L(mean, a)
+    loss = torch.nn.functional.cross_entropy(S / config.tau, torch.arange(len(S))).item()
+    recall = metrics.retrieval(mean, a, k=(10,))
+    return {"validation/score": -loss, "validation/i2a_r@10": recall["forward"][10], "validation/a2i_r@10": recall["backward"][10]}
+
+
+def train(config) -> dict:
+    run = Run("sslalign", config)
+    source, held_out = pairs(config)
+    steps = Steps(source, config)
+    own = config.neighbours == "own" and (config.semantic_image or config.semantic_audio) and config.sampling != "anchor"
+    mined = Mined(len(source.ids) if own else 0, min(config.k, len(source.ids) - 1))
+    if config.neighbours != "own" and (config.semantic_image or config.semantic_audio):
+        steps.neighbours = neighbors.load(config.neighbours, source.ids)
+    benchmark = FileSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
+
+    weights = "" if config.resume else config.vision_weights  # a checkpoint holds them
+    model = dist.sync_batchnorm(Sslalign(replace(config, vision_weights=weights)))
+    model = model.to(run.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # 4.1.3
+    run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {})
+    forward = torch.compile(model) if config.compile else model
+
+    bar = progress(total=steps.total, name="training", initial=run.step)
+    before = time.perf_counter()
+    while run.step < steps.total:
+        epoch, done = divmod(run.step, steps.per_epoch)
+        if own and epoch >= config.mine_from:  # what an untrained network finds similar means nothing
+            if not done:
+                mine(model, source, mined, config, run.device)
+            steps.neighbours = mined.arrays()
+        for batch in steps.loader(run.step, min((epoch + 1) * steps.per_epoch, steps.total)):
+            fetched = time.perf_counter()
+            model.train()
+            batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
+            rate = cosine(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * rate
+            with amp(run):
+                seen, heard_ = forward(batch["images"], batch["waveforms"])
+            terms = losses(seen, heard_, len(batch["images"]), len(batch["waveforms"]), config)
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            dist.sum_gradients(model.parameters())
+            optimizer.step()
+            run.step += 1
+            now = time.perf_counter()
+            run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4), step_s=round(now - fetched, 4))
+            before = now
+            bar.update()
+            ended = run.step % steps.per_epoch == 0 or run.step == steps.total
+            if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
+                report = validate(model, held_out, config, run.device)
+                run.report(report)
+                if report["validation/score"] > run.best:
+                    run.best, run.extra["report"] = report["validation/score"], report
+                    run.save("best.pt")
+            run.checkpoint(ended)
+    bar.close()
+    return finish(run, benchmark)
+
+
+def main(argv=None):
+    with cli("python -m sslalign.train"):
+        train(configure("sslalign", PRESETS, __doc__.splitlines()[0], argv))
+
+
+if __name__ == "__main__":
+    main()

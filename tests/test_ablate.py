@@ -1,0 +1,94 @@
+"""common/ablate.py with a method whose training is a line: what is run, what is not run again, and the table."""
+import importlib
+from pathlib import Path
+
+import pytest
+
+from common.ablate import ablate
+from common.io import read_json
+from turn import ablate as turn
+
+TRAIN = """
+import argparse, json, pathlib
+parser = argparse.ArgumentParser()
+for name in ("out", "name"):
+    parser.add_argument("--" + name)
+parser.add_argument("--seed", type=int)
+parser.add_argument("--x", type=float, default=0.5)
+parser.add_argument("--resume", action="store_true")
+args = parser.parse_args()
+folder = pathlib.Path(args.out, "toy", args.name)
+folder.mkdir(parents=True, exist_ok=True)
+with open(pathlib.Path(args.out, "log"), "a") as log:
+    log.write(f"{args.x} {args.seed} {args.resume}" + chr(10))
+if args.x > 1:
+    raise SystemExit("toy.train: error: x is too large")
+(folder / "metrics.json").write_text(json.dumps({"a/score": args.x + args.seed / 100, "samples": 7}))
+"""
+TABLES = {"1": {"default": [], "more": ["--x", "0.7"]}, "2": {"ours": [], "less": ["--x", "0.1"]}, "bad": {"broken": ["--x", "2"]}}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "__init__.py").touch()
+    (tmp_path / "toy" / "train.py").write_text(TRAIN)
+    monkeypatch.chdir(tmp_path)
+    return lambda *argv: ablate("toy", "about", TABLES, {"a/score": "score", "b/score": "other"}, ["--jobs", "1", *argv])
+
+
+def test_the_table(toy, capsys):
+    toy("--seeds", "3")
+    lines = capsys.readouterr().out.splitlines()
+    assert [c.strip() for c in lines[0].strip("|").split("|")] == ["", "score"]  # what was not measured is no column
+    assert "default" in lines[2] and "51.0 ± 1.0" in lines[2] and "more" in lines[3] and "71.0 ± 1.0" in lines[3]
+    assert "3 seeds" in lines[-1] and "7 samples" in lines[-1]
+    assert Path("runs/toy/ablate-1.md").read_text().splitlines() == lines
+    assert sorted(Path("runs/log").read_text().splitlines()) == sorted(f"{x} {s} False" for x in (0.5, 0.7) for s in range(3))
+
+
+def test_nothing_is_done_twice(toy, capsys):
+    """Rows that two tables share, calls that are repeated, trainings that were interrupted."""
+    toy("--table", "1", "2", "--seeds", "1")
+    assert "1: default" in capsys.readouterr().out and len(Path("runs/log").read_text().splitlines()) == 3
+    toy("--table", "2", "--seeds", "2")
+    assert len(Path("runs/log").read_text().splitlines()) == 5
+    done = sorted(Path("runs/toy").glob("ablate-*-seed1"))
+    (done[0] / "metrics.json").rename(done[0] / "last.pt")
+    toy("--table", "2", "--seeds", "2")
+    assert [line.split()[2] for line in Path("runs/log").read_text().splitlines()] == ["False"] * 5 + ["True"]
+    toy("--seeds", "1", "--x", "0.2")  # flags for all trainings come last; other flags are other runs
+    assert sum(read_json(p)["a/score"] == 0.2 for p in Path("runs/toy").glob("*/metrics.json")) == 2
+
+
+def test_a_training_that_fails_is_one_line(toy, capsys):
+    with pytest.raises(SystemExit) as ended:
+        toy("--table", "bad", "--seeds", "1")
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "x is too large" in err
+
+
+@pytest.mark.parametrize("flags", [["--seeds", "0"], ["--jobs", "0"], ["--table", "9"]])
+def test_bad_flags(toy, capsys, flags):
+    with pytest.raises(SystemExit) as ended:
+        toy(*flags)
+    assert ended.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_real_data_must_be_named(capsys):
+    with pytest.raises(SystemExit):
+        turn.main(["--table", "3"])
+    assert "--benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["turn", "sslalign"])
+def test_the_rows_are_settings(method):
+    """Every flag of every row is one of the method's, and no two rows of a table are the same training."""
+    from common.config import given, parser, resolve
+    module, config = (importlib.import_module(f"{method}.{name}") for name in ("ablate", "config"))
+    for table, rows in module.TABLES.items():
+        made = []
+        for flags in rows.values():
+            args = parser(config.PRESETS, "p", "").parse_args([*flags, *["--augment"] * (table == "3")])
+            made.append(resolve(config.PRESETS, given(type(config.TINY), args)))
+        assert len(set(made)) == len(made), table

@@ -1,0 +1,151 @@
+"""Features of pre-trained encoders for the neighbours: their inputs, files that go on, and the whole command."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.io import InputError, read_image
+from common.layouts import write
+from common.scenes import Scenes
+from sslalign import features as f
+from sslalign import neighbors as n
+from sslalign.config import PAPER
+from sslalign.data import pairs
+from sslalign.resnet import resnet18
+from tests.test_neighbors import Stopped, fails, is_top_k
+
+
+@pytest.fixture(scope="module")
+def vggsound(tmp_path_factory):
+    """A data set on disk, and weights of two random encoders in the published layouts."""
+    root = tmp_path_factory.mktemp("vggsound")
+    write(Scenes(3, 48, 16000, 1.0), root, "vggsound", 12)
+    torch.manual_seed(0)
+    torch.save(resnet18(1000).state_dict(), root / "image.pth")
+    names = {f"audnet.{name}": value for name, value in resnet18(309, 1).state_dict().items()}
+    torch.save({"epoch": 3, "model_state_dict": names}, root / "audio.pth")
+    return root
+
+
+def samples(root):
+    return pairs(replace(PAPER, data="vggsound", root=str(root), held_out=2))[0].samples
+
+
+class Mean:
+    """An encoder whose features are the means of its input's channels; it counts what it saw, and can stop."""
+    channels = 3
+
+    def __init__(self, stop=99):
+        self.seen, self.stop = 0, stop
+
+    def features(self, x):
+        if self.seen >= self.stop:
+            raise Stopped
+        self.seen += len(x)
+        return x
+
+
+def test_pictures_are_normalised(vggsound, tmp_path):
+    found = f.extract(samples(vggsound), "image", Mean(), tmp_path / "a.npy", {}, batch_size=4)
+    pictures = np.stack([read_image(s.image) for s in samples(vggsound)]).mean((1, 2)) / 255
+    wanted = (pictures - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(found, wanted, atol=0.02)  # 224 x 224 from 48 x 48
+
+
+def test_the_spectrogram_of_vggsound():
+    """257 x 1004 of ten seconds: one-sided density of Tukey-tapered segments, logarithm, mean 0 and deviation 1."""
+    x = np.random.default_rng(8).uniform(-0.5, 0.5, 48000) * np.linspace(0, 1, 48000)
+    sound = f.excerpt(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
+    got = f.standardised(sound)
+    assert got.shape == (1, 257, 1004)
+    t = np.minimum(np.arange(512), 512 - np.arange(512)) / 64
+    taper = np.where(t < 1, (1 - np.cos(np.pi * t)) / 2, 1)
+    repeated, power = np.tile(x, 4), []
+    for first in range(0, 160000 - 511, 159):
+        part = repeated[first:first + 512]
+        power.append(np.abs(np.fft.rfft((part - part.mean()) * taper)) ** 2)
+    density = np.array(power).T / (16000 * (taper**2).sum())
+    density[1:-1] *= 2
+    wanted = np.log(density + 1e-7)
+    np.testing.assert_allclose(got[0], (wanted - wanted.mean()) / wanted.std(), atol=2e-3)
+
+
+def test_silence_is_zero():
+    """And not the rounding of its mean, divided by a deviation of nothing."""
+    assert f.standardised(torch.zeros(160000)).abs().max() < 0.01
+
+
+def test_extraction_goes_on_where_it_stopped(vggsound, tmp_path):
+    whole = f.extract(samples(vggsound), "image", Mean(), tmp_path / "whole.npy", {"ids": 1}, batch_size=2)
+    path, net = tmp_path / "a.npy", Mean(stop=4)
+    with pytest.raises(Stopped):
+        f.extract(samples(vggsound), "image", net, path, {"ids": 1}, batch_size=2)
+    for made_of, seen in (({"ids": 1}, len(whole) - 4), ({"ids": 1}, 0), ({"ids": 2}, len(whole))):
+        net = Mean()
+        np.testing.assert_array_equal(f.extract(samples(vggsound), "image", net, path, made_of, batch_size=2), whole)
+        assert net.seen == seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_is_named(workers, vggsound, tmp_path):
+    broken = samples(vggsound)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF of nothing")
+    broken[3] = replace(broken[3], audio=tmp_path / "broken.wav")
+    with pytest.raises(InputError, match=r"broken\.wav: "):
+        f.extract(broken, "audio", Mean(), tmp_path / "a.npy", {}, batch_size=2, workers=workers)
+    assert not (tmp_path / "a.npy").exists()
+
+
+# The command ----------------------------------------------------------------------------------------------------------------
+
+def command(root, folder, *more):
+    return [*map(str, (folder, "--data", "vggsound", "--root", root, "--image-weights", root / "image.pth", "--audio-weights",
+                       root / "audio.pth", "--held-out", 2, "--k", 3, "--batch-size", 2, *more)), "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, capsys):
+    source = samples(vggsound)
+    n.main(command(vggsound, tmp_path))
+    for modality, found in zip(n.MODALITIES, n.load(tmp_path, [s.id for s in source])):  # the samples that training has
+        features = np.load(tmp_path / f"{modality}_features.npy", allow_pickle=False)
+        assert features.dtype == np.float16 and features.shape == (len(source), 512)
+        is_top_k(found, features)
+        net = resnet18(1000, 3) if modality == "image" else resnet18(309, 1)
+        state = torch.load(vggsound / f"{modality}.pth", weights_only=True)
+        net.load_state_dict(state if modality == "image" else {k[7:]: v for k, v in state["model_state_dict"].items()})
+        with torch.no_grad():
+            x = f.Inputs(source, modality)[1][None]
+            wanted = net.eval().maps(f.normalise(x) if modality == "image" else x)[-1][0].flatten(1).mean(1)
+        np.testing.assert_allclose(features[1], wanted, rtol=2e-3, atol=1e-3)
+    monkeypatch.setattr(n, "topk_blocks", None)  # a second call has nothing to do
+    monkeypatch.setattr(f, "DataLoader", None)
+    n.main(command(vggsound, tmp_path))
+    assert capsys.readouterr().out.count("the 3 nearest of") == 4
+
+
+def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("another\n")
+    assert "ids.txt: is of other samples" in fails(capsys, *command(vggsound, tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["ids.txt"]
+
+
+def test_weights_of_another_network_write_nothing(vggsound, tmp_path, capsys):
+    for flag, file, said in (("audio", "image.pth", "has no entry"), ("image", "audio.pth", "holds no state_dict"),
+                             ("image", "nothing.pth", "no such file")):
+        assert f"{file}: {said}" in fails(capsys, *command(vggsound, tmp_path, f"--{flag}-weights", vggsound / file))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_for_encoders_of_ones_own(vggsound, tmp_path, capsys):
+    """--data without weights writes the order in which the rows are wanted."""
+    args = tmp_path, "--data", "vggsound", "--root", vggsound, "--held-out", 2, "--k", 3
+    assert "image_features.npy: no such file" in fails(capsys, *args)
+    ids = (tmp_path / "ids.txt").read_text().split()
+    assert ids == [s.id for s in samples(vggsound)]
+    for modality in n.MODALITIES:
+        np.save(tmp_path / f"{modality}_features.npy", np.random.default_rng(9).standard_normal((len(ids), 5), dtype=np.float32))
+    n.main([*map(str, args), "--device", "cpu"])
+    assert n.load(tmp_path, ids)[0].shape == (len(ids), 3)
+    assert "not made by this command" in fails(capsys, *args, "--image-weights", vggsound / "image.pth")

@@ -1,0 +1,149 @@
+"""sslalign/data.py: which positives a step holds, and that they depend on nothing but the configuration, the neighbours and the step."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.io import InputError
+from common.layouts import write
+from common.scenes import Scenes
+from sslalign.augment import train_view
+from sslalign.config import TINY
+from sslalign.data import VALIDATION, FilePairs, ScenePairs, Steps, heard, pairs
+
+CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return ScenePairs(0, 24, CONFIG)
+
+
+def neighbours():
+    """The k nearest of i are i+1, i+2, i+3 among pictures, i-1, i-2, i-3 among sounds."""
+    around = np.arange(24)[:, None]
+    return (around + [1, 2, 3]) % 24, (around - [1, 2, 3]) % 24
+
+
+def parts(batch):
+    return batch["images"], batch["waveforms"]
+
+
+def anchors(config, step):
+    """The indices of the anchors of a step."""
+    order = np.random.default_rng([config.seed, 20, step // 4]).permutation(24)
+    return order[step % 4 * 6:][:6]
+
+
+def test_a_step_is_a_function_of_its_number(source):
+    steps, again = Steps(source, CONFIG), Steps(source, CONFIG)
+    assert steps.per_epoch == 4 and len(steps) == 8
+    for s in (0, 5, 3):
+        assert all(torch.equal(steps[s][key], again[s][key]) for key in ("images", "waveforms"))
+    assert not torch.equal(steps[0]["images"], steps[4]["images"])  # another epoch
+    epoch = np.concatenate([anchors(CONFIG, s) for s in range(4)])
+    assert sorted(epoch) == list(range(24))
+    in_workers = list(Steps(source, replace(CONFIG, workers=2)).loader(2, 6))
+    assert all(torch.equal(a["images"], steps[s]["images"]) for s, a in zip(range(2, 6), in_workers)) and len(in_workers) == 4
+
+
+def test_two_processes_take_the_samples_of_one(source, monkeypatch):
+    steps = Steps(source, CONFIG)
+    steps.neighbours = neighbours()
+    whole = parts(steps[1])
+    for rank in range(2):
+        half = Steps(source, CONFIG)
+        half.neighbours, half.rank, half.world = neighbours(), rank, 2
+        for ours, theirs in zip(parts(half[1]), whole):
+            assert torch.equal(ours, theirs[:, rank::2])
+
+
+def test_the_positives_are_those_of_section_3_3(source):
+    """v and v_conc are ordinary views of the anchor and of a neighbour, v_aug is a distorted one; likewise the sounds."""
+    steps = Steps(source, CONFIG)
+    steps.neighbours = neighbours()
+    v, a = parts(steps[2])
+    assert v.shape == (3, 6, 3, 32, 32) and v.dtype == torch.uint8 and a.shape == (3, 6, 2000)
+    found = []
+    for n, i in enumerate(anchors(CONFIG, 2)):
+        assert torch.equal(a[0, n], heard(source.sound(i), CONFIG))
+        assert not torch.equal(a[1, n], a[0, n])
+        full = source.sound(i).clamp(-1, 1).numpy()  # a_aug is another second of the same sound
+        assert any(np.array_equal(full[s:s + 2000], a[1, n].numpy()) for s in range(1001))
+        near = [j for j in range(24) if torch.equal(a[2, n], heard(source.sound(j), CONFIG))]
+        assert len(near) == 1 and near[0] in neighbours()[1][i]
+        found.append((i - near[0]) % 24)
+        assert any(torch.equal(v[0, n], view) for view in every_view(source.image(i)))
+        assert not any(torch.equal(v[1, n], view) for view in every_view(source.image(i)))
+        assert any(torch.equal(v[2, n], view) for j in neighbours()[0][i] for view in every_view(source.image(j)))
+    assert len(set(found)) > 1  # random among the k
+
+
+def every_view(image):
+    """All that train_view can give of a picture: every place of the crop, mirrored or not."""
+    class Draw:
+        def __init__(self, xy, mirrored):
+            self.xy, self.mirrored = xy, mirrored
+
+        def integers(self, low, high, n):
+            return np.array(self.xy)
+
+        def random(self):
+            return 0.0 if self.mirrored else 1.0
+    return [train_view(image, 32, Draw((x, y), m)) for x in range(4) for y in range(4) for m in (False, True)]
+
+
+def test_sampling(source):
+    """Table XI: the nearest always, and the anchor itself."""
+    for sampling, shift in (("nearest", 1), ("anchor", 0)):
+        steps = Steps(source, replace(CONFIG, sampling=sampling))
+        steps.neighbours = neighbours()
+        a = parts(steps[0])[1]
+        assert len(a) == 3
+        for n, i in enumerate(anchors(CONFIG, 0)):
+            assert torch.equal(a[2, n], heard(source.sound((i - shift) % 24), CONFIG)), sampling
+    assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [2, 2]  # no neighbours yet, no semantic positives
+
+
+@pytest.mark.parametrize("off, P, Q", [((), 3, 3), (("semantic_image", "semantic_audio"), 2, 2), (("view_image",), 2, 3),
+                                       (("view_image", "view_audio", "semantic_image", "semantic_audio"), 1, 1)])
+def test_what_is_switched_off_is_not_there(source, off, P, Q):
+    """Tables VIII and IX; what stays is the same as before."""
+    steps, fewer = Steps(source, CONFIG), Steps(source, replace(CONFIG, **dict.fromkeys(off, False)))
+    steps.neighbours = fewer.neighbours = neighbours()
+    v, a = parts(fewer[1])
+    assert len(v) == P and len(a) == Q
+    assert torch.equal(v[0], parts(steps[1])[0][0]) and torch.equal(a[0], parts(steps[1])[1][0])
+
+
+def test_pairs_of_files(tmp_path):
+    """No picture is in both parts, whatever the seed; what cannot be read is named, or left out and listed."""
+    write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 12)
+    config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
+    learn, held_out = pairs(config)
+    assert len(learn.ids) == 5 and len(held_out.ids) == 4 and not set(learn.ids) & set(held_out.ids)
+    assert held_out.ids == pairs(replace(config, seed=3))[1].ids
+    assert isinstance(learn, FilePairs) and learn.image(0).shape == (40, 40, 3) and len(learn.sound(0)) == 4000
+    assert heard(learn.sound(0), config).shape == (8000,)  # repeated to 1.5 s, the second in the middle
+    assert Steps(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
+    (tmp_path / "frames" / f"{learn.ids[0]}.jpg").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=learn.ids[0]):
+        pairs(config)[0].image(0)
+    assert learn.ids[0] not in pairs(replace(config, skip_bad=True, held_out=3))[0].ids
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"data": "nonsense"}, "nonsense"), ({"data": "vggsound"}, "--root"), ({"data": "vggsound", "root": "gone"}, "gone"),
+    ({"seed": VALIDATION}, "held-out")])
+def test_bad_settings(change, said):
+    with pytest.raises(InputError, match=said):
+        pairs(replace(CONFIG, **change))
+
+
+def test_too_few_pairs(source, tmp_path):
+    with pytest.raises(InputError, match="--batch-size"):
+        Steps(source, replace(CONFIG, batch_size=25))
+    write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 4)
+    with pytest.raises(InputError, match="--held-out"):
+        pairs(replace(CONFIG, data="vggsound", root=str(tmp_path)))

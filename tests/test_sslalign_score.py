@@ -1,0 +1,197 @@
+"""From maps to the numbers of sslalign: the published evaluator's values, laws, floors in closed form."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from common import metrics
+from sslalign import report, score
+from sslalign.score import SIZE
+from tests.goldens import fill
+
+GOLDENS = Path(__file__).parent / "goldens"
+G = np.load(GOLDENS / "metrics.npz")
+J = json.loads((GOLDENS / "metrics.json").read_text())
+quick = settings(max_examples=40, deadline=None)
+ALL = ("pairs", "interactive", "extended", "masks")
+
+
+@pytest.fixture(scope="module")
+def main():
+    """The 64 samples of the goldens: maps, objects and truths."""
+    heat, objects = (np.stack([fill.make_heatmap(grid) for grid in G[name]]) for name in ("main_grid", "main_object_grid"))
+    boxes = np.where(G["main_boxes"] < 0, 0, G["main_boxes"]).astype(np.float64)
+    flickr = G["main_is_flickr"][:, None, None]
+    return heat, objects, np.where(flickr, metrics.boxes_to_map(boxes, SIZE, consensus=2), metrics.boxes_to_map(boxes, SIZE))
+
+
+def box(x0, y0, x1, y1):
+    return metrics.boxes_to_map(np.array([[[x0, y0, x1, y1]]]), SIZE)
+
+
+def noise(count, seed=0):
+    return np.random.default_rng(seed).random((count, SIZE, SIZE), dtype=np.float32)
+
+
+# The published evaluators
+
+def test_the_published_evaluator(main):
+    heat, _, gt = main
+    found, want = score.values(metrics.normalise(heat), gt), J["main_iiou"]
+    np.testing.assert_allclose(found["ciou"], G["main_iiou_ciou"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["ciou_adaptive"], G["main_iiou_ciou_adap"], rtol=0, atol=1e-9)
+    result = score.summary(found, ("pairs", "interactive"), G["main_group"])
+    for rule, suffix in (("", ""), ("_adaptive", "_adap")):
+        ours = [result[f"pairs/{name}"] for name in (f"ciou{rule}@0.5", f"auc{rule}")]
+        ours += [result[f"interactive/{name}{rule}"] for name in ("iiou", "iauc")]
+        assert ours == pytest.approx([want[name + suffix] for name in ("cIoU", "AUC", "IIoU", "IAUC")], abs=1e-9)
+
+
+def test_published_object_guided_refinement(main):
+    heat, objects, gt = main
+    found = score.values(metrics.object_guided(heat, objects, alpha=0.4), gt)
+    np.testing.assert_allclose(found["ciou"], G["main_ogl_ciou"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["ciou_adaptive"], G["main_ogl_ciou_adap"], rtol=0, atol=1e-9)
+
+
+def test_published_extended_sets():
+    values = {"ciou": G["full_relative_ciou"], "confidence": G["full_confidence"]}
+    sounding, want = G["full_box_count"] > 0, J["full_relative_slavc"]
+    result = score.summary(values, ("pairs", "extended"), sounding=sounding)
+    assert result["extended/ap"] == pytest.approx(want["AP-all@50"], abs=1e-9)
+    assert result["extended/max_f1"] == pytest.approx(want["maxF1-all@50"], abs=5.1e-4)
+    assert result["extended/loc_acc"] == pytest.approx(want["precision_at_50"], abs=1e-9)
+    assert result["pairs/auc"] == pytest.approx(metrics.auc(values["ciou"][sounding]), abs=1e-12)  # what is silent is left out
+    assert result["pairs/auc"] != pytest.approx(metrics.auc(values["ciou"]), abs=1e-3)
+
+
+# Laws
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=24), st.integers(1, 3), st.integers(0, 99))
+@quick
+def test_laws_of_iiou(ciou, members, seed):
+    ciou = np.array(ciou[:len(ciou) // members * members] or [0.5] * members)
+    groups = np.arange(len(ciou)) // members
+    values = {"ciou": ciou, "pointing": np.round(ciou)}
+    result = score.summary(values, ALL[:2], groups)
+    assert result["interactive/iiou"] <= result["pairs/ciou@0.5"] and result["interactive/iauc"] <= result["pairs/auc"] + 1e-12
+    assert result["interactive/pointing"] <= result["pairs/pointing"]
+    order = np.random.default_rng(seed).permutation(len(ciou))
+    assert score.summary({k: x[order] for k, x in values.items()}, ALL[:2], groups[order]) == pytest.approx(result, abs=1e-12)
+    alone = score.summary(values, ALL[:2], np.arange(len(ciou)))
+    assert [alone["interactive/iiou"], alone["interactive/iauc"]] == [alone["pairs/ciou@0.5"], alone["pairs/auc"]]
+
+
+def test_silent_members_do_not_count():
+    values = {"ciou": np.array([0.9, 0.1, 0.6, 0.7])}
+    groups, sounding = ["a", "a", "b", "b"], np.array([True, False, True, True])
+    assert score.summary(values, ALL[:2], groups)["interactive/iiou"] == 0.5
+    assert score.summary(values, ALL[:2], groups, sounding)["interactive/iiou"] == 1
+    assert score.summary(values, ALL[:2], groups, sounding)["pairs/ciou@0.5"] == 1
+
+
+def test_the_range_of_the_maps_does_not_matter():
+    maps, gt = noise(12), np.concatenate([box(20, 20, 180, 190)] * 12)
+    gt[6:] = 0
+    maps[:5, 20:190, 20:180] += 0.6
+    sounding = np.arange(12) < 6
+    cosines = np.float32(2) * maps - np.float32(1)
+    one, two = (score.summary(score.values(x, gt, extended=True), ("extended",), sounding=sounding) for x in (maps, cosines))
+    assert one == pytest.approx(two, abs=1e-9) and one["extended/ap"] > 0.5
+
+
+def test_strict_and_exact_rules():
+    """A map that is the truth itself: all its ones tie with the published threshold."""
+    gt = box(30, 40, 130, 100)
+    found = score.values(gt, gt, exact=True)
+    assert (found["ciou_adaptive"], found["ciou_adaptive_exact"]) == (0, 1)
+    flat = score.values(np.full_like(gt, 0.5), gt, exact=True)
+    assert flat["ciou"] == 0 and flat["ciou_exact"] > 0
+    result = score.summary(found, ("pairs",))
+    assert (result["pairs/ciou_adaptive@0.5"], result["pairs/ciou_adaptive_exact@0.5"]) == (0, 1)
+
+
+def test_f_of_masks_is_that_of_255_thresholds():
+    predicted, gt = noise(5) > np.array([0.1, 0.5, 0.9, 0.5, 2])[:, None, None], (noise(5, 1) > 0.7).astype(np.float32)
+    gt[3] = 0
+    curves = metrics.f_curves(predicted, gt)  # (5, 255)
+    np.testing.assert_allclose(score.f_of_masks(predicted, gt)[:, [0] + [1] * 254], curves, rtol=0, atol=1e-9)
+    assert np.isnan(curves[3]).all() and metrics.best_f(score.f_of_masks(predicted, gt)) == pytest.approx(metrics.best_f(curves), abs=1e-12)
+
+
+def test_masks_are_scored_as_avsbench_does():
+    maps, masks = noise(6), (noise(6, 2) > 0.8).astype(np.float32)
+    masks[5] = 0
+    result = score.summary(score.values(maps, np.maximum(masks, box(0, 0, 9, 9)), masks), ("masks",))
+    for rule, kind in (("", "median"), ("_adaptive", "adaptive")):
+        predicted = metrics.binarize(maps, kind, masks)
+        ours = [result[f"masks/{name}"] for name in (f"miou{rule}", f"f_score{rule}", f"ciou{rule}@0.5", f"auc{rule}")]
+        ciou = metrics.ciou(predicted, masks)
+        assert ours == pytest.approx([metrics.mask_miou(predicted, masks), metrics.f_score(predicted, masks),
+                                      metrics.success_rate(ciou), metrics.auc(ciou)], abs=1e-9)
+    assert set(result) == {f"masks/{name}" for name in ("miou", "f_score", "ciou@0.5", "auc", "miou_adaptive", "f_score_adaptive",
+                                                        "ciou_adaptive@0.5", "auc_adaptive")}
+
+
+# Floors and the ceiling
+
+def test_floors_in_closed_form():
+    gt = np.concatenate([box(56, 56, 168, 168), box(0, 0, 112, 112), box(0, 0, 224, 168)])
+    floors = score.floors(gt, gt)
+    half = 158 ** 2  # the central square of half of 224 · 224 pixels, in whole pixels
+    overlap = [112 ** 2, 79 ** 2, 158 * 135]  # rows and columns 33 … 190
+    area = [112 ** 2, 112 ** 2, 224 * 168]
+    np.testing.assert_allclose(floors["centre"]["ciou"], [o / (a + half - o) for o, a in zip(overlap, area)])
+    # The largest central squares of fewer than B pixels: sides 110, 110 and 192.
+    overlap = [110 ** 2, 55 ** 2, 192 * 152]
+    np.testing.assert_allclose(floors["centre"]["ciou_adaptive"],
+                               [o / (a + side ** 2 - o) for o, a, side in zip(overlap, area, (110, 110, 192))])
+    assert floors["centre"]["pointing"].tolist() == [1, 1, 1]  # the middle's first pixel is 111, 111
+    np.testing.assert_allclose(floors["whole"]["ciou"], [0.25, 0.25, 0.75])
+    np.testing.assert_allclose(floors["ceiling"]["ciou"], [0.5, 0.5, 2 / 3])
+    assert floors["ceiling"]["ciou_adaptive"].tolist() == [1, 1, 1]
+    for kind in ("centre", "whole", "ceiling"):
+        np.testing.assert_array_equal(floors[kind]["ciou"], floors[kind]["mask_ciou"])
+    assert "ciou_adaptive" not in floors["whole"]
+    assert score.floors(np.zeros_like(gt))["ceiling"]["ciou_adaptive"].tolist() == [0, 0, 0]
+
+
+def test_a_perfect_map_reaches_the_ceiling():
+    gt = np.concatenate([box(10, 20, 90, 100), box(0, 0, 224, 160), box(60, 60, 180, 200)])
+    found, best = score.values(gt + np.float32(0.5) * noise(3), gt, gt), score.floors(gt, gt)["ceiling"]
+    np.testing.assert_allclose(found["ciou"], best["ciou"], atol=1e-3)
+    np.testing.assert_allclose(found["ciou_adaptive"], best["ciou_adaptive"], atol=1e-3)
+    assert found["pointing"].all() and found["mask_iou_adaptive"].min() > 0.999
+    centre = score.floors(gt)["centre"]
+    assert (found["ciou"] > centre["ciou"]).all()
+
+
+# Cross-modal
+
+def test_retrieval_both_ways_and_alignment():
+    """Sound 1 is nearest to picture 0; picture 1 is nearest to its own sound."""
+    visual = np.array([[1, 0.0], [0, 1], [-1, 0.2]])
+    audio = np.array([[1, 0.1], [0.9, 0.5], [-1, 0]])
+    found = score.cross_modal({"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio}, ["a", "a", "b"])
+    assert found["retrieval/a2i_r@1_instance"] == pytest.approx(2 / 3) and found["retrieval/i2a_r@1_instance"] == 1
+    assert found["retrieval/a2i_r@1_category"] == 1 == found["retrieval/a2i_r@1_projected_instance"]
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (visual, audio)]
+    assert found["alignment/cosine"] == pytest.approx((unit[0] * unit[1]).sum(1).mean())
+    distance = np.linalg.norm(unit[0] - unit[1], axis=1)
+    assert [found["alignment/magnitude"], found["alignment/magnitude_std"]] == pytest.approx([distance.mean(), distance.std()])
+    plain = score.cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
+    assert plain and not [name for name in plain if "category" in name or "projected" in name]
+
+
+# Names
+
+def test_names_in_metrics_json():
+    gt, masks = np.concatenate([box(9, 9, 99, 99)] * 4), (noise(4, 3) > 0.5).astype(np.float32)
+    values = score.values(noise(4), gt, masks, extended=True, exact=True)
+    names = list(score.summary(values, ALL, [0, 0, 1, 1]))
+    keys = [report.key(column, name) for column in report.COLUMNS for name in names]
+    assert len(set(keys)) == len(keys)
+    assert {"pairs/ciou@0.5", "control/silent_iiou_adaptive", "control/shuffled_ciou_adaptive@0.5", "control/silent_masks_ciou@0.5",
+            "control/shuffled_interactive_pointing", "ogl/iauc", "floor/centre_auc"} <= set(keys)
