@@ -18,7 +18,7 @@ DRAWN = 7  # numbers that are drawn for the colours of one sample
 
 
 def train_view(image: np.ndarray, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, size, size) uint8: squeezed to a square 1.1 times as large, a random square of it, mirrored or not."""
+    """(H, W, 3) uint8 → (3, size, size) uint8: squeezed into a square 1.1 times as large, a part of it, mirrored or not."""
     large = round(1.1 * size)
     x, y = rng.integers(0, large - size + 1, 2)
     view = Image.fromarray(image).resize((large, large), Image.Resampling.BICUBIC).crop((x, y, x + size, y + size))
@@ -55,7 +55,7 @@ def _mirrored(view: Image.Image, rng: np.random.Generator) -> torch.Tensor:
 
 def draw_colours(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """(DRAWN,) float32, what `colours` does to one sample: jitter or not, factors of brightness, contrast and saturation, shift
-    of hue in turns, grey or not, sigma of the blur in pixels (0: none). The same number of draws for each sample."""
+    of hue in turns, grey or not, sigma of the blur in pixels of a side of 224 (0: none). The same number of draws for each sample."""
     jitter, grey, blur = rng.random(3) < (0.8, 0.2, 0.5)
     factors = np.maximum(0, 1 + 0.8 * strength * rng.uniform(-1, 1, 3))
     hue, sigma = 0.2 * strength * rng.uniform(-1, 1), rng.uniform(0.1, 2.0)
@@ -73,7 +73,7 @@ def colours(images: torch.Tensor, drawn) -> torch.Tensor:
     drawn = torch.as_tensor(drawn, dtype=torch.float32)
     blurred = drawn[:, 6].nonzero()[:, 0].to(images.device)  # before the row moves: no waiting for the device
     drawn = drawn.to(images.device)
-    jitter, grey, sigma = drawn[:, 0] > 0, drawn[:, 5] > 0, drawn[:, 6]
+    jitter, grey, sigma = drawn[:, 0] > 0, drawn[:, 5] > 0, drawn[:, 6] * images.shape[3] / 224
     brightness, contrast, saturation = torch.where(jitter[:, None], drawn[:, 1:4], 1).unbind(1)  # (B,) each
     angle = torch.where(jitter, drawn[:, 4], 0) * (2 * math.pi)
 

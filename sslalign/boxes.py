@@ -1,7 +1,7 @@
 """Boxes from maps: Otsu's threshold, connected components, one box each.
 
-stmnet (section 3.3) scores such boxes; the other methods show them beside their maps. Maps are (N, H, W), finite; all maps at once,
-on their device, with no loop over pixels or components.
+stmnet (section 3.3) scores such boxes; the other methods show them beside their maps. Maps are (N, H, W), finite; all are
+worked on at once, on their device, with no loop over pixels or components.
 """
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ BINS = 256
 
 def otsu(maps: torch.Tensor) -> torch.Tensor:
     """(N, H, W) → (N,) thresholds of the maps normalised to [0, 1]: of all that part the histogram of 256 equal bins in two, the
-    first for which the variance between the two classes is greatest (Otsu 1979, Eq. (18)).
+    first for which the variance between the two classes is greatest (Otsu 1979, equation 18).
 
     Bins are open below and closed above, so that the upper class is exactly {map > threshold}. ValueError: see `_unit`.
     """

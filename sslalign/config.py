@@ -15,6 +15,7 @@ class Config(RunConfig):
 
     # Inputs (4.1.3: as in previous works; see the README)
     scenes: int = flag(4000, "pairs to learn from, when --data is scenes")
+    lone: float = flag(0.5, "share of these scenes that hold one object; in all others, and in every evaluation, a second one is silent")
     held_out: int = flag(500, "samples in each set of the evaluation on scenes; pairs held out for validation")
     image_size: int = flag(96, "side of the picture in pixels")
     sample_rate: int = flag(8000, "Hz")

@@ -22,8 +22,8 @@ from .frontend import excerpt
 VALIDATION, TEST = 10**6, 10**6 + 3
 
 
-def scenes_of(seed: int, config) -> Scenes:
-    return Scenes(seed, config.image_size, config.sample_rate, config.seconds, folder=config.objects or None)
+def scenes_of(seed: int, config, objects: int = 2) -> Scenes:
+    return Scenes(seed, config.image_size, config.sample_rate, config.seconds, objects, config.objects or None)
 
 
 def read_sound(path, config, around=None, clip=None):
@@ -42,11 +42,12 @@ def heard(waveform, config, clip=None, shift: float = 0.0):
 
 
 class ScenePairs:
-    """Pairs made of embedded scenes, drawn once and kept in memory."""
+    """Pairs made of embedded scenes, drawn once and kept in memory; a share `lone` of them without a silent second object."""
 
-    def __init__(self, seed: int, count: int, config):
-        scenes = scenes_of(seed, config)
-        self.samples = [scenes.pair(i) for i in progress(range(count), name="drawing scenes")]
+    def __init__(self, seed: int, count: int, config, lone: float = 0.0):
+        scenes = scenes_of(seed, config, 2), scenes_of(seed, config, 1)
+        alone = np.random.default_rng([seed, 23]).random(count) < lone
+        self.samples = [scenes[int(alone[i])].pair(i) for i in progress(range(count), name="drawing scenes")]
         self.ids = [str(i) for i in range(count)]
 
     def image(self, i):
@@ -77,7 +78,7 @@ def pairs(config):
     if config.data == "scenes":
         if config.seed >= VALIDATION:
             raise InputError("--seed", f"{config.seed} is a held-out seed; take one below {VALIDATION}")
-        return ScenePairs(config.seed, config.scenes, config), ScenePairs(VALIDATION, config.held_out, config)
+        return ScenePairs(config.seed, config.scenes, config, config.lone), ScenePairs(VALIDATION, config.held_out, config)
     if config.data not in ("vggsound", "flickr-soundnet"):
         raise InputError("--data", f"{config.data!r} is none of scenes, vggsound, flickr-soundnet")
     if not config.root or not Path(config.root).is_dir():

@@ -1,4 +1,4 @@
-"""The audio front end: which three seconds are heard, and their log spectrogram (section 4.1.3, "following the previous works")."""
+"""The audio front end: which three seconds are heard, and their log spectrogram (section 4.1.3: as in "the previous works")."""
 from functools import lru_cache
 
 import torch

@@ -120,6 +120,18 @@ def test_a_copy_of_the_truth_is_found(disk, tmp_path, capsys):
     assert "retrieval/a2i_r@1_instance" not in found and "6 found / 6 listed, 3 pictures" in capsys.readouterr().out
 
 
+def test_what_is_silent_needs_no_vectors(results, disk, tmp_path):
+    ours, out = results["vggss-extended"]
+    test = FileSet(CONFIG, "vggss-extended", disk["vggss-extended"])
+    for i, key in enumerate(test.ids):
+        for kind in ("npy", "npz") if test.sounding[i] else ("npy",):
+            (tmp_path / f"{key}.{kind}").write_bytes((out / "maps" / f"{key}.{kind}").read_bytes())
+    evaluate.main(["--maps", str(tmp_path), "--data", "vggss-extended", "--root", str(disk["vggss-extended"]), "--out", str(tmp_path)])
+    found = read_json(tmp_path / "metrics-vggss-extended.json")
+    for name in ("alignment/cosine", "retrieval/a2i_r@1_category", "extended/ap"):
+        assert found[name] == pytest.approx(ours[name], abs=1e-9)
+
+
 # Controls
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))

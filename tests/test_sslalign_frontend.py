@@ -147,7 +147,7 @@ def test_the_three_seconds():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3000), st.sampled_from([100, 101, 22050 // 100]), st.floats(0.5, 10), st.floats(0.05, 1), st.floats(-20, 20))
+@given(st.integers(1, 3000), st.sampled_from([100, 101, 220]), st.floats(0.5, 10), st.floats(0.05, 1), st.floats(-20, 20))
 def test_the_excerpt_is_a_moved_part_of_the_clip(n, rate, clip, share, shift):
     sound, crop = torch.arange(n) / n, share * clip
     ours = excerpt(sound, rate, clip, crop, shift)
