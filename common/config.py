@@ -103,6 +103,8 @@ def from_dict(presets: dict, values: dict):
         value, kind = values[f.name], known[f.name]
         if type(value) not in ((int, float) if kind is float else (kind,)) or value not in (f.metadata["choices"] or (value,)):
             raise ValueError(f"its configuration has {f.name} {value!r:.40}")
+        if kind is tuple and not {type(v) for v in value} <= {get_args(f.type)[0]}:
+            raise ValueError(f"its configuration has {f.name} {value!r:.40}")
     config = cls(**values)
     config.validate()
     return config

@@ -9,8 +9,8 @@ class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all of the data set)", practical=True)
     epochs: int = flag(9, "passes over the pairs (4.1.3)")
-    batch_size: int = flag(64, "anchors a step, over all processes (not given in the paper)")
-    lr: float = flag(1e-3, "learning rate of Adam (4.1.3)")
+    batch_size: int = flag(32, "anchors a step, over all processes (not given in the paper)")
+    lr: float = flag(3e-3, "learning rate of Adam (4.1.3)")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))
 
     # Inputs (4.1.3: as in previous works; see the README)
@@ -24,12 +24,13 @@ class Config(RunConfig):
     crop: float = flag(1.0, "seconds of it, around its middle, that the model hears")
     shift: float = flag(0.25, "largest shift of these seconds in an augmented sound (range not given in the paper)")
     window: int = flag(256, "samples in a frame of the spectrogram")
-    hop: int = flag(128, "samples from frame to frame")
-    crop_scale: float = flag(0.3, "smallest share of the picture in a random crop (SimCLR: 0.08)")
-    jitter: float = flag(1.0, "strength of the colour distortion (SimCLR: 1)")
+    hop: int = flag(256, "samples from frame to frame")
+    crop_scale: float = flag(0.6, "smallest share of the picture in a random crop (SimCLR: 0.08)")
+    jitter: float = flag(0.4, "strength of the colour distortion (SimCLR: 1)")
 
     # Model (3.2, 4.1.3)
-    width: int = flag(16, "width of the ResNet-18s' first stage; their features have 8 times as many channels, c")
+    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the two ResNets; 2 2 2 2 is ResNet-18")
+    width: int = flag(12, "width of their first stage; each further one is twice as wide")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage: 1 as in the released checkpoints, or 2", (1, 2))
     vision_weights: str = flag("", "published ResNet-18 file to begin the visual encoder with (none: from scratch)", practical=True)
     projection: int = flag(128, "width of the projections p_v and p_a, Eq. (4)")
@@ -41,7 +42,7 @@ class Config(RunConfig):
     semantic_audio: bool = flag(True, "a_conc, semantically similar positives of sounds")
     neighbours: str = flag("own", "own: mined with the model's own features at every epoch; or a folder of `python -m sslalign.neighbors`")
     k: int = flag(20, "nearest neighbours to draw from (Table X)")
-    mine_from: int = flag(5, "epochs before neighbours are mined; until then there are no semantic positives (with --neighbours own)")
+    mine_from: int = flag(3, "epochs before neighbours are mined; until then there are no semantic positives (with --neighbours own)")
     sampling: str = flag("random", "of the k nearest: random, the nearest always, or the anchor itself (Table XI)",
                          ("random", "nearest", "anchor"))
 
@@ -72,13 +73,15 @@ class Config(RunConfig):
             raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
         if bool(self.benchmark) != bool(self.benchmark_root):
             raise ValueError("--benchmark goes with --benchmark-root")
-        if self.vision_weights and self.width != 64:
-            raise ValueError("--vision-weights are of a network with --width 64")
+        if not 2 <= len(self.blocks) <= 4 or min(self.blocks) < 1:
+            raise ValueError("--blocks are two to four numbers, at least 1 each")
+        if self.vision_weights and (self.width != 64 or self.blocks != (2, 2, 2, 2)):
+            raise ValueError("--vision-weights are of a ResNet-18: --blocks 2 2 2 2 --width 64")
 
 
 TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="vggsound", epochs=50, batch_size=128, lr=1e-4, schedule="constant", image_size=224, sample_rate=16000,
-    seconds=10.0, crop=3.0, shift=1.0, window=512, hop=159, crop_scale=0.08, width=64, projection=512, neighbours="neighbours", k=1000,
-    workers=8)
+    seconds=10.0, crop=3.0, shift=1.0, window=512, hop=159, crop_scale=0.08, jitter=1.0, blocks=(2, 2, 2, 2), width=64, projection=512,
+    neighbours="neighbours", k=1000, workers=8)
 PRESETS = {"tiny": TINY, "paper": PAPER}

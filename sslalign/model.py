@@ -1,4 +1,4 @@
-"""Sslalign: two ResNet-18s and two projections (Figure 2, sections 3.2 and 4.1.3 of the paper).
+"""Sslalign: two ResNets and two projections (Figure 2, sections 3.2 and 4.1.3 of the paper).
 
 | paper | here | shape |
 | --- | --- | --- |
@@ -17,7 +17,7 @@ from common.weights import load_published
 
 from .augment import normalise
 from .frontend import log_spectrogram
-from .resnet import resnet18
+from .resnet import BasicBlock, ResNet, resnet18
 
 
 class Seen(NamedTuple):
@@ -49,8 +49,8 @@ class Sslalign(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.visual = resnet18(None, width=config.width, last_stride=config.last_stride)
-        self.audio = resnet18(None, in_channels=1, width=config.width)
+        self.visual = ResNet(BasicBlock, config.blocks, config.width, num_classes=None, last_stride=config.last_stride)
+        self.audio = ResNet(BasicBlock, config.blocks, config.width, in_channels=1, num_classes=None)
         if config.vision_weights:
             published = load_published(resnet18(), config.vision_weights).state_dict()
             self.visual.load_state_dict({k: x for k, x in published.items() if not k.startswith("fc.")})

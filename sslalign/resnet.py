@@ -71,24 +71,25 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and four stages; `layers` blocks in each, width, 2·width, 4·width, 8·width wide.
+    """A stem and four stages; `layers` blocks in each, width, 2·width, 4·width, 8·width wide. With fewer layers, fewer stages.
 
-    norm: channels → module, e.g. FrozenBatchNorm or `lambda c: nn.GroupNorm(8, c)`. last_stride: stride of the fourth
-    stage; 1 keeps the last map at 1/16 of the input, 2 at 1/32. num_classes=None leaves out the classifier `fc`.
-    `channels` is the width of the last map.
+    norm: channels → module, e.g. FrozenBatchNorm or `lambda c: nn.GroupNorm(8, c)`. last_stride: stride of the last stage, of
+    four 1 keeps the last map at 1/16 of the input, 2 at 1/32. num_classes=None leaves out the classifier `fc`. `channels` is
+    the width of the last map.
     """
 
     def __init__(self, block, layers, width=64, in_channels=3, num_classes=1000, norm=nn.BatchNorm2d, last_stride=2):
         super().__init__()
         self.conv1, self.bn1 = conv(in_channels, width, 7, 2), norm(width)
         inputs = width
-        for stage, (blocks, stride) in enumerate(zip(layers, (1, 2, 2, last_stride), strict=True)):
+        strides = (1, 2, 2, 2)[:len(layers) - 1] + (last_stride,)
+        for stage, (blocks, stride) in enumerate(zip(layers, strides, strict=True)):
             outputs = width * 2**stage * block.expansion
             first = block(inputs, width * 2**stage, stride, norm)
             rest = (block(outputs, width * 2**stage, 1, norm) for _ in range(blocks - 1))
             self.add_module(f"layer{stage + 1}", nn.Sequential(first, *rest))
             inputs = outputs
-        self.channels = inputs
+        self.channels, self.stages = inputs, len(layers)
         if num_classes is not None:
             self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():  # He et al., "Delving Deep into Rectifiers", ICCV 2015
@@ -98,8 +99,8 @@ class ResNet(nn.Module):
     def maps(self, x):
         """(B, in_channels, H, W) → five maps: the stem's at 1/4, then the stages' at 1/4, 1/8, 1/16 and 1/32."""
         maps = [F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps.append(stage(maps[-1]))
+        for stage in range(self.stages):
+            maps.append(getattr(self, f"layer{stage + 1}")(maps[-1]))
         return maps
 
     def features(self, x):

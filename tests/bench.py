@@ -4,6 +4,7 @@ import platform
 import resource
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,11 +12,6 @@ import torch
 from common.run import markdown
 from common.scenes import Scenes
 from tests import bench_metrics
-from turn.config import TINY
-from turn.data import Steps, domains
-from turn.losses import losses
-from turn.model import Turn
-from turn.train import parameter_groups, tokenizer_of
 
 
 def per_second(make, count=200) -> float:
@@ -29,24 +25,44 @@ def per_second(make, count=200) -> float:
     return statistics.median(rates)
 
 
-def turn_step(device, steps=25, warmup=5) -> tuple[float, float]:
-    """Median seconds of a training step of TURN's tiny preset, and of making its batch."""
-    config = TINY
-    source, intermediate = domains(config.__class__(scenes=256, sounds=128, held_out=8), "train")
-    tokenizer = tokenizer_of(config, source, intermediate)
-    batches = Steps(source, intermediate, tokenizer, config)
-    model = Turn(config, tokenizer).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr)
+def turn(device):
+    """TURN's tiny preset: samples in a batch, the batches, and a function of a batch that gives its loss."""
+    from turn import config, data, losses, model, train
+    settings = config.TINY
+    domains = data.domains(replace(settings, scenes=256, sounds=128, held_out=8), "train")
+    tokenizer = train.tokenizer_of(settings, *domains)
+    net = model.Turn(settings, tokenizer).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(train.parameter_groups(net, settings), settings.lr)
+    batches = data.Steps(*domains, tokenizer, settings)
+    return settings.batch_size, batches, optimizer, lambda batch: losses.losses(net(batch), batch, settings)["loss"]
+
+
+def sslalign(device):
+    """sslalign's, with all nine pairs."""
+    from sslalign import config, data, losses, model
+    settings = replace(config.TINY, scenes=256)
+    net = model.Sslalign(settings).to(device, memory_format=torch.channels_last)
+    batches = data.Steps(data.ScenePairs(0, settings.scenes, settings), settings)
+    batches.neighbours = 2 * [np.arange(settings.scenes)[:, None].repeat(settings.k, 1)]
+
+    def loss(batch):
+        seen, heard = net(batch["images"], batch["waveforms"])
+        return losses.losses(seen, heard, len(batch["images"]), len(batch["waveforms"]), settings)["loss"]
+    return settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr), loss
+
+
+def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, float]:
+    """Median seconds of a training step, and of making its batch."""
     step_s, data_s = [], []
     for s in range(steps + warmup):
         start = time.perf_counter()
-        batch = {k: v.to(device) for k, v in batches[s].items()}
+        batch = {k: v.to(device) for k, v in batches[s % batches.per_epoch].items()}
         made = time.perf_counter()
-        loss = losses(model(batch), batch, config)["loss"]
+        value = loss(batch)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         optimizer.step()
-        loss.item()
+        value.item()
         step_s.append(time.perf_counter() - made)
         data_s.append(made - start)
     return statistics.median(step_s[warmup:]), statistics.median(data_s[warmup:])
@@ -60,10 +76,13 @@ def main():
     rows = [["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
             ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
             ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"]]
-    step_s, data_s = turn_step(device)
-    rows += [["turn, tiny: training step", f"{1000 * step_s:.0f} ms, {TINY.batch_size / (step_s + data_s):.0f} source samples a second"],
-             ["turn, tiny: its batch", f"{1000 * data_s:.0f} ms, {100 * data_s / (step_s + data_s):.0f} % of the time"],
-             ["peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"]]
+    for method in (turn, sslalign):
+        size, batches, *parts = method(device)
+        step_s, data_s = step(batches, *parts, device)
+        rows += [[f"{method.__name__}, tiny: training step",
+                  f"{1000 * step_s:.0f} ms, {size / (step_s + data_s):.0f} samples a second"],
+                 [f"{method.__name__}, tiny: its batch", f"{1000 * data_s:.0f} ms, {100 * data_s / (step_s + data_s):.0f} % of the time"]]
+    rows += [["peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"]]
     print(markdown(rows, ["what", "median"]) + "\n")
     bench_metrics.main(["--samples", "1024"])
 

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from common.config import practical, RunConfig, as_dict, flag, from_dict, given, parser, resolve
+from sslalign.config import PRESETS as SSLALIGN
 from turn.config import PRESETS as TURN
 
 
@@ -74,7 +75,7 @@ def test_values_that_cannot_be(argv, flag):
         parse(*argv)
 
 
-@pytest.mark.parametrize("presets", [PRESETS, TURN], ids=["made up", "turn"])
+@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN], ids=["made up", "turn", "sslalign"])
 def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:
@@ -122,7 +123,7 @@ def test_the_command_line_says_every_configuration(config):
     assert parse(*argv) == config
 
 
-@pytest.mark.parametrize("presets", [PRESETS, TURN], ids=["made up", "turn"])
+@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN], ids=["made up", "turn", "sslalign"])
 def test_presets_are_valid_and_survive(presets):
     for name, config in presets.items():
         assert config.preset == name and from_dict(presets, as_dict(config)) == config == resolve(presets, {"preset": name})
@@ -134,8 +135,8 @@ def test_presets_are_valid_and_survive(presets):
         f.name for f in fields(presets["tiny"])} - {"seed", "lr", "batch_size", "epochs", "steps", "data"}
 
 
-@pytest.mark.parametrize("change", [{"tau": "0.1"}, {"epochs": 1.5}, {"epochs": True}, {"amp": 1}, {"widths": 3}, {"name": None},
-                                    {"tau": 0.0}, {"kind": "median"}, {"surprise": 1}])
+@pytest.mark.parametrize("change", [{"tau": "0.1"}, {"epochs": 1.5}, {"epochs": True}, {"amp": 1}, {"widths": 3}, {"widths": ["8"]},
+                                    {"name": None}, {"tau": 0.0}, {"kind": "median"}, {"surprise": 1}])
 def test_a_configuration_from_outside_is_checked(change):
     with pytest.raises(ValueError):
         from_dict(PRESETS, {**as_dict(PRESETS["tiny"]), **change})

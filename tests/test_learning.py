@@ -5,6 +5,9 @@ import torch
 
 from common import metrics
 from common.io import read_jsonl
+from sslalign import evaluate as sslalign
+from sslalign.data import ScenePairs, heard
+from sslalign.train import main as train_sslalign
 from turn.data import SceneIntermediate, SceneSource
 from turn.evaluate import load
 from turn.losses import corners
@@ -40,3 +43,25 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     found = metrics.retrieval(t, a, k=(5,))["forward"][5]
     assert own > 0.8 and others < own - 0.25, (own, others)
     assert found > 0.5, found  # chance is 0.21
+
+
+SSLALIGN = ("--scenes 64 --held-out 8 --image-size 48 --width 8 --projection 32 --sample-rate 4000 --seconds 0.5 --crop 0.4 --shift 0.05 "
+            "--window 64 --hop 64 --batch-size 16 --epochs 50 --lr 4e-3 --k 3 --mine-from 47 --no-view-image --no-view-audio "
+            "--validate-every 1000 --device cpu --name a")
+
+
+@pytest.mark.slow
+def test_sslalign_learns_its_training_set_by_heart(tmp_path, monkeypatch):
+    """64 pairs: most sounds find their own picture, by both similarities, and most pictures their sound."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    train_sslalign(SSLALIGN.split())
+    predictor = sslalign.load(tmp_path / "runs" / "sslalign" / "a" / "last.pt", torch.device("cpu"))
+    pairs = ScenePairs(0, 64, predictor.config, predictor.config.lone)
+    with torch.no_grad():
+        seen = predictor.model.see(predictor.look([pairs.image(i) for i in range(64)]))
+        sounds = torch.stack([heard(pairs.sound(i), predictor.config) for i in range(64)])
+        played = predictor.model.hear(predictor.listen(sounds))
+    for v, a in (seen.mean, played.a), (seen.projected, played.projected):
+        found = metrics.retrieval(a, v, k=(1,))
+        assert min(found["forward"][1], found["backward"][1]) > 0.5, found  # chance is 0.016

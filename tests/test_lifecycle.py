@@ -82,7 +82,8 @@ def bad(module, flags, capsys, monkeypatch):
     monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(flags if isinstance(flags, list) else flags.split())
-    err = capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    err = "\n".join(line for line in lines if not line.endswith(" listed"))  # how many samples of a benchmark were found
     assert ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
     assert err.startswith(f"python -m {module}: error: ")
     return err
@@ -290,7 +291,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                         "--data vggsound", "--data vggsound --root gone", "--seed 1000000",
                         "--objects gone", "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9",
                         "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
-                        "--scenes 8 --held-out 2 --batch-size 4 --width 64 --vision-weights gone.pth",
+                        "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
+                        "--blocks 1", "--blocks 1 0 1",
                         "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
                   "--resume", "--resume --name gone", *own[method]]:

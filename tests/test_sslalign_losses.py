@@ -11,7 +11,7 @@ from sslalign.config import TINY
 from sslalign.losses import contrast, intra, losses, s_A, s_L
 from sslalign.model import Heard, Seen, Sslalign, cosine_map
 
-SMALL = replace(TINY, width=8, image_size=32, projection=6, sample_rate=2000, window=64, hop=32)
+SMALL = replace(TINY, blocks=(1, 1, 1, 1), width=8, image_size=32, projection=6, sample_rate=2000, window=64, hop=32)
 
 
 def naive_s_L(v, a):
