@@ -8,9 +8,9 @@ from common.config import RunConfig, flag
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all of the data set)", practical=True)
-    epochs: int = flag(9, "passes over the pairs (4.1.3)")
+    epochs: int = flag(10, "passes over the pairs (4.1.3)")
     batch_size: int = flag(32, "anchors a step, over all processes (not given in the paper)")
-    lr: float = flag(3e-3, "learning rate of Adam (4.1.3)")
+    lr: float = flag(5e-3, "learning rate of Adam (4.1.3)")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))
 
     # Inputs (4.1.3: as in previous works; see the README)
@@ -30,7 +30,7 @@ class Config(RunConfig):
 
     # Model (3.2, 4.1.3)
     blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the two ResNets; 2 2 2 2 is ResNet-18")
-    width: int = flag(12, "width of their first stage; each further one is twice as wide")
+    width: int = flag(16, "width of their first stage; each further one is twice as wide")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage: 1 as in the released checkpoints, or 2", (1, 2))
     vision_weights: str = flag("", "published ResNet-18 file to begin the visual encoder with (none: from scratch)", practical=True)
     projection: int = flag(128, "width of the projections p_v and p_a, Eq. (4)")
@@ -41,8 +41,8 @@ class Config(RunConfig):
     semantic_image: bool = flag(True, "v_conc, semantically similar positives of pictures")
     semantic_audio: bool = flag(True, "a_conc, semantically similar positives of sounds")
     neighbours: str = flag("own", "own: mined with the model's own features at every epoch; or a folder of `python -m sslalign.neighbors`")
-    k: int = flag(20, "nearest neighbours to draw from (Table X)")
-    mine_from: int = flag(3, "epochs before neighbours are mined; until then there are no semantic positives (with --neighbours own)")
+    k: int = flag(5, "nearest neighbours to draw from (Table X)")
+    mine_from: int = flag(8, "epochs before neighbours are mined, and semantic positives begin (with --neighbours own)")
     sampling: str = flag("random", "of the k nearest: random, the nearest always, or the anchor itself (Table XI)",
                          ("random", "nearest", "anchor"))
 

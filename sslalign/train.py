@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from common import dist, metrics
+from common.io import InputError
 from common.run import Run, amp, cli, configure, cosine, progress
 
 from . import neighbors
@@ -17,7 +18,7 @@ from .config import PRESETS
 from .data import Steps, heard, pairs
 from .evaluate import finish
 from .losses import losses, s_L
-from .model import Sslalign
+from .model import Heard, Seen, Sslalign
 from .sets import FileSet
 
 
@@ -35,32 +36,35 @@ class Mined(nn.Module):
 
 @torch.no_grad()
 def features(model, source, config, device, name: str):
-    """All pairs of a source as they are in evaluation → mean (N, c), pooled (N, c), a (N, c) on the CPU, in every process."""
+    """All pairs of a source as they are in evaluation → model.Seen and model.Heard of them, on the CPU, in every process."""
     model.eval()
-    own, parts = list(dist.share(len(source.ids))), ([], [], [])
+    own, parts = list(dist.share(len(source.ids))), [[] for _ in (*Seen._fields, *Heard._fields)]
     for i in progress(range(0, len(own), 64), name=name):
         rows = own[i:i + 64]
         seen = model.see(model.look(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
-        a = model.listen(torch.stack([heard(source.sound(j), config) for j in rows]).to(device))
-        for part, x in zip(parts, (seen.mean, seen.pooled, a)):
+        played = model.hear(model.listen(torch.stack([heard(source.sound(j), config) for j in rows]).to(device)))
+        for part, x in zip(parts, (*seen, *played)):
             part.append(x.float().cpu())
-    return [dist.merge(part, len(source.ids)) for part in parts]
+    parts = [dist.merge(part, len(source.ids)) for part in parts]
+    return Seen(*parts[:3]), Heard(*parts[3:])
 
 
 def mine(model, source, mined, config, device) -> None:
-    """Semantically similar samples by the model itself: the k nearest in each modality, from the features as they are now."""
-    _, v, a = features(model, source, config, device, "mining neighbours")
-    mined.image.copy_(neighbors.own(v, config.k))
-    mined.audio.copy_(neighbors.own(a, config.k))
+    """Semantically similar samples by the model itself: the k nearest in each modality, from the features as they are now; from
+    the projected ones, which know more of the meaning (4.4), unless nothing trains the projections."""
+    seen, played = features(model, source, config, device, "mining neighbours")
+    v, a = (seen.projected, played.projected) if config.align else (seen.pooled, played.a)
+    mined.image.copy_(neighbors.own(v, mined.image.shape[1]))
+    mined.audio.copy_(neighbors.own(a, mined.audio.shape[1]))
 
 
 def validate(model, held_out, config, device) -> dict:
     """The score by which best.pt is chosen, from held-out pairs without a label: how well pictures tell their sounds apart
     (Eq. (2) with s_L over all of them), and retrieval beside it."""
-    mean, _, a = features(model, held_out, config, device, "validation")
-    S = s_L(mean, a)
+    seen, played = features(model, held_out, config, device, "validation")
+    S = s_L(seen.mean, played.a)
     loss = torch.nn.functional.cross_entropy(S / config.tau, torch.arange(len(S))).item()
-    recall = metrics.retrieval(mean, a, k=(10,))
+    recall = metrics.retrieval(seen.mean, played.a, k=(10,))
     return {"validation/score": -loss, "validation/i2a_r@10": recall["forward"][10], "validation/a2i_r@10": recall["backward"][10]}
 
 
@@ -72,6 +76,8 @@ def train(config) -> dict:
     mined = Mined(len(source.ids) if own else 0, min(config.k, len(source.ids) - 1))
     if config.neighbours != "own" and (config.semantic_image or config.semantic_audio):
         steps.neighbours = neighbors.load(config.neighbours, source.ids)
+        if (found := min(part.shape[1] for part in steps.neighbours)) < config.k:
+            raise InputError(config.neighbours, f"holds {found} neighbours of each sample, --k asks for {config.k}")
     benchmark = FileSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
 
     weights = "" if config.resume else config.vision_weights  # a checkpoint holds them
@@ -97,8 +103,8 @@ def train(config) -> dict:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rate
             with amp(run):
-                seen, heard_ = forward(batch["images"], batch["waveforms"])
-            terms = losses(seen, heard_, len(batch["images"]), len(batch["waveforms"]), config)
+                seen, played = forward(batch["images"], batch["waveforms"])
+            terms = losses(seen, played, len(batch["images"]), len(batch["waveforms"]), config)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             dist.sum_gradients(model.parameters())

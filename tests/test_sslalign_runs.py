@@ -47,7 +47,7 @@ def flags(root, *more):
 
 
 @pytest.mark.slow
-def test_the_paper_preset_on_published_layouts(tree, tmp_path, monkeypatch):
+def test_the_paper_preset_on_published_layouts(tree, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
     main(flags(tree, "--name", "a", "--steps", "3", "--benchmark", "vggss", "--benchmark-root", str(tree / "vggss")))
@@ -55,6 +55,7 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, monkeypatch):
     assert [row["step"] for row in log(folder) if "loss" in row] == [1, 2, 3]
     metrics = read_json(folder / "metrics.json")
     assert metrics["preset"] == "paper" and metrics["samples"] == 3 and "retrieval/a2i_r@1_projected_instance" in metrics
+    assert "--k asks for 4" in bad("sslalign.train", flags(tree, "--name", "c", "--k", "4"), capsys, monkeypatch)
     main(flags(tree, "--name", "b", "--steps", "1"))  # no benchmark: trained, not evaluated
     assert (folder.parent / "b" / "best.pt").is_file() and "samples" not in read_json(folder.parent / "b" / "metrics.json")
 
