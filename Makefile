@@ -31,7 +31,7 @@ eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data �
 localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… OUT=…
 	$(RUN) -m $*.localize --image "$(IMAGE)" --audio "$(AUDIO)" --out "$(or $(OUT),localized.png)" $(ARGS)
 
-ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table 4 --seeds 3"
+ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table … --seeds 3"
 	$(RUN) -m $*.ablate $(FLAGS)
 
 test: $(VENV)/ready  ## all tests

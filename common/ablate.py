@@ -55,6 +55,8 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, need
     with cli(parser.prog), ThreadPoolExecutor(args.jobs) as pool:
         results = dict(zip(jobs, progress(pool.map(run_one, jobs.values()), total=len(jobs), name="trainings")))
         shown = [column for column in columns if all(column in r for r in results.values())]  # other data, other metrics
+        if not shown:
+            raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}: name a --benchmark")
         lines = []
         for table, row, flags in rows:
             mark = zlib.crc32(" ".join([*flags, *extra]).encode())

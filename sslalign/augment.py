@@ -5,6 +5,7 @@ A view is cut out sample by sample, where the picture is read; colours change by
 is drawn from the caller's generator, one for each sample, so that a sample's view depends on nothing else.
 """
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -120,5 +121,12 @@ test_view.__test__ = False  # it is no test, whatever pytest thinks of its name
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W), uint8 or float in [0, 1] → float32 with ImageNet's mean and deviation, on the images' device."""
-    mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (MEAN, STD))
+    mean, std = _statistics(images.device)
     return (images.float() / (255 if images.dtype == torch.uint8 else 1) - mean) / std
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a tensor made within inference_mode could never be used in training
+def _statistics(device: torch.device):
+    """Kept on the device: making them there would let a GPU wait at every step."""
+    return tuple(torch.tensor(x, device=device)[:, None, None] for x in (MEAN, STD))

@@ -26,14 +26,20 @@ def scenes_of(seed: int, config, objects: int = 2) -> Scenes:
     return Scenes(seed, config.image_size, config.sample_rate, config.seconds, objects, config.objects or None)
 
 
-def read_sound(path, config, around=None, clip=None):
-    """A sound file → waveform at config.sample_rate, not longer than `clip` seconds (default: config.seconds).
+def read_sound(path, config, clip=None):
+    """A sound file → waveform at config.sample_rate, not longer than `clip` seconds (default: config.seconds)."""
+    return read_audio(path, config.sample_rate, config.channel, seconds=clip or config.seconds)[0]
 
-    `around`: the (start, end) in seconds of what the sound is wanted for, as one frame of a long video: it comes in the middle.
-    """
-    clip = clip or config.seconds
-    start = max(0.0, (sum(around or (0.0, 0.0)) - clip) / 2)
-    return read_audio(path, config.sample_rate, config.channel, start, clip)[0]
+
+def read_around(path, config, span):
+    """What the model hears of one frame of a long video: config.crop seconds around the middle of `span`, (start, end) in
+    seconds; at an end of the file the first or last ones."""
+    waveform = read_audio(path, config.sample_rate, config.channel, max(0.0, (sum(span) - config.crop) / 2), config.crop)[0]
+    missing = config.crop - len(waveform) / config.sample_rate
+    if missing > 0:
+        start = max(0.0, (sum(span) - config.crop) / 2 - missing)
+        waveform = read_audio(path, config.sample_rate, config.channel, start, config.crop)[0]
+    return heard(waveform, config, config.crop)
 
 
 def heard(waveform, config, clip=None, shift: float = 0.0):
@@ -48,7 +54,8 @@ class ScenePairs:
         scenes = scenes_of(seed, config, 2), scenes_of(seed, config, 1)
         alone = np.random.default_rng([seed, 23]).random(count) < lone
         self.samples = [scenes[int(alone[i])].pair(i) for i in progress(range(count), name="drawing scenes")]
-        self.ids = [str(i) for i in range(count)]
+        bank = zlib.crc32("\n".join(scenes[0].names).encode())  # other objects, other pairs
+        self.ids = [f"{bank:08x}-{seed}-{i}" for i in range(count)]
 
     def image(self, i):
         return self.samples[i].image
@@ -67,7 +74,7 @@ class FilePairs:
         return read_image(self.samples[i].image)
 
     def sound(self, i):
-        return read_sound(self.samples[i].audio, self.config, self.samples[i].seconds)
+        return read_sound(self.samples[i].audio, self.config)
 
 
 def pairs(config):
@@ -115,8 +122,6 @@ class Steps(Dataset):
 
     def similar(self, i: int, which: int, rng) -> int:
         """A semantically similar sample of i: one of its k nearest in modality `which` (0: image, 1: audio)."""
-        if self.config.sampling == "anchor":
-            return i
         found = self.neighbours[which][i]
         return int(found[0 if self.config.sampling == "nearest" else rng.integers(min(self.config.k, len(found)))])
 
@@ -125,7 +130,6 @@ class Steps(Dataset):
         c, source = self.config, self.source
         order = np.random.default_rng([c.seed, 20, epoch]).permutation(len(source.ids))
         views = {"v": [], "v_aug": [], "v_conc": [], "a": [], "a_aug": [], "a_conc": []}
-        semantic = self.neighbours is not None or c.sampling == "anchor"
         drawn = []
         for slot in range(batch * c.batch_size + self.rank, (batch + 1) * c.batch_size, self.world):
             i, rng = int(order[slot]), np.random.default_rng([c.seed, 21, epoch, slot])
@@ -137,9 +141,9 @@ class Steps(Dataset):
                 drawn.append(draw_colours(rng, c.jitter))
             if c.view_audio:
                 views["a_aug"].append(heard(sound, c, shift=rng.uniform(-c.shift, c.shift)))
-            if c.semantic_image and semantic:
+            if c.semantic_image and self.neighbours is not None:
                 views["v_conc"].append(train_view(source.image(self.similar(i, 0, rng)), c.image_size, rng))
-            if c.semantic_audio and semantic:
+            if c.semantic_audio and self.neighbours is not None:
                 views["a_conc"].append(heard(source.sound(self.similar(i, 1, rng)), c))
         stacked = {name: torch.stack(parts) for name, parts in views.items() if parts}
         if c.view_image:

@@ -66,11 +66,12 @@ class Predictor:
         v = self.model.look(views)  # once for all sounds
         maps = {kind: cosine_map(v, a[rows].to(self.device)).cpu() for kind, a in sounds.items()}
         if self.objects is not None:
-            objects = metrics.resize(object_map(self.objects, views).cpu(), SIZE, PROTOCOL)
-            maps["object-guided"] = metrics.object_guided(metrics.resize(maps["model"], SIZE, PROTOCOL), objects, alpha=0.4)
+            objects, own = (metrics.resize(x, SIZE, PROTOCOL, test.aligned) for x in (object_map(self.objects, views).cpu(), maps["model"]))
+            maps["object-guided"] = metrics.object_guided(own, objects, alpha=0.4)
         seen, heard = self.model.see(v), self.model.hear(sounds["model"][rows].to(self.device))
-        features = {"visual": seen.pooled, "audio": heard.a,
-                    "visual_projected": seen.projected, "audio_projected": heard.projected}
+        features = {"visual": seen.pooled, "audio": heard.a}
+        if self.config.align or self.config.intra:  # else nothing has trained the projections
+            features |= {"visual_projected": seen.projected, "audio_projected": heard.projected}
         return maps, {name: x.float().cpu() for name, x in features.items()}
 
 
@@ -92,7 +93,7 @@ def measure(answer, test, save="") -> dict:
         masks = np.stack([test.mask(i) for i in rows]) if "masks" in test.feeds else None
         for k, i in enumerate(rows if save else ()):
             saved.write(save, test.ids[i], maps["model"][k], features["visual"][k], features["audio"][k])
-        maps = {kind: metrics.resize(x, SIZE, PROTOCOL).numpy() for kind, x in maps.items()}
+        maps = {kind: metrics.resize(x, SIZE, PROTOCOL, test.aligned).numpy() for kind, x in maps.items()}
         found = {kind: values(x, truth, masks, extended, exact=kind == "model") for kind, x in maps.items()}
         for column, named in {**found, **floors(truth, masks, extended), "features": features}.items():
             for name, x in named.items():

@@ -45,7 +45,7 @@ def contrast(s, x, y, P: int, Q: int, tau: float):
 
 def share(values):
     """(…, B) → this process's part of the mean over samples of the sum over everything else."""
-    count = dist.total(torch.tensor(float(values.shape[-1]), device=values.device))
+    count = dist.total(torch.full((), float(values.shape[-1]), device=values.device))
     return values.sum() / count
 
 

@@ -97,14 +97,14 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, x):
-        """(B, in_channels, H, W) → five maps: the stem's at 1/4, then the stages' at 1/4, 1/8, 1/16 and 1/32."""
+        """(B, in_channels, H, W) → the stem's map at 1/4, then the stages' at 1/4, 1/8, 1/16 and 1/32."""
         maps = [F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)]
         for stage in range(self.stages):
             maps.append(getattr(self, f"layer{stage + 1}")(maps[-1]))
         return maps
 
     def features(self, x):
-        """(B, in_channels, H, W) → the last map (B, channels, H/32, W/32); H/16, W/16 if last_stride is 1."""
+        """(B, in_channels, H, W) → the last map (B, channels, H/32, W/32); of four stages with last_stride 1, H/16, W/16."""
         return self.maps(x)[-1]
 
     def forward(self, x):

@@ -68,7 +68,7 @@ class Saved:
         return partial(self._answer, paths, vectors if known else None, test)
 
     def _answer(self, paths, vectors, test, rows):
-        maps = [metrics.resize(torch.from_numpy(read(paths[i]))[None], SIZE) for i in rows]
+        maps = [metrics.resize(torch.from_numpy(read(paths[i]))[None], SIZE, aligned=test.aligned) for i in rows]
         return {"model": torch.cat(maps)}, self._features(vectors, test, rows) if vectors else {}
 
     def _features(self, vectors, test, rows):

@@ -38,7 +38,7 @@ def f_of_masks(predicted, masks, beta2=0.3):
     true = masks > 0
     hits, found, area, pixels = (predicted & true).sum((1, 2)), predicted.sum((1, 2)), true.sum((1, 2)), true[0].size
     # (1 + beta²) P R / (beta² P + R) with P = hits / found and R = hits / area
-    f = np.stack([(1 + beta2) * area / (beta2 * area + pixels), (1 + beta2) * hits / (beta2 * area + found)], 1)
+    f = np.stack([(1 + beta2) * area / (beta2 * area + pixels), (1 + beta2) * hits / np.maximum(beta2 * area + found, 1e-30)], 1)
     return np.where(area[:, None] > 0, f, np.nan)
 
 

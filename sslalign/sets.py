@@ -1,8 +1,9 @@
 """Test sets, of scenes and of files, in one form.
 
 A set has `name`, `ids`, `groups` (samples of one picture, or one video, share it), `labels` (None where nobody gave one),
-`sounding` (n,) bool, `listed` (how many the annotations name, None for scenes) and `feeds`, the groups of metrics that it is for;
-`image(i)` → (H, W, 3) uint8, `sound(i)` → the waveform that is heard, `truth(i)` and `mask(i)` → (SIZE, SIZE) in [0, 1].
+`sounding` (n,) bool, `listed` (how many the annotations name, None for scenes), `aligned` (how its maps are resized) and `feeds`,
+the groups of metrics that it is for; `image(i)` → (H, W, 3) uint8, `sound(i)` → the waveform that is heard, `truth(i)` and
+`mask(i)` → (SIZE, SIZE) in [0, 1].
 """
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from common import benchmarks, metrics
 from common.io import InputError, read_image
 from common.run import progress
 
-from .data import TEST, heard, read_sound, scenes_of
+from .data import TEST, heard, read_around, read_sound, scenes_of
 from .score import SIZE
 
 CROSS_MODAL = ("retrieval", "alignment")
@@ -23,7 +24,7 @@ class SceneSet:
     """Held-out scenes, the same for every seed of training. kind: one of SCENES, a method of common.scenes.Scenes."""
 
     def __init__(self, config, kind: str):
-        self.config, self.name, self.feeds, self.listed = config, f"scenes, {kind}", SCENES[kind], None
+        self.config, self.name, self.feeds, self.listed, self.aligned = config, f"scenes, {kind}", SCENES[kind], None, False
         draw = getattr(scenes_of(TEST, config), kind)
         self.samples = [draw(i) for i in progress(range(config.held_out), name=f"drawing {self.name}")]
         self.ids = [f"{kind}-{i:06d}" for i in range(len(self.samples))]
@@ -52,6 +53,7 @@ class FileSet:
         if name in benchmarks.TRAINING:
             raise InputError("--data", f"nobody drew boxes for {name}: it cannot be evaluated on")
         self.config, self.name, self.listed = config, name, len(benchmarks.listed(name, root))
+        self.aligned = not name.startswith("vggss")  # how the released evaluation resizes maps
         self.samples = benchmarks.load(name, root)
         self.ids, self.groups, self.labels = ([getattr(s, field) for s in self.samples] for field in ("id", "group", "label"))
         self.sounding = np.array([s.sounding for s in self.samples])
@@ -66,7 +68,10 @@ class FileSet:
         return read_image(self.samples[i].image)
 
     def sound(self, i):
-        return heard(read_sound(self.samples[i].audio, self.config, self.samples[i].seconds, self.clip), self.config, self.clip)
+        sample = self.samples[i]
+        if sample.seconds:
+            return read_around(sample.audio, self.config, sample.seconds)
+        return heard(read_sound(sample.audio, self.config, self.clip), self.config, self.clip)
 
     def truth(self, i):
         return benchmarks.truth(self.samples[i], SIZE)

@@ -26,7 +26,7 @@ def samples(answer, test) -> dict:
     rows, captions, headings = [], [], []
     for own in list(members.values())[:SHOWN]:
         row, columns = [], []
-        maps = {kind: metrics.normalise(metrics.resize(x, SIZE)) for kind, x in answer(own)[0].items()
+        maps = {kind: metrics.normalise(metrics.resize(x, SIZE, aligned=test.aligned)) for kind, x in answer(own)[0].items()
                 if kind in (HEADINGS if not interactive else ("model",))}
         for k, i in enumerate(own):
             image, number = test.image(i), f" {k + 1}" if interactive else ""

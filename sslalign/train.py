@@ -3,6 +3,7 @@
 No label and no box is read: what is learned comes from pairs of a picture and a sound alone.
 """
 import time
+import zlib
 from dataclasses import replace
 
 import torch
@@ -51,9 +52,14 @@ def features(model, source, config, device, name: str):
 
 def mine(model, source, mined, config, device) -> None:
     """Semantically similar samples by the model itself: the k nearest in each modality, from the features as they are now; from
-    the projected ones, which know more of the meaning (4.4), unless nothing trains the projections."""
+    the projected ones, which know more of the meaning (4.4), unless nothing trains the projections. With --sampling anchor each
+    sample is its own neighbour."""
+    if config.sampling == "anchor":
+        mined.image.copy_(torch.arange(len(mined.image))[:, None])
+        mined.audio.copy_(torch.arange(len(mined.audio))[:, None])
+        return
     seen, played = features(model, source, config, device, "mining neighbours")
-    v, a = (seen.projected, played.projected) if config.align else (seen.pooled, played.a)
+    v, a = (seen.projected, played.projected) if config.align or config.intra else (seen.pooled, played.a)
     mined.image.copy_(neighbors.own(v, mined.image.shape[1]))
     mined.audio.copy_(neighbors.own(a, mined.audio.shape[1]))
 
@@ -72,9 +78,10 @@ def train(config) -> dict:
     run = Run("sslalign", config)
     source, held_out = pairs(config)
     steps = Steps(source, config)
-    own = config.neighbours == "own" and (config.semantic_image or config.semantic_audio) and config.sampling != "anchor"
+    semantic = config.semantic_image or config.semantic_audio
+    own = semantic and config.neighbours == "own"
     mined = Mined(len(source.ids) if own else 0, min(config.k, len(source.ids) - 1))
-    if config.neighbours != "own" and (config.semantic_image or config.semantic_audio):
+    if semantic and not own:
         steps.neighbours = neighbors.load(config.neighbours, source.ids)
         if (found := min(part.shape[1] for part in steps.neighbours)) < config.k:
             raise InputError(config.neighbours, f"holds {found} neighbours of each sample, --k asks for {config.k}")
@@ -84,7 +91,9 @@ def train(config) -> dict:
     model = dist.sync_batchnorm(Sslalign(replace(config, vision_weights=weights)))
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # 4.1.3
-    run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {})
+    run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
+    if own and config.mine_from * steps.per_epoch >= steps.total and run.main:
+        print(f"no semantic positives: the training ends before --mine-from {config.mine_from}")
     forward = torch.compile(model) if config.compile else model
 
     bar = progress(total=steps.total, name="training", initial=run.step)

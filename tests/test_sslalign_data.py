@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.io import InputError
+from common.io import InputError, write_audio
 from common.layouts import write
 from common.scenes import Scenes
 from sslalign.augment import train_view
 from sslalign.config import TINY
-from sslalign.data import VALIDATION, FilePairs, ScenePairs, Steps, heard, pairs
+from sslalign.data import VALIDATION, FilePairs, ScenePairs, Steps, heard, pairs, read_around
 
 CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
 
@@ -95,14 +95,13 @@ def every_view(image):
 
 
 def test_sampling(source):
-    """Table XI: the nearest always, and the anchor itself."""
-    for sampling, shift in (("nearest", 1), ("anchor", 0)):
-        steps = Steps(source, replace(CONFIG, sampling=sampling))
-        steps.neighbours = neighbours()
-        a = parts(steps[0])[1]
-        assert len(a) == 3
-        for n, i in enumerate(anchors(CONFIG, 0)):
-            assert torch.equal(a[2, n], heard(source.sound((i - shift) % 24), CONFIG)), sampling
+    """Table XI: the nearest always."""
+    steps = Steps(source, replace(CONFIG, sampling="nearest"))
+    steps.neighbours = neighbours()
+    a = parts(steps[0])[1]
+    assert len(a) == 3
+    for n, i in enumerate(anchors(CONFIG, 0)):
+        assert torch.equal(a[2, n], heard(source.sound((i - 1) % 24), CONFIG))
     assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [2, 2]  # no neighbours yet, no semantic positives
 
 
@@ -147,3 +146,21 @@ def test_too_few_pairs(source, tmp_path):
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 4)
     with pytest.raises(InputError, match="--held-out"):
         pairs(replace(CONFIG, data="vggsound", root=str(tmp_path)))
+
+
+def test_a_frame_hears_its_own_second(tmp_path):
+    """Also the first and the last of a video; a file that is shorter than the crop is repeated."""
+    config = replace(CONFIG, sample_rate=1000, crop=3.0, seconds=10.0)
+    loudness = np.repeat(np.arange(10) / 10, 1000).astype(np.float32)  # second s has the amplitude s / 10
+    write_audio(tmp_path / "ten.wav", loudness, 1000)
+    write_audio(tmp_path / "one.wav", loudness[5000:6000], 1000)
+    for second, first in ((0, 0), (1, 0), (5, 4), (8, 7), (9, 7)):
+        found = read_around(tmp_path / "ten.wav", config, (second, second + 1.0))
+        assert found.shape == (3000,)
+        np.testing.assert_allclose(found, loudness[1000 * first:][:3000], atol=1e-4)
+    np.testing.assert_allclose(read_around(tmp_path / "one.wav", config, (0, 1.0)), 0.5, atol=1e-4)
+
+
+def test_other_objects_are_other_pairs(source):
+    assert source.ids == ScenePairs(0, 24, CONFIG).ids and len(set(source.ids)) == 24
+    assert not set(source.ids) & set(ScenePairs(1, 24, CONFIG).ids)
