@@ -125,6 +125,7 @@ def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("the 3 nearest of") == 4
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("another\n")
     assert "ids.txt: is of other samples" in fails(capsys, *command(vggsound, tmp_path))
