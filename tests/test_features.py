@@ -132,6 +132,7 @@ def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["ids.txt"]
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_write_nothing(vggsound, tmp_path, capsys):
     for flag, file, said in (("audio", "image.pth", "has no entry"), ("image", "audio.pth", "holds no state_dict"),
                              ("image", "nothing.pth", "no such file")):

@@ -104,6 +104,7 @@ def test_exact_rules_take_exactly_their_pixels_the_largest_first(scene):
     np.testing.assert_array_equal(perfect, np.where(area > 0, 1.0, 0.0 if half else np.nan))
 
 
+@pytest.mark.slow
 @quick
 @given(scenes())
 def test_one_at_a_time_numpy_and_tensors_agree(scene):
@@ -133,6 +134,7 @@ def test_rows_as_tensors_give_what_rows_in_numpy_give(scene):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @quick
 @given(scenes(ties=False))
 def test_laws_of_localisation(scene):

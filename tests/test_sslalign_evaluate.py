@@ -18,6 +18,8 @@ from sslalign.config import TINY
 from sslalign.model import Sslalign, cosine_map
 from sslalign.sets import FileSet, SceneSet, others, sets_of
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(TINY, width=8, image_size=32, projection=16, held_out=6, sample_rate=4000, seconds=0.5, crop=0.25, window=64, hop=32)
 CPU = torch.device("cpu")
 LAYOUTS = {"vggss": ("pairs", "retrieval", "alignment"), "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),

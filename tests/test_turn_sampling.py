@@ -101,11 +101,13 @@ def chance_that_first_is_higher(first, second):
     return float((first[:, None] > second[None]).mean() + 0.5 * (first[:, None] == second[None]).mean())
 
 
+@pytest.mark.slow
 def test_the_classifier_tells_the_domains_apart(scenes):
     """Eq. (11): more confident in the source domain."""
     assert chance_that_first_is_higher(*scenes[3]) > 0.9
 
 
+@pytest.mark.slow
 def test_the_classifier_finds_what_is_exclusive(scenes):
     """The walls and the hisses, which the scenes mark as exclusive, are drawn less often than what both domains can name."""
     for domain, values, sign in zip(scenes[2], scenes[3], (-1, 1)):
