@@ -12,6 +12,8 @@ from common.annotations import clip_id, from_grid
 from common.benchmarks import READERS, listed, load, present, truth
 from common.io import InputError, write_image
 
+pytestmark = pytest.mark.slow
+
 EXCERPTS = Path(__file__).parent / "annotations"
 GOLDENS = Path(__file__).parent / "goldens" / "metrics.npz"
 XML = "<annotation>{}</annotation>"

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sslalign.boxes import boxes_from_maps, components, otsu
 
+pytestmark = pytest.mark.slow
+
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 13), st.integers(1, 13))
 seeds = st.integers(0, 10**6)
 

@@ -13,6 +13,8 @@ from tests.goldens import fill
 from turn.detr import Attention, DecoderLayer, Detr, EncoderLayer, detr_r50, pad_pictures, sine_positions
 from turn.resnet import BasicBlock, ResNet
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parent / "goldens"
 
 

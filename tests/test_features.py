@@ -15,6 +15,8 @@ from sslalign.data import pairs
 from sslalign.resnet import resnet18
 from tests.test_neighbors import Stopped, fails, is_top_k
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def vggsound(tmp_path_factory):

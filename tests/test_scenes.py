@@ -10,6 +10,8 @@ from common.bank import COLOURS
 from common.scenes import COUNTS, PLACES, Scenes, background, place, tight_boxes
 from tests.test_bank import write_folder
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("pair", "interactive", "extended", "grounding", "caption", "video")
 
 
