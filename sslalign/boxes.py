@@ -86,5 +86,5 @@ def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> 
     boxes, picture = torch.stack([*edges, score.float()], 1), over(picture, "amax")  # (K, 5), (K,)
     order = score.argsort(descending=True, stable=True)
     order = order[picture[order].argsort(stable=True)]
-    order = order[area[order] >= least * height * width]
+    order = order[area[order].double() / (height * width) >= least]  # 3 / 30 is 0.1 to the bit, 0.1 * 6 * 5 is not 3
     return list(boxes[order].split(torch.bincount(picture[order], minlength=count).tolist()))

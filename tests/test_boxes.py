@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sslalign.boxes import boxes_from_maps, components, otsu
@@ -71,7 +71,7 @@ def naive_boxes(grid, least, threshold=None):
     threshold = naive_otsu(grid) if threshold is None else threshold
     rows = []
     for part in flood(grid > threshold):
-        if len(part) >= least * height * width:
+        if len(part) / (height * width) >= least:
             ys, xs = zip(*part)
             mean = sum(float(grid[p]) for p in part) / len(part)
             rows.append((min(xs) / width, min(ys) / height, (max(xs) + 1) / width, (max(ys) + 1) / height, mean))
@@ -155,6 +155,7 @@ def test_empty_full_corners_and_neighbours_in_the_batch():
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, seeds, st.sampled_from([0., 0.02, 0.1]), st.sampled_from([None, 0.3, 0.5]))
+@example((1, 6, 5), 1, 0.1, None)  # a component of exactly `least`
 def test_boxes_against_loops(shape, seed, least, threshold):
     maps = np.random.default_rng(seed).random(shape)
     found = boxes_from_maps(torch.from_numpy(maps), least, threshold)
