@@ -1,35 +1,27 @@
-"""Pictures on their way into the model (section 4.1.3): views for training, SimCLR's augmentations (Chen et al. 2020, appendix A)
-for the hand-crafted positive (section 3.3), and the view of the released evaluation.
+"""SimCLR's augmentations (Chen et al. 2020, appendix A) for the hand-crafted positive of a picture (section 3.3).
 
 A view is cut out sample by sample, where the picture is read; colours change by whole batches, on any device. All that is random
 is drawn from the caller's generator, one for each sample, so that a sample's view depends on nothing else.
 """
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+from .views import planes
+
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue weigh in grey (Rec. 601)
 RATIO = 3 / 4, 4 / 3  # width to height of a random crop
 DRAWN = 7  # numbers that are drawn for the colours of one sample
 
 
-def train_view(image: np.ndarray, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, size, size) uint8: squeezed into a square 1.1 times as large, a part of it, mirrored or not."""
-    large = round(1.1 * size)
-    x, y = rng.integers(0, large - size + 1, 2)
-    view = Image.fromarray(image).resize((large, large), Image.Resampling.BICUBIC).crop((x, y, x + size, y + size))
-    return _mirrored(view, rng)
-
-
 def crop_view(image: np.ndarray, size: int, rng: np.random.Generator, scale=(0.08, 1.0)) -> torch.Tensor:
     """(H, W, 3) uint8 → (3, size, size) uint8: SimCLR's random crop, resized, mirrored or not. See `crop_box`."""
     box = crop_box(*image.shape[:2], rng, scale)
-    return _mirrored(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box), rng)
+    view = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return planes(view, rng.random() < 0.5)
 
 
 def crop_box(height: int, width: int, rng: np.random.Generator, scale=(0.08, 1.0)) -> tuple[float, float, float, float]:
@@ -47,11 +39,6 @@ def crop_box(height: int, width: int, rng: np.random.Generator, scale=(0.08, 1.0
         w, h = min(width, height * RATIO[1]), min(height, width / RATIO[0])
         x, y = (width - w) / 2, (height - h) / 2
     return x, y, min(x + w, width), min(y + h, height)
-
-
-def _mirrored(view: Image.Image, rng: np.random.Generator) -> torch.Tensor:
-    planes = torch.from_numpy(np.array(view)).permute(2, 0, 1)  # (3, size, size)
-    return planes.flip(2).contiguous() if rng.random() < 0.5 else planes.contiguous()
 
 
 def draw_colours(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
@@ -103,30 +90,3 @@ def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     x = F.pad(images.flatten(0, 1)[None], [radius] * 4, mode="replicate")  # (1, B · C, H + 2 · radius, W + 2 · radius)
     x = F.conv2d(F.conv2d(x, taps, groups=len(taps)), taps.transpose(2, 3), groups=len(taps))
     return x.view(images.shape)
-
-
-def test_view(image: np.ndarray, size: int) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, size, size) float32 in units of [0, 1], not clamped where the bicubic filter overshoots.
-
-    The released evaluation: a tensor first, then resized with antialiasing. 0.02 from resizing the picture with Pillow.
-    """
-    planes = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, H, W)
-    if planes.shape[1:] == (size, size):
-        return planes
-    return F.interpolate(planes[None], (size, size), mode="bicubic", align_corners=False, antialias=True)[0]
-
-
-test_view.__test__ = False  # it is no test, whatever pytest thinks of its name
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W), uint8 or float in [0, 1] → float32 with ImageNet's mean and deviation, on the images' device."""
-    mean, std = _statistics(images.device)
-    return (images.float() / (255 if images.dtype == torch.uint8 else 1) - mean) / std
-
-
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # a tensor made within inference_mode could never be used in training
-def _statistics(device: torch.device):
-    """Kept on the device: making them there would let a GPU wait at every step."""
-    return tuple(torch.tensor(x, device=device)[:, None, None] for x in (MEAN, STD))

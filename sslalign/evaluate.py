@@ -18,13 +18,13 @@ from common.run import best_of, cli, device_of, load_checkpoint, progress
 from common.weights import load_published
 
 from . import saved, sheets
-from .augment import normalise, test_view
 from .config import PRESETS, TINY
 from .model import Sslalign, cosine_map
 from .report import PROTOCOL, key, report
 from .resnet import resnet18
 from .score import SIZE, cross_modal, floors, summary, values
 from .sets import others, sets_of
+from .views import normalise, test_view
 
 BATCH = 50
 

@@ -13,9 +13,9 @@ from common.io import InputError, overlay, read_image, write_image, write_json
 from common.run import best_of, cli, device_of
 
 from .boxes import boxes_from_maps
-from .data import heard, read_sound
 from .evaluate import PROTOCOL, load
 from .model import cosine_map
+from .pairs import heard, read_sound
 from .score import SIZE
 
 

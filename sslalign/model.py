@@ -15,9 +15,9 @@ from torch import nn
 
 from common.weights import load_published
 
-from .augment import normalise
 from .frontend import log_spectrogram
 from .resnet import BasicBlock, ResNet, resnet18
+from .views import normalise
 
 
 class Seen(NamedTuple):

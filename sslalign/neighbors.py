@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from common.annotations import lines
+from common.arrays import crc32, fill, opened, same_ids, write_ids
 from common.config import Parser
 from common.io import InputError
 from common.run import cli, device_of
 
 from .config import PAPER
-from .data import pairs
-from .features import crc32, encoder, extract, fill, write_ids
+from .features import encoder, extract
+from .pairs import pairs
 
 MODALITIES = "image", "audio"
 SCORES = 2**25  # similarities that are in memory at a time: 128 MiB
@@ -81,7 +82,7 @@ def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -
     """Features (N, d) float16 or float32, memory-mapped or not → (N, k) int32 in the file `path`, memory-mapped.
 
     Holds the features once in float32 on `device`, and there SCORES similarities at a time, or `block` rows of them. Continues
-    what was killed, if features and k are the same (see `features.fill`). Raises InputError for features that are not finite
+    what was killed, if features and k are the same (see `arrays.fill`). Raises InputError for features that are not finite
     and for k that is not in 1 … N - 1.
     """
     count, width = features.shape
@@ -107,45 +108,28 @@ def load(folder, ids) -> tuple[np.memmap, np.memmap]:
     Raises InputError where `folder` is of other samples or in another order, or a file is missing, unfinished, or not such.
     """
     folder, ids = Path(folder), list(ids)
-    _same(folder / "ids.txt", ids)
+    same_ids(folder / "ids.txt", ids)
     return tuple(_neighbours(folder / f"{modality}_neighbours.npy", len(ids)) for modality in MODALITIES)
-
-
-def _same(path, ids):
-    there = lines(path)
-    if there != ids:
-        i = next((i for i, pair in enumerate(zip(there, ids)) if pair[0] != pair[1]), min(len(there), len(ids)))
-        ours, theirs = (repr(keys[i]) if i < len(keys) else "nothing" for keys in (ids, there))
-        raise InputError(path, f"line {i + 1} is {theirs}, the data have {ours} there: other samples, or in another order")
 
 
 def _neighbours(path, count):
     if path.with_name(path.name + ".part").exists():
         raise InputError(path, f"is not finished; `python -m sslalign.neighbors {path.parent}` continues it")
-    array = _opened(path, f"`python -m sslalign.neighbors {path.parent}` makes it")
+    array = opened(path, f"`python -m sslalign.neighbors {path.parent}` makes it")
     if array.ndim != 2 or len(array) != count or not array.size or array.dtype != np.int32:
         raise InputError(path, f"{array.dtype} {array.shape}: not (N, k) int32 with N = {count}")
     for i in range(0, count, ROWS):
         rows = array[i:i + ROWS]
         if rows.min() < 0 or rows.max() >= count or (rows == np.arange(i, i + len(rows))[:, None]).any():
             raise InputError(path, f"rows {i} to {i + len(rows) - 1}: not the rows of other samples, from 0 to {count - 1}")
-    return _opened(path)  # anew, so that its pages are not all in memory
+    return opened(path)  # anew, so that its pages are not all in memory
 
 
 def _features(path, count):
-    array = _opened(path, "put the features of your encoders there, or name --data, --root and weights")
+    array = opened(path, "put the features of your encoders there, or name --data, --root and weights")
     if array.ndim != 2 or len(array) != count or not array.size or array.dtype not in (np.float16, np.float32):
         raise InputError(path, f"{array.dtype} {array.shape}: not (N, d) float16 or float32 with N = {count}, the ids in ids.txt")
     return array
-
-
-def _opened(path, advice=""):
-    if not path.is_file():
-        raise InputError(path, f"no such file: {advice}")
-    try:
-        return np.lib.format.open_memmap(path, "r")  # .npy and nothing else; objects are refused
-    except Exception as error:  # a damaged header can fail in any way
-        raise InputError(path, f"not a .npy file ({error})") from error
 
 
 def main(argv=None):

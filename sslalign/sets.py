@@ -12,7 +12,7 @@ from common import benchmarks, metrics
 from common.io import InputError, read_image
 from common.run import progress
 
-from .data import TEST, heard, read_around, read_sound, scenes_of
+from .pairs import TEST, heard, read_around, read_sound, scenes_of
 from .score import SIZE
 
 CROSS_MODAL = ("retrieval", "alignment")

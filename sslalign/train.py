@@ -14,13 +14,14 @@ from common.io import InputError
 from common.run import Run, amp, cli, configure, cosine, progress
 
 from . import neighbors
-from .augment import test_view
 from .config import PRESETS
-from .data import Steps, heard, pairs
+from .data import Steps
 from .evaluate import finish
 from .losses import losses, s_L
 from .model import Heard, Seen, Sslalign
+from .pairs import heard, pairs
 from .sets import FileSet
+from .views import test_view
 
 
 class Mined(nn.Module):

@@ -11,7 +11,7 @@ from common.scenes import Scenes
 from sslalign import features as f
 from sslalign import neighbors as n
 from sslalign.config import PAPER
-from sslalign.data import pairs
+from sslalign.pairs import pairs
 from sslalign.resnet import resnet18
 from tests.test_neighbors import Stopped, fails, is_top_k
 

@@ -6,7 +6,7 @@ import torch
 from common import metrics
 from common.io import read_jsonl
 from sslalign import evaluate as sslalign
-from sslalign.data import ScenePairs, heard
+from sslalign.pairs import ScenePairs, heard
 from sslalign.train import main as train_sslalign
 from turn.data import SceneIntermediate, SceneSource
 from turn.evaluate import load

@@ -1,4 +1,4 @@
-"""sslalign/augment.py: views against the released evaluation and where they lie, colours against formulas pixel by pixel."""
+"""sslalign/views.py and augment.py: views against the released evaluation and where they lie, colours against formulas pixel by pixel."""
 import math
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sslalign.augment import (DRAWN, LUMA, MEAN, RATIO, STD, blur, colours, crop_box, crop_view, draw_colours, normalise,
-                              train_view)
-from sslalign.augment import test_view as view_of
+from sslalign.augment import DRAWN, LUMA, RATIO, blur, colours, crop_box, crop_view, draw_colours
+from sslalign.views import MEAN, STD, draw_view, normalise
+from sslalign.views import train_view as view_drawn
+from sslalign.views import test_view as view_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "logspec_ezvsl.npz")
 PICTURE = GOLDEN["image_uint8"]  # (86, 116, 3)
@@ -20,6 +21,10 @@ seeds = st.integers(0, 10**6)
 
 def rng(seed):
     return np.random.default_rng(seed)
+
+
+def train_view(image, size, generator):
+    return view_drawn(image, size, draw_view(size, generator))
 
 
 def batch(n=6, height=12, width=15, low=0, high=256, seed=0):

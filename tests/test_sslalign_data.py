@@ -8,9 +8,10 @@ import torch
 from common.io import InputError, write_audio
 from common.layouts import write
 from common.scenes import Scenes
-from sslalign.augment import train_view
 from sslalign.config import TINY
-from sslalign.data import VALIDATION, FilePairs, ScenePairs, Steps, heard, pairs, read_around
+from sslalign.data import Steps
+from sslalign.pairs import VALIDATION, FilePairs, ScenePairs, heard, pairs, read_around
+from sslalign.views import train_view
 
 CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
 
@@ -82,16 +83,7 @@ def test_the_positives_are_those_of_section_3_3(source):
 
 def every_view(image):
     """All that train_view can give of a picture: every place of the crop, mirrored or not."""
-    class Draw:
-        def __init__(self, xy, mirrored):
-            self.xy, self.mirrored = xy, mirrored
-
-        def integers(self, low, high, n):
-            return np.array(self.xy)
-
-        def random(self):
-            return 0.0 if self.mirrored else 1.0
-    return [train_view(image, 32, Draw((x, y), m)) for x in range(4) for y in range(4) for m in (False, True)]
+    return [train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)]
 
 
 def test_sampling(source):
