@@ -17,16 +17,20 @@ from common.io import InputError, contact_sheet, write_json
 from common.run import best_of, cli, device_of, load_checkpoint, progress
 from common.weights import load_published
 
-from . import saved, sheets
+from . import saved
 from .config import PRESETS, TINY
+from .crossmodal import compositions, cross_modal, table
+from .measure import batches, measure
 from .model import Sslalign, cosine_map
-from .report import PROTOCOL, key, report
+from .report import BESIDE, PROTOCOL, key, report
 from .resnet import resnet18
-from .score import SIZE, cross_modal, floors, summary, values
+from .score import SIZE, summary
 from .sets import others, sets_of
+from .sheets import samples
 from .views import normalise, test_view
 
-BATCH = 50
+COLUMNS = {"model": "", "object-guided": "ogl/", **BESIDE}  # heading → prefix in metrics.json
+MAPS = {"model": "map"}  # on the contact sheet
 
 
 class Predictor:
@@ -80,28 +84,10 @@ def object_map(net, views):
     return net.features(normalise(views)).mean(1)
 
 
-def batches(rows: list) -> list:
-    return [rows[i:i + BATCH] for i in range(0, len(rows), BATCH)]
-
-
-def measure(answer, test, save="") -> dict:
-    """`score.values` of every column, and the features: {column: {name: (N, …)}} of all samples in order, in every process."""
-    parts, extended = {}, "extended" in test.feeds
-    for rows in progress(batches(list(dist.share(len(test.ids)))), name=f"looking, {test.name}"):
-        maps, features = answer(rows)
-        truth = np.stack([test.truth(i) for i in rows])
-        masks = np.stack([test.mask(i) for i in rows]) if "masks" in test.feeds else None
-        for k, i in enumerate(rows if save else ()):
-            saved.write(save, test.ids[i], maps["model"][k], features["visual"][k], features["audio"][k])
-        maps = {kind: metrics.resize(x, SIZE, PROTOCOL, test.aligned).numpy() for kind, x in maps.items()}
-        found = {kind: values(x, truth, masks, extended, exact=kind == "model") for kind, x in maps.items()}
-        for column, named in {**found, **floors(truth, masks, extended), "features": features}.items():
-            for name, x in named.items():
-                parts.setdefault((column, name), []).append(torch.as_tensor(x))
-    merged = {}
-    for column, name in dist.gather_objects(list(parts))[0]:  # the first process has samples, others may have none
-        merged.setdefault(column, {})[name] = dist.merge(parts.get((column, name), []), len(test.ids)).numpy()
-    return merged
+def keep(folder, test, rows, maps, features) -> None:
+    """Maps and features to the folder of --save-maps."""
+    for k, i in enumerate(rows):
+        saved.write(folder, test.ids[i], maps["model"][k], features["visual"][k], features["audio"][k])
 
 
 def evaluate(predictor, sets, save="") -> tuple[dict, dict]:
@@ -112,19 +98,22 @@ def evaluate(predictor, sets, save="") -> tuple[dict, dict]:
     result, pages = {}, {}
     for test in sets:
         answer = predictor.on(test)
-        merged = measure(answer, test, save)
+        merged = measure(answer, test, "model", partial(keep, save, test) if save else None)
         features = merged.pop("features", {})
-        columns = {kind: summary(x, test.feeds, test.groups, test.sounding) for kind, x in merged.items()}
+        columns = {kind: summary(merged[kind], test.feeds, test.groups, test.sounding) for kind in COLUMNS if kind in merged}
+        result |= {key(COLUMNS[kind], name): x for kind, named in columns.items() for name, x in named.items()}
+        related = {}
         if features and "retrieval" in test.feeds:
             heard = np.flatnonzero(test.sounding)
-            columns["model"] |= cross_modal({name: x[heard] for name, x in features.items()}, [test.labels[i] for i in heard])
-        result |= {key(kind, name): x for kind, named in columns.items() for name, x in named.items()}
+            related = cross_modal({name: x[heard] for name, x in features.items()}, [test.labels[i] for i in heard])
+            result |= related
         if dist.rank() == 0:
-            print(report(test, columns, metrics.undefined(merged["model"]["ciou"][test.sounding]), predictor.note))
+            undefined = metrics.undefined(merged["model"]["ciou"][test.sounding])
+            print(report(test, columns, undefined, related and f"\n{table(related)}", predictor.note))
             if "samples" not in pages or "interactive" in test.feeds:
-                pages["samples"] = sheets.samples(answer, test)
+                pages["samples"] = samples(answer, test, MAPS)
             if "retrieval" in test.feeds and "visual_projected" in features:
-                pages["compositional"] = sheets.compositions(features, test)
+                pages["compositional"] = compositions(features, test)
     return {**result, "samples": len(sets[0].ids), "protocol": PROTOCOL}, pages
 
 

@@ -1,4 +1,4 @@
-"""From maps to the numbers of the paper's tables (4.1.2, 4.2, 4.4 to 4.8): arrays alone, whoever made the maps."""
+"""From maps to numbers: arrays alone, whoever made the maps."""
 import numpy as np
 
 from common import metrics
@@ -97,23 +97,3 @@ def summary(values, feeds, groups=None, sounding=None) -> dict:
                 result[f"masks/ciou{rule}@0.5"] = metrics.success_rate(heard[f"mask_ciou{rule}"])
                 result[f"masks/auc{rule}"] = metrics.auc(heard[f"mask_ciou{rule}"])
     return result
-
-
-def cross_modal(features, labels) -> dict:
-    """Retrieval (Table V) and alignment (Table VI) of N matched pairs.
-
-    features: visual and audio (N, c) of the backbones and, if any, visual_projected and audio_projected. labels: N names; a
-    category's recall is left out where one is None, for the paper does not say which of the two it reports.
-    """
-    result = {}
-    kinds = {"instance": None, **({} if None in labels else {"category": labels})}
-    for suffix in ("", "_projected"):
-        if f"visual{suffix}" in features:
-            for kind, names in kinds.items():
-                recall = metrics.retrieval(features[f"audio{suffix}"], features[f"visual{suffix}"], labels=names)
-                for way, direction in (("a2i", "forward"), ("i2a", "backward")):
-                    result |= {f"retrieval/{way}_r@{k}{suffix}_{kind}": share for k, share in recall[direction].items()}
-    pair = features["visual"], features["audio"]
-    mean, deviation = metrics.magnitude(*pair)
-    result["alignment/cosine"] = metrics.alignment(*pair)
-    return {**result, "alignment/magnitude": mean, "alignment/magnitude_std": deviation}

@@ -13,10 +13,12 @@ from common.config import as_dict
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from common.layouts import write
 from common.scenes import Scenes
-from sslalign import evaluate, localize, saved, sheets
+from sslalign import crossmodal, evaluate, localize, saved
 from sslalign.config import TINY
+from sslalign.measure import measure
 from sslalign.model import Sslalign, cosine_map
 from sslalign.sets import FileSet, SceneSet, others, sets_of
+from sslalign.sheets import samples
 
 pytestmark = pytest.mark.slow
 
@@ -163,12 +165,12 @@ def test_the_shuffled_sound_is_of_another_picture(checkpoint):
 def test_a_model_that_does_not_listen(checkpoint):
     """Its numbers are the same for every sound; a model that does has others somewhere."""
     predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "pair")
-    merged = evaluate.measure(predictor.on(test), test)
+    merged = measure(predictor.on(test), test, "model")
     assert not np.array_equal(merged["model"]["ciou"], merged["silent"]["ciou"])
     for name, x in predictor.model.audio.named_parameters():
         if "bn" in name or "downsample" in name:
             x.data.fill_(float("bias" in name))
-    merged = evaluate.measure(predictor.on(test), test)
+    merged = measure(predictor.on(test), test, "model")
     for kind in ("shuffled", "silent"):
         for name in ("ciou", "ciou_adaptive", "pointing", "mask_iou"):
             np.testing.assert_array_equal(merged["model"][name], merged[kind][name])
@@ -177,7 +179,7 @@ def test_a_model_that_does_not_listen(checkpoint):
 def test_object_guided_refinement(checkpoint, tmp_path):
     predictor, test = evaluate.load(checkpoint, CPU, ogl=True), SceneSet(CONFIG, "pair")
     assert predictor.objects is predictor.model.visual and "the model itself" in predictor.note
-    merged = evaluate.measure(predictor.on(test), test)
+    merged = measure(predictor.on(test), test, "model")
     assert not np.array_equal(merged["model"]["ciou"], merged["object-guided"]["ciou"])
     maps, features = predictor.on(test)([2, 4])
     v = predictor.look([test.image(2), test.image(4)])
@@ -187,7 +189,7 @@ def test_object_guided_refinement(checkpoint, tmp_path):
     for x in predictor.model.visual.parameters():  # without an object anywhere, nothing changes
         x.data.zero_()
     predictor.objects, predictor.model = predictor.model.visual, evaluate.load(checkpoint, CPU).model
-    merged = evaluate.measure(predictor.on(test), test)
+    merged = measure(predictor.on(test), test, "model")
     np.testing.assert_allclose(merged["model"]["ciou"], merged["object-guided"]["ciou"], atol=1e-3)
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(InputError, match=r"wrong\.pth"):
@@ -260,23 +262,24 @@ def test_bad_flags(checkpoint, disk, tmp_path, capsys):
 def test_compositional_retrieval():
     """lambda = 1 finds the picture itself, 0 what its sound finds; what is left out is never found."""
     visual, audio = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
-    assert sheets.nearest(sheets.compositional(7 * visual, audio, 1), visual, 1)[:, 0].tolist() == list(range(9))
-    torch.testing.assert_close(sheets.nearest(sheets.compositional(visual, 3 * audio, 0), visual, 4), sheets.nearest(audio, visual, 4))
-    torch.testing.assert_close(sheets.compositional(visual, 5 * audio), sheets.compositional(3 * visual, audio))
+    assert crossmodal.nearest(crossmodal.compositional(7 * visual, audio, 1), visual, 1)[:, 0].tolist() == list(range(9))
+    alone = crossmodal.nearest(crossmodal.compositional(visual, 3 * audio, 0), visual, 4)
+    torch.testing.assert_close(alone, crossmodal.nearest(audio, visual, 4))
+    torch.testing.assert_close(crossmodal.compositional(visual, 5 * audio), crossmodal.compositional(3 * visual, audio))
     out = torch.arange(9)[:, None]
-    found = sheets.nearest(sheets.compositional(visual, audio, 1), visual, 8, out)
+    found = crossmodal.nearest(crossmodal.compositional(visual, audio, 1), visual, 8, out)
     assert [sorted(row) for row in found.tolist()] == [[j for j in range(9) if j != i] for i in range(9)]
 
 
 def test_sheets(checkpoint, disk):
     predictor, interactive = evaluate.load(checkpoint, CPU), FileSet(CONFIG, "is3", disk["is3"])
     answer = predictor.on(interactive)
-    page = sheets.samples(answer, interactive)
+    page = samples(answer, interactive, evaluate.MAPS)
     assert page["columns"] == ["truth 1", "map 1", "truth 2", "map 2"] and [len(row) for row in page["rows"]] == [4] * 3
     assert page["captions"][0] == " | ".join(interactive.labels[:2])
-    page = sheets.samples(predictor.on(SceneSet(CONFIG, "extended")), SceneSet(CONFIG, "extended"))
+    page = samples(predictor.on(SceneSet(CONFIG, "extended")), SceneSet(CONFIG, "extended"), evaluate.MAPS)
     assert len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 4  # what does not sound has no truth to show
-    page = sheets.compositions({k: x.numpy() for k, x in answer(list(range(6)))[1].items()}, interactive)
+    page = crossmodal.compositions({k: x.numpy() for k, x in answer(list(range(6)))[1].items()}, interactive)
     assert len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3  # three pictures, of which two are asked with
 
 

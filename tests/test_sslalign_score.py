@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from sslalign import report, score
+from sslalign import crossmodal, evaluate, report, score
 from sslalign.score import SIZE
 from tests.goldens import fill
 
@@ -174,14 +174,14 @@ def test_retrieval_both_ways_and_alignment():
     """Sound 1 is nearest to picture 0; picture 1 is nearest to its own sound."""
     visual = np.array([[1, 0.0], [0, 1], [-1, 0.2]])
     audio = np.array([[1, 0.1], [0.9, 0.5], [-1, 0]])
-    found = score.cross_modal({"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio}, ["a", "a", "b"])
+    found = crossmodal.cross_modal({"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio}, ["a", "a", "b"])
     assert found["retrieval/a2i_r@1_instance"] == pytest.approx(2 / 3) and found["retrieval/i2a_r@1_instance"] == 1
     assert found["retrieval/a2i_r@1_category"] == 1 == found["retrieval/a2i_r@1_projected_instance"]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (visual, audio)]
     assert found["alignment/cosine"] == pytest.approx((unit[0] * unit[1]).sum(1).mean())
     distance = np.linalg.norm(unit[0] - unit[1], axis=1)
     assert [found["alignment/magnitude"], found["alignment/magnitude_std"]] == pytest.approx([distance.mean(), distance.std()])
-    plain = score.cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
+    plain = crossmodal.cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
     assert plain and not [name for name in plain if "category" in name or "projected" in name]
 
 
@@ -191,7 +191,7 @@ def test_names_in_metrics_json():
     gt, masks = np.concatenate([box(9, 9, 99, 99)] * 4), (noise(4, 3) > 0.5).astype(np.float32)
     values = score.values(noise(4), gt, masks, extended=True, exact=True)
     names = list(score.summary(values, ALL, [0, 0, 1, 1]))
-    keys = [report.key(column, name) for column in report.COLUMNS for name in names]
+    keys = [report.key(prefix, name) for prefix in evaluate.COLUMNS.values() for name in names]
     assert len(set(keys)) == len(keys)
     assert {"pairs/ciou@0.5", "control/silent_iiou_adaptive", "control/shuffled_ciou_adaptive@0.5", "control/silent_masks_ciou@0.5",
             "control/shuffled_interactive_pointing", "ogl/iauc", "floor/centre_auc"} <= set(keys)
