@@ -1,8 +1,10 @@
 """Arrays on disk that grow by blocks and survive a kill, and the ids of their rows."""
+import fcntl
 import io
 import math
 import os
 import zlib
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +42,16 @@ def opened(path, advice="") -> np.memmap:
         return np.lib.format.open_memmap(path, "r")  # .npy and nothing else; objects are refused
     except Exception as error:  # a damaged header can fail in any way
         raise InputError(path, f"not a .npy file ({error})") from error
+
+
+@contextmanager
+def alone(folder):
+    """Around what only one process at a time may do in a folder, which is made: others wait. A killed one holds nobody up."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def crc32(path) -> int:
