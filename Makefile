@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 NPROC  ?= 1
 LAUNCH  = $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --standalone --nproc-per-node $(NPROC),$(RUN))
 FLAGS   = $(if $(OBJECTS),--objects "$(OBJECTS)") $(ARGS)
-METHODS = turn sslalign
+METHODS = turn sslalign avkd
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-fast lint bench weights data-stamps sync-copies

@@ -11,7 +11,7 @@ AUDIO_TEACHERS = ("cnn14", "wavegram_logmel_cnn14")
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
     ids: str = flag("", "file with the ids to train on, as flickr_10k.txt (none: all of the data set)", practical=True)
-    epochs: int = flag(12, "passes over the pairs (4.1)")
+    epochs: int = flag(16, "passes over the pairs (4.1)")
     batch_size: int = flag(32, "pairs a step, over all processes: k of Eqs. (1) to (3)")
     lr: float = flag(3e-3, "learning rate of Adam")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))

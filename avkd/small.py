@@ -24,7 +24,6 @@ from .views import normalise, test_view
 
 SEED = 10**6 + 7  # of the teachers' scenes: no seed of training, validation or test
 COUNT, BATCH, LR = 3000, 32, 5e-3
-SCALE = 16.0  # of the cosines that are the teachers' logits
 
 
 class Detector(nn.Module):
@@ -35,17 +34,17 @@ class Detector(nn.Module):
         self.config = config
         self.body = ResNet(BasicBlock, config.blocks, config.width, num_classes=None, last_stride=config.last_stride)
         self.projection = nn.Conv2d(self.body.channels, config.channels, 1)
-        self.classify = nn.Conv2d(config.channels, classes + 1, 1, bias=False)
+        self.classify = nn.Conv2d(config.channels, classes + 1, 1)
 
     def view(self, source, i):
         return test_view(source.image(i), self.config.image_size)
 
     def hint(self, images):
         """(n, 3, H, W) uint8, or float in [0, 1] → e_v (n, c, h, w)."""
-        return self.projection(self.body.features(normalise(images).contiguous(memory_format=torch.channels_last)))
+        return F.relu(self.projection(self.body.features(normalise(images).contiguous(memory_format=torch.channels_last))))
 
     def forward(self, images):
-        return SCALE * F.conv2d(F.normalize(self.hint(images), dim=1), F.normalize(self.classify.weight, dim=1))
+        return self.classify(self.hint(images))
 
 
 class Listener(nn.Module):
@@ -56,7 +55,7 @@ class Listener(nn.Module):
         self.config = config
         self.body = ResNet(BasicBlock, config.blocks, config.width, in_channels=1, num_classes=None)
         self.projection = nn.Linear(self.body.channels, config.channels)
-        self.classify = nn.Linear(config.channels, classes, bias=False)
+        self.classify = nn.Linear(config.channels, classes)
 
     def view(self, source, i):
         return heard(source.sound(i), self.config)
@@ -65,10 +64,10 @@ class Listener(nn.Module):
         """(n, samples) in [-1, 1] → e_a (n, c)."""
         c = self.config
         spectrogram = log_spectrogram(waveforms, c.sample_rate, window=c.window, hop=c.hop)
-        return self.projection(self.body.features(spectrogram[:, None]).mean((2, 3)))
+        return F.relu(self.projection(self.body.features(spectrogram[:, None]).mean((2, 3))))
 
     def forward(self, waveforms):
-        return SCALE * F.linear(F.normalize(self.hint(waveforms), dim=1), F.normalize(self.classify.weight, dim=1))
+        return self.classify(self.hint(waveforms))
 
 
 def cells(scene, side: int, nothing: int) -> np.ndarray:

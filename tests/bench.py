@@ -39,16 +39,27 @@ def turn(device):
 
 def sslalign(device):
     """sslalign's, with all nine pairs."""
-    from sslalign import config, data, losses, model
+    from sslalign import config, data, losses, model, pairs
     settings = replace(config.TINY, scenes=256)
     net = model.Sslalign(settings).to(device, memory_format=torch.channels_last)
-    batches = data.Steps(data.ScenePairs(0, settings.scenes, settings), settings)
+    batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings)
     batches.neighbours = 2 * [np.arange(settings.scenes)[:, None].repeat(settings.k, 1)]
 
     def loss(batch):
         seen, heard = net(batch["images"], batch["waveforms"])
         return losses.losses(seen, heard, len(batch["images"]), len(batch["waveforms"]), settings)["loss"]
     return settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr), loss
+
+
+def avkd(device):
+    """avkd's, with both teachers' hints."""
+    from avkd import config, data, losses, model, pairs, teachers
+    settings = replace(config.TINY, scenes=256)
+    net = model.Avkd(settings).to(device, memory_format=torch.channels_last)
+    e_v, e_a = (np.random.default_rng(0).random(shape, np.float32).astype(np.float16) for shape in teachers.shapes(settings, 256).values())
+    batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a)
+    return (settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr),
+            lambda batch: losses.losses(*net(batch["images"], batch["waveforms"]), batch["e_v"], batch["e_a"], settings)["loss"])
 
 
 def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, float]:
@@ -76,7 +87,7 @@ def main():
     rows = [["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
             ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
             ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"]]
-    for method in (turn, sslalign):
+    for method in (turn, sslalign, avkd):
         size, batches, *parts = method(device)
         step_s, data_s = step(batches, *parts, device)
         rows += [[f"{method.__name__}, tiny: training step",

@@ -19,7 +19,7 @@ METHODS = sorted(p.parent.name for p in ROOT.glob("*/config.py") if p.parent.nam
 ROOMS = ("README.md", "__init__.py", "config.py", "model.py", "losses.py", "data.py", "train.py", "evaluate.py", "localize.py",
          "ablate.py")
 LIBRARIES = {"torch", "numpy", "PIL", "soundfile", "tqdm"}
-EQUATIONS = {"turn": range(1, 15), "sslalign": range(1, 6)}  # of each paper
+EQUATIONS = {"turn": range(1, 15), "sslalign": range(1, 6), "avkd": range(1, 4)}  # of each paper
 HOUSES = ("common", "third_party", *METHODS)
 SOURCES = sorted(p for house in HOUSES for p in (ROOT / house).rglob("*.py"))
 TEXT = (".py", ".md", ".toml", ".yml", ".txt", ".lock", ".json", ".csv", "")

@@ -19,17 +19,20 @@ from common.layouts import write
 from common.run import TIMES
 from common.scenes import Scenes
 
-METHODS = ["turn", "sslalign"]
+METHODS = ["turn", "sslalign", "avkd"]
 SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
 # 12 steps, 6 in an epoch
 TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
                 f"--dropout 0.1 {NARROW}",
         "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --projection 8 --k 4 "
-                    "--mine-from 1 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64"}
-# What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch
+                    "--mine-from 1 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
+        "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
+                "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64"}
+# What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
 KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
-        "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0))}
+        "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
+        "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_()}
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # The keys of metrics.json that scripts rely on
@@ -39,9 +42,12 @@ SSLALIGN = [key.format(rule) for rule in ("", "_adaptive")
                         "control/silent_ciou{}@0.5", "control/shuffled_ciou{}@0.5")]
 SSLALIGN += [f"retrieval/{way}_r@{k}{features}_{kind}" for way in ("a2i", "i2a") for k in (1, 5, 10) for features in ("", "_projected")
              for kind in ("instance", "category")]
+AVKD = [f"{variant}/{name}" for variant in ("avc", "og", "og_detr")
+        for name in ("ciou@0.5", "auc", "ciou_adaptive@0.5", "auc_adaptive", "pointing", "iiou_adaptive")]
+AVKD += [f"control/{control}_{name}" for control in ("silent", "shuffled") for name in ("ciou_adaptive@0.5", "iiou_adaptive", "pointing")]
 SSLALIGN += ["pairs/pointing", "interactive/pointing", "extended/ap", "extended/max_f1", "extended/loc_acc", "alignment/cosine",
              "alignment/magnitude"]
-OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}}  # another architecture
+OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}, "avkd": {"channels": 32}}  # another architecture
 # The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
 INTERRUPTED = """
 import os, sys
@@ -175,6 +181,8 @@ def test_what_a_run_leaves(runs):
         assert {f"{kind}/ciou@0.5", f"{kind}/auc", f"{kind}/miou"} <= set(metrics)
     if method == "sslalign":
         assert set(SSLALIGN) <= set(metrics) and (folder / "whole" / "compositional.png").is_file()
+    if method == "avkd":
+        assert set(AVKD) <= set(metrics) and (folder / "whole" / "sounds.png").is_file()
     if method == "turn":
         assert 1 <= metrics["codebook/perplexity_0"] <= 8 and 0 < metrics["codebook/active_1"] <= 1
     assert all(0 <= value <= 1 for key, value in metrics.items() if "ciou" in key or "auc" in key)
@@ -205,7 +213,7 @@ def test_evaluation_on_files(runs, capsys):
     importlib.import_module(f"{method}.evaluate").main(flags)
     assert "N = 5" in capsys.readouterr().out
     metrics = read_json(cwd / "files" / "metrics-vggss.json")
-    assert metrics["samples"] == 5 and 0 < metrics[{"turn": "whole/miou", "sslalign": "floor/whole_auc"}[method]] < 1
+    assert metrics["samples"] == 5 and 0 < metrics["whole/miou" if method == "turn" else "floor/whole_auc"] < 1
 
 
 @pytest.mark.slow
@@ -293,7 +301,15 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                         "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
                         "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
                         "--blocks 1", "--blocks 1 0 1",
-                        "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"]}
+                        "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
+           "avkd": ["--width 0", "--held-out 1", "--tau 0", "--crop 2", "--crop 0.01", "--image-size 50", "--last-stride 3", "--epochs 0",
+                    "--schedule linear", "--channels 0", "--chunk 0", "--repeats 0", "--visual-hint pixels", "--visual-norm none",
+                    "--audio-teacher vggish", "--benchmark flickr", "--channel right", "--data nonsense", "--data vggss --root .",
+                    "--data flickr-soundnet", "--data flickr-soundnet --root gone", "--seed 1000000", "--objects gone", "--blocks 1",
+                    "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
+                    "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
+                    "--vision-weights gone.pth",
+                    "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
                   "--resume", "--resume --name gone", *own[method]]:
         bad(f"{method}.train", flags, capsys, monkeypatch)
