@@ -1,0 +1,199 @@
+"""avkd/data.py: which pairs a step holds, whose hints, and that a hint moves as its picture does."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avkd.config import TINY
+from avkd.data import Steps, moved
+from avkd.pairs import ScenePairs, heard
+from avkd.views import test_view as whole_view
+from avkd.views import train_view
+from common.io import InputError
+
+CONFIG = replace(TINY, scenes=20, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32)
+SIDE = 8  # of coarse copies of pictures
+
+
+@pytest.fixture(scope="module")
+def source():
+    return ScenePairs(0, 20, CONFIG)
+
+
+def numbered():
+    """Hints that say whose they are: e_v (20, 3, 2, 2), e_a (20, 5)."""
+    row = np.arange(20, dtype=np.float16)
+    return np.broadcast_to(row[:, None, None, None], (20, 3, 2, 2)), np.broadcast_to(row[:, None], (20, 5))
+
+
+def rows(config, step):
+    """The pairs of a step: an epoch's shuffled order, six at a time, what does not fill a batch left out."""
+    epoch, batch = divmod(step, 3)
+    return np.random.default_rng([config.seed, 20, epoch]).permutation(20)[6 * batch:][:6]
+
+
+def coarse(images):
+    """(n, 3, H, W) → (n, 3, SIDE, SIDE): the means of squares."""
+    return F.adaptive_avg_pool2d(images.float(), SIDE)
+
+
+# Steps
+
+def test_a_step_is_a_function_of_its_number(source):
+    for config in (CONFIG, replace(CONFIG, augment=True)):
+        steps, again = Steps(source, config, *numbered()), Steps(source, config, *numbered())
+        assert steps.per_epoch == 3 and len(steps) == steps.total == 6
+        for s in (0, 5, 2):
+            assert set(steps[s]) == {"images", "waveforms", "e_v", "e_a"}
+            assert all(torch.equal(x, again[s][name]) for name, x in steps[s].items())
+        in_workers = list(Steps(source, replace(config, workers=2)).loader(1, 5))
+        assert len(in_workers) == 4
+        assert all(torch.equal(x[name], steps[s][name]) for s, x in zip(range(1, 5), in_workers) for name in ("images", "waveforms"))
+
+
+def test_every_pair_once_an_epoch(source):
+    steps = Steps(source, replace(CONFIG, batch_size=5), *numbered())
+    orders = [torch.cat([steps[s]["e_a"][:, 0] for s in epoch]).tolist() for epoch in (range(4), range(4, 8))]
+    assert all(sorted(order) == list(range(20)) for order in orders) and orders[0] != orders[1]
+    another = Steps(source, replace(CONFIG, batch_size=5, seed=1), *numbered())
+    assert another[0]["e_a"][:, 0].tolist() != orders[0][:5]
+    assert len(Steps(source, replace(CONFIG, steps=7))) == 7
+
+
+def test_pictures_sounds_and_hints_belong_together(source):
+    steps = Steps(source, CONFIG, *numbered())
+    for s in (0, 4):
+        batch = steps[s]
+        assert batch["images"].shape == (6, 3, 32, 32) and batch["waveforms"].shape == (6, 2000)
+        assert batch["e_v"].dtype == batch["e_a"].dtype == torch.float32
+        for n, i in enumerate(rows(CONFIG, s)):
+            assert torch.equal(batch["images"][n], whole_view(source.image(i), 32))  # without --augment
+            assert torch.equal(batch["waveforms"][n], heard(source.sound(i), CONFIG))
+            assert (batch["e_v"][n] == i).all() and (batch["e_a"][n] == i).all()
+            assert batch["e_v"][n].shape == (3, 2, 2) and batch["e_a"][n].shape == (5,)
+
+
+@pytest.mark.parametrize("e_v, e_a", [(False, True), (True, False), (False, False)])
+def test_without_a_teacher_there_is_no_hint(source, e_v, e_a):
+    v, a = numbered()
+    batch = Steps(source, CONFIG, v if e_v else None, a if e_a else None)[1]
+    assert set(batch) == {"images", "waveforms", *["e_v"] * e_v, *["e_a"] * e_a}
+    assert torch.equal(batch["images"], Steps(source, CONFIG, v, a)[1]["images"])
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_shares_of_two_processes_make_up_one(source, augment):
+    config = replace(CONFIG, augment=augment, batch_size=5)
+    whole = Steps(source, config, *numbered())[2]
+    for rank in range(2):
+        half = Steps(source, config, *numbered())
+        half.rank, half.world = rank, 2
+        assert all(torch.equal(x, whole[name][rank::2]) for name, x in half[2].items())
+
+
+def test_views_of_training(source):
+    """Another one in each epoch, one of those that train_view can give."""
+    config = replace(CONFIG, augment=True, epochs=4)
+    steps, seen = Steps(source, config), {}
+    for s in range(12):
+        batch = steps[s]["images"]
+        assert batch.dtype == torch.uint8
+        for n, i in enumerate(rows(config, s)):
+            drawn = [(x, y, m) for x in range(4) for y in range(4) for m in (False, True)
+                     if torch.equal(batch[n], train_view(source.image(i), 32, (x, y, m)))]
+            assert drawn
+            seen.setdefault(int(i), set()).add(drawn[0])
+    assert len(set.union(*seen.values())) > 12 and sum(len(views) > 1 for views in seen.values()) > 10
+
+
+def test_hints_move_along(source):
+    """Hints that are coarse copies of the whole pictures are, in a batch, nearly coarse copies of the views."""
+    config = replace(CONFIG, augment=True)
+    hints = coarse(torch.stack([whole_view(source.image(i), 32) for i in range(20)])).numpy()
+    steps = Steps(source, config, hints.astype(np.float16))
+    for s in range(6):
+        batch = steps[s]
+        wanted = coarse(batch["images"] / 255)
+        mirror = (wanted.flip(3) - batch["e_v"]).abs().mean((1, 2, 3))
+        error = (wanted - batch["e_v"]).abs().mean((1, 2, 3))
+        unmoved = torch.from_numpy(hints[rows(config, s)])
+        assert float(error.mean()) < 0.5 * float((wanted - unmoved).abs().mean()) and (error < mirror).all()
+
+
+def test_memory_mapped_hints_are_read_and_not_changed(source, tmp_path):
+    v, a = numbered()
+    np.save(tmp_path / "e_v.npy", v)
+    mapped = np.load(tmp_path / "e_v.npy", mmap_mode="r")
+    batch = Steps(source, CONFIG, mapped, a)[1]
+    assert torch.equal(batch["e_v"], Steps(source, CONFIG, v, a)[1]["e_v"])
+    batch["e_v"].zero_()
+    assert np.array_equal(np.load(tmp_path / "e_v.npy"), v)
+
+
+def test_too_large_a_batch(source):
+    assert Steps(source, replace(CONFIG, batch_size=20)).per_epoch == 1
+    with pytest.raises(InputError, match=r"--batch-size: 21 .* the 20 pairs"):
+        Steps(source, replace(CONFIG, batch_size=21))
+
+
+def test_too_small_a_batch_for_the_processes(source, monkeypatch):
+    monkeypatch.setattr("common.dist.world", lambda: 3)
+    with pytest.raises(InputError, match=r"--batch-size: 2 .* 3 processes"):
+        Steps(source, replace(CONFIG, batch_size=2))
+
+
+# moved
+
+def waves(size, seed):
+    """A smooth picture (size, size, 3) uint8, another one in x than in y."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    planes = [128 + 60 * np.sin(2 * np.pi * (fx * x + p)) + 60 * np.sin(2 * np.pi * (fy * y + q))
+              for fx, fy, p, q in zip(*rng.uniform(0.3, 0.6, (2, 3)), *rng.uniform(0, 1, (2, 3)))]
+    return np.stack(planes, -1).round().astype(np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(x=st.integers(0, 10), y=st.integers(0, 10), mirrored=st.booleans(), seed=st.integers(0, 99))
+def test_a_coarse_copy_moves_as_the_picture(x, y, mirrored, seed):
+    """Away from the picture's edge, beyond which a hint knows nothing."""
+    image, drawn = waves(96, seed), (x, y, mirrored)
+    e_v = coarse(whole_view(image, 96)[None])[0]
+    wanted = coarse(train_view(image, 96, drawn)[None] / 255)[0]
+    difference = (moved(e_v, 96, drawn) - wanted)[:, 1:-1, 1:-1].abs()
+    assert float(difference.max()) < 0.02
+
+
+def test_which_part_is_taken():
+    """By the cell: a hint that holds its own column and row gives back the coordinates of the part. x is of columns, y of rows."""
+    size, side = 96, 8
+    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    place = torch.stack([x, y])
+    for drawn in ((0, 0, False), (10, 0, False), (0, 10, False), (3, 7, True), (10, 10, True)):
+        found = moved(place, size, drawn)
+        column = (torch.arange(side) + 0.5) * size / side  # pixels of the view
+        column = [((size - column if drawn[2] else column) + drawn[0]) / 106 * side, (column + drawn[1]) / 106 * side]
+        wanted = torch.stack(torch.meshgrid(*column, indexing="xy")).clamp(0.5, side - 0.5)  # the border is repeated
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(x=st.integers(0, 10), y=st.integers(0, 10), h=st.integers(1, 7), w=st.integers(1, 7), seed=st.integers(0, 99))
+def test_mirrored_is_the_mirror_of_what_is_not(x, y, h, w, seed):
+    """And every value is a mean of values of the hint."""
+    e_v = torch.randn(3, h, w, generator=torch.Generator().manual_seed(seed))
+    found = moved(e_v, 96, (x, y, False))
+    assert found.shape == e_v.shape
+    torch.testing.assert_close(moved(e_v, 96, (x, y, True)), found.flip(2), atol=1e-5, rtol=1e-5)
+    assert (found.amax((1, 2)) <= e_v.amax((1, 2)) + 1e-5).all() and (found.amin((1, 2)) >= e_v.amin((1, 2)) - 1e-5).all()
+
+
+def test_no_crop_is_the_identity():
+    """A tenth of four pixels is none: the large square is the view."""
+    e_v = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(moved(e_v, 4, (0, 0, False)), e_v)
+    torch.testing.assert_close(moved(e_v, 4, (0, 0, True)), e_v.flip(2))

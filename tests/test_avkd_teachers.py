@@ -1,0 +1,488 @@
+"""avkd/teachers.py and avkd/small.py: the hints of each teacher, the files they are kept in, and which files are refused."""
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avkd import panns, small, teachers
+from avkd.config import AUDIO_TEACHERS, HINTS, PAPER, TINY
+from avkd.detr import Detr
+from avkd.pairs import ScenePairs, heard, pairs
+from avkd.resnet import BasicBlock, ResNet
+from avkd.views import MEAN, STD
+from avkd.views import test_view as whole_view
+from common.io import InputError, read_json
+from common.layouts import write
+from common.scenes import Scenes
+from tests.goldens import fill
+from tests.test_neighbors import Stopped
+
+GOLDENS = Path(__file__).parent / "goldens"
+TINIER = replace(TINY, image_size=48, sample_rate=4000, seconds=0.5, crop=0.5, window=64, hop=64, channels=16, teacher_steps=2, scenes=5)
+FILES = replace(PAPER, channels=6, image_size=64, held_out=2)  # F_v's maps are 2 × 2
+
+
+# Files of hints ---------------------------------------------------------------------------------------------------------------
+
+class Source:
+    def __init__(self, count=11):
+        self.ids = [f"clip{i}" for i in range(count)]
+
+
+class Teacher:
+    """Its hints tell whose they are, in more digits than float16 has; it counts what it saw, and can stop."""
+
+    def __init__(self, *shape, stop=99):
+        self.shape, self.seen, self.stop = shape, 0, stop
+
+    def view(self, source, i):
+        return torch.tensor(float(source.ids[i][4:]))
+
+    def hint(self, x):
+        if self.seen >= self.stop:
+            raise Stopped
+        self.seen += len(x)
+        noise = torch.rand(99, *self.shape, generator=torch.Generator().manual_seed(0))
+        return noise[x.long()] + x.view(-1, *[1] * len(self.shape))
+
+
+SHAPES = {"e_v": (6, 2, 2), "e_a": (6,)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a file of weights and both kinds of hints, made four at a time."""
+    monkeypatch.setattr(teachers, "BATCH", 4)
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    for name, shape in SHAPES.items():
+        teachers.write(Source(), FILES, name, Teacher(*shape), tmp_path / "weights.pth", tmp_path / "hints")
+    return tmp_path / "hints"
+
+
+def reading(folder, **changes):
+    return replace(FILES, hints=str(folder), **changes)
+
+
+def test_hints_come_back(folder):
+    """In float16, each beside its pair, without being read whole."""
+    for name, found in zip(SHAPES, teachers.load(reading(folder), Source().ids)):
+        wanted = Teacher(*SHAPES[name]).hint(torch.arange(11.0))
+        assert isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == np.float16
+        np.testing.assert_array_equal(found, wanted.half())
+        assert np.abs(found - wanted.numpy()).max() > 0
+    assert (folder / "ids.txt").read_text().split() == Source().ids
+
+
+@pytest.mark.parametrize("image, audio", [(True, False), (False, True), (False, False)])
+def test_what_is_not_wanted_is_not_read(folder, image, audio):
+    for name in [name for name, wanted in zip(SHAPES, (image, audio)) if not wanted]:
+        (folder / f"{name}.npy").write_bytes(b"damaged")
+    found = teachers.load(reading(folder, teach_image=image, teach_audio=audio), Source().ids)
+    assert [x is not None for x in found] == [image, audio]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "BATCH", 4)
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+
+    def run(stop=99, folder=tmp_path / "hints", config=FILES):
+        teacher = Teacher(*SHAPES[name], stop=stop)
+        try:
+            return teachers.write(Source(), config, name, teacher, tmp_path / "weights.pth", folder), teacher.seen
+        except Stopped:
+            return None, teacher.seen
+    whole = run(folder=tmp_path / "whole")[0]
+    assert run(stop=4) == (None, 4)
+    part = tmp_path / "hints" / f"{name}.npy.part"
+    with open(part, "ab") as file:
+        file.write(b"a torn block")
+    with pytest.raises(InputError, match=rf"{name}\.npy: is not finished; .*avkd\.teachers` continues it"):
+        teachers.load(reading(tmp_path / "hints", teach_image=name == "e_v", teach_audio=name == "e_a"), Source().ids)
+    assert run(stop=4) == (None, 4)  # from the fifth on, killed again before the ninth
+    found, seen = run()
+    assert seen == 3 and not part.exists()
+    np.testing.assert_array_equal(found, whole)
+    assert (tmp_path / "hints" / f"{name}.npy").read_bytes() == (tmp_path / "whole" / f"{name}.npy").read_bytes()
+    assert run()[1] == 0  # finished: nothing is computed
+    (tmp_path / "weights.pth").write_bytes(b"others")
+    assert run()[1] == 11  # another teacher
+    changed = {"visual_hint": "encoder"} if name == "e_v" else {"channel": "left"}
+    assert run(config=replace(FILES, **changed))[1] == 11
+    with pytest.raises(InputError, match=r"ids\.txt: is of other samples"):
+        teachers.write(Source(5), FILES, name, Teacher(*SHAPES[name]), tmp_path / "weights.pth", tmp_path / "hints")
+
+
+STALE = [
+    ("e_v", {"visual_hint": "decoder"}, "its hint is 'backbone', this training's 'decoder'"),
+    ("e_v", {"teacher_size": 800}, "its size is 224, this training's 800"),
+    ("e_v", {"channels": 8}, r"its shape is \[11, 6, 2, 2\], this training's \[11, 8, 2, 2\]"),
+    ("e_v", {"image_size": 96}, r"this training's \[11, 6, 3, 3\]"),
+    ("e_a", {"teach_image": False, "channels": 8}, r"its shape is \[11, 6\], this training's \[11, 8\]"),
+    ("e_a", {"audio_teacher": "wavegram_logmel_cnn14"}, "its teacher is 'cnn14', this training's 'wavegram_logmel_cnn14'"),
+    ("e_a", {"sample_rate": 16000}, "its sample_rate is 22050, this training's 16000"),
+    ("e_a", {"crop": 2.0}, "its crop is 3.0, this training's 2.0"), ("e_a", {"seconds": 10.0}, "its seconds is 0.0, this training's 10.0"),
+    ("e_a", {"channel": "left"}, "its channel is 'mean', this training's 'left'")]
+
+
+@pytest.mark.parametrize("name, changes, said", STALE, ids=[f"{name}-{','.join(changes)}" for name, changes, _ in STALE])
+def test_hints_of_another_training(folder, name, changes, said):
+    with pytest.raises(InputError, match=rf"{name}\.npy: .*{said}.*`python -m avkd\.teachers`") as error:
+        teachers.load(reading(folder, **changes), Source().ids)
+    assert "\n" not in str(error.value)
+
+
+def test_hints_of_another_training_may_differ_in_what_no_teacher_sees(folder):
+    teachers.load(reading(folder, window=1024, hop=100, lr=1.0, batch_size=4, seed=5, augment=True, tau=1.0), Source().ids)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda ids: ids[::-1], r"line 1 is 'clip0', the data have 'clip10' there"), (lambda ids: ids[:-1], "the data have nothing there"),
+    (lambda ids: [*ids, "clip11"], "line 12 is nothing, the data have 'clip11' there")])
+def test_hints_of_other_pairs(folder, change, said):
+    with pytest.raises(InputError, match=rf"ids\.txt: .*{said}"):
+        teachers.load(reading(folder), change(Source().ids))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_files_that_are_not_hints(folder, name):
+    path, record = folder / f"{name}.npy", folder / f"{name}.npy.json"
+    whole, said = path.read_bytes(), record.read_text()
+
+    def refused(words, file=rf"{name}\.npy"):
+        with pytest.raises(InputError, match=rf"{file}: .*{words}") as error:
+            teachers.load(reading(folder), Source().ids)
+        assert "\n" not in str(error.value)
+    for damaged in (b"", b"what is this", whole[:-1], whole.replace(b"}", b" ")):
+        path.write_bytes(damaged)
+        refused(r"not a \.npy file")
+    for array in (np.zeros((11, *SHAPES[name]), np.float32), np.zeros((10, *SHAPES[name]), np.float16), np.zeros(11, np.float16)):
+        np.save(path, array)
+        refused(rf"not what {name}\.npy\.json says")
+    np.save(path, np.array([{}] * 11), allow_pickle=True)
+    refused(r"not a \.npy file")
+    path.write_bytes(whole)
+    for other in ("[]", "null", "{}", json.dumps({**json.loads(said), "teacher": "another"})):
+        record.write_text(other)
+        refused("its teacher is (None|'another')")
+    record.write_text("what is this")
+    refused("", rf"{name}\.npy\.json")
+    record.unlink()
+    refused("is missing: nobody knows which teacher", rf"{name}\.npy\.json")
+    record.write_text(said)
+    shutil.copy(path, folder / f"{name}.npy.part")
+    refused("is not finished")
+    (folder / f"{name}.npy.part").unlink()
+    path.unlink()
+    refused(r"no such file: `python -m avkd\.teachers` with the flags of this training makes it")
+    (folder / "ids.txt").unlink()
+    refused("", r"ids\.txt")
+
+
+# The small teachers of scenes -------------------------------------------------------------------------------------------------
+
+@settings(max_examples=40, deadline=None)
+@given(side=st.integers(1, 9), count=st.integers(0, 4), seed=st.integers(0, 999))
+def test_cells_are_the_loop_over_cells(side, count, seed):
+    """Also boxes whose edges are at centres."""
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.integers(0, 2 * side + 1, (count, 2, 2)), axis=1) / (2 * side)  # (count, low and high, x and y)
+    boxes, classes = corners.reshape(count, 4).astype(np.float32), rng.integers(0, 7, count)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    found = small.cells(SimpleNamespace(boxes=boxes, classes=classes), side, 7)
+    assert found.shape == (side, side)
+    for row in range(side):
+        for column in range(side):
+            x, y = (column + 0.5) / side, (row + 0.5) / side
+            inside = [k for k, (x0, y0, x1, y1) in enumerate(boxes.tolist()) if x0 <= x < x1 and y0 <= y < y1]
+            least = [classes[k] for k in inside if areas[k] == min(areas[j] for j in inside)]
+            assert found[row, column] in (least or [7])
+
+
+def test_cells_show_what_is_in_the_scene():
+    scenes = small.scenes_of(3, TINIER)
+    images, targets = small.detections(scenes, TINIER, 4)
+    assert images.shape == (4, 3, 48, 48) and images.dtype == torch.uint8 and targets.shape == (4, TINIER.side, TINIER.side)
+    rng = scenes.rng(9, 2)
+    scene = scenes.scene(rng, scenes.classes(rng))
+    assert np.array_equal(images[2].permute(1, 2, 0), scene.image)
+    assert set(targets[2].unique().tolist()) <= {*scene.classes.tolist(), len(scenes.names)} and (targets[2] < len(scenes.names)).any()
+
+
+@pytest.mark.slow
+def test_the_small_teachers_learn(tmp_path):
+    """Of scenes of another seed they know more than chance: 12 classes. Each learns its own task from its own scenes."""
+    config, other = replace(TINIER, teacher_steps=110, out=str(tmp_path)), small.scenes_of(5, TINIER)
+    detector, listener = small.teacher("e_v", config), small.teacher("e_a", config)
+    with torch.no_grad():
+        images, targets = small.detections(other, config, 120)
+        there, logits = targets < len(other.names), detector(images)
+        assert logits.shape == (120, len(other.names) + 1, config.side, config.side)
+        right = (logits[:, :-1].argmax(1) == targets)[there].float().mean()
+        often = targets[there].bincount().max() / there.sum()
+        assert right > 1.25 * often and right > 0.17, (right, often)
+        objects = logits.softmax(1)[:, -1]
+        assert objects[there].mean() < objects[~there].mean() - 0.05
+        waveforms, targets = small.sounds(other, config, 120)
+        right = (listener(waveforms).argmax(1) == targets).float().mean()
+        assert right > 0.35 > 2 * targets.bincount().max() / 120, right
+
+
+@pytest.mark.slow
+def test_a_small_teacher_is_made_once(tmp_path, monkeypatch):
+    config = replace(TINIER, out=str(tmp_path))
+    for name, made in (("e_v", small.detections), ("e_a", small.sounds)):
+        torch.manual_seed(3)
+        before = torch.random.get_rng_state()
+        first = small.teacher(name, config)
+        assert torch.equal(torch.random.get_rng_state(), before) and not first.training
+        monkeypatch.setitem(small.TASKS, name, (small.TASKS[name][0], None, small.TASKS[name][2]))  # read from its file: nothing is drawn
+        again = small.teacher(name, config)
+        assert torch.equal(torch.random.get_rng_state(), before) and not again.training
+        monkeypatch.setitem(small.TASKS, name, (small.TASKS[name][0], made, small.TASKS[name][2]))
+        anew = small.teacher(name, replace(config, out=str(tmp_path / "anew")))
+        for key, value in first.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]) and torch.equal(value, anew.state_dict()[key]), key
+        assert small.weights(name, config).parent == small.folder(config)
+        torch.save({}, small.weights(name, config))
+        with pytest.raises(InputError, match=rf"{name}\.pt"):
+            small.teacher(name, config)
+
+
+def test_another_configuration_has_another_folder(tmp_path):
+    config, found = replace(TINIER, out=str(tmp_path)), set()
+    changes = {"image_size": 64, "sample_rate": 8000, "seconds": 0.6, "crop": 0.4, "window": 32, "hop": 32, "blocks": (1, 1),
+               "width": 8, "last_stride": 2, "channels": 8, "teacher_steps": 3}
+    for name, value in changes.items():
+        found.add(small.folder(replace(config, **{name: value})))
+    assert len(found | {small.folder(config)}) == 1 + len(changes) and small.folder(config).is_relative_to(tmp_path)
+    same = replace(config, seed=4, lr=1.0, tau=1.0, scenes=9, teach_image=False, epochs=1, augment=True)  # students share teachers
+    assert small.folder(same) == small.folder(config) and small.made_of(same) == small.made_of(config)
+    assert json.loads(json.dumps(small.made_of(config))) == small.made_of(config)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    config = replace(TINIER, out=str(tmp_path_factory.mktemp("runs")))
+    return config, ScenePairs(0, 5, config)
+
+
+@pytest.mark.slow
+def test_scenes_make_their_own_hints(scenes, monkeypatch):
+    config, source = scenes
+    e_v, e_a = teachers.hints(config, source)
+    with torch.no_grad():
+        wanted = small.teacher("e_v", config).hint(torch.stack([whole_view(source.image(i), 48) for i in range(5)]))
+        np.testing.assert_allclose(e_v, wanted, atol=2e-3, rtol=2e-3)
+        wanted = small.teacher("e_a", config).hint(torch.stack([heard(source.sound(i), config) for i in range(5)]))
+        np.testing.assert_allclose(e_a, wanted, atol=2e-3, rtol=2e-3)
+    assert e_v.shape == (5, 16, config.side, config.side) and e_a.shape == (5, 16) and e_v.any() and e_a.any()
+    nothing, alone = teachers.hints(replace(config, teach_image=False), source)
+    assert nothing is None and np.array_equal(alone, e_a)
+    alone, nothing = teachers.hints(replace(config, teach_audio=False), source)
+    assert nothing is None and np.array_equal(alone, e_v)
+    monkeypatch.setattr(teachers, "DataLoader", None)  # all is there
+    assert np.array_equal(teachers.hints(config, source)[0], e_v)
+
+
+@pytest.mark.slow
+def test_one_teacher_makes_one_file(scenes, tmp_path):
+    config = replace(scenes[0], out=str(tmp_path), teach_image=False)
+    nothing, e_a = teachers.hints(config, scenes[1])
+    assert nothing is None and e_a.shape == (5, 16)
+    assert not [p for p in tmp_path.rglob("*") if "e_v" in p.name]
+    assert teachers.hints(replace(config, teach_audio=False), scenes[1]) == (None, None)
+    others = ScenePairs(1, 5, config)  # other pairs of the same teachers
+    assert not np.array_equal(teachers.hints(config, others)[1], e_a)
+    assert len(list(tmp_path.rglob("ids.txt"))) == 2
+
+
+# DETR -------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    keys = json.loads((GOLDENS / "detr_r50.keys.json").read_text())
+    path = tmp_path_factory.mktemp("weights") / "detr.pth"
+    torch.save({"model": {k: torch.from_numpy(fill.fill_array(k, s)) for k, s in keys.items()}}, path)
+    yield path
+    path.unlink()
+
+
+def golden_picture():
+    """(1, 3, 96, 128), before it is normalised."""
+    x = torch.from_numpy(fill.make_input("detr_r50-image", (1, 3, 96, 128)))
+    return x * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+
+def pooled(x):
+    """(3, 4) cells in the last two dimensions → 2 × 2: rows 0, 1 and 1, 2; columns 0, 1 and 2, 3."""
+    return np.stack([np.stack([x[..., r:r + 2, c:c + 2].mean((-1, -2)) for c in (0, 2)], -1) for r in (0, 1)], -2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reading", HINTS)
+def test_the_hints_of_detr(reading, published):
+    golden = np.load(GOLDENS / "detr_r50.npz")
+    config = replace(PAPER, visual_hint=reading, image_size=64, channels=2048 if reading == "backbone" else 300)
+    teacher = teachers.Detr(config, published)
+    with torch.no_grad():
+        e_v = teacher.hint(golden_picture())
+    assert e_v.shape == (1, config.channels, 2, 2) and e_v.isfinite().all() and e_v.std() > 0
+    if reading == "backbone":
+        found, wanted = e_v[:, ::16], golden["backbone"]
+    else:  # the projection is orthogonal: its transpose takes it back
+        torch.testing.assert_close(teacher.lift.T @ teacher.lift, torch.eye(256), atol=1e-5, rtol=0)
+        found, wanted = torch.einsum("cd,nchw->ndhw", teacher.lift, e_v), golden["memory"]
+        if reading == "decoder":
+            found, wanted = found[:, ::4], np.einsum("nqd,nqhw->ndhw", golden["hs_last"], golden["attention"])
+        assert torch.equal(teachers.Detr(config, published).lift, teacher.lift)  # the same in every process
+    wanted = pooled(wanted)
+    assert found.shape == wanted.shape and np.abs(found.numpy() - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_what_detr_sees(published, scenes):
+    source = scenes[1]
+    teacher = teachers.Detr(replace(PAPER, teacher_size=80, image_size=64), published)
+    view = teacher.view(source, 2)
+    assert torch.equal(view, whole_view(source.image(2), 80)) and view.shape == (3, 80, 80)
+    with torch.no_grad():
+        assert teacher.hint(torch.stack([view, teacher.view(source, 3)])).shape == (2, 2048, 2, 2)
+    with pytest.raises(InputError, match="--channels: 2047: the backbone of DETR has 2048"):
+        teachers.Detr(replace(PAPER, channels=2047), published)
+
+
+# PANNs ------------------------------------------------------------------------------------------------------------------------
+
+WIDTHS = {"cnn14": 4, "wavegram_logmel_cnn14": 16}
+
+
+@pytest.fixture
+def narrow(tmp_path, monkeypatch):
+    """Narrow networks in the published layouts: 128 or 512 channels of PANNs, 32 of DETR, whose hints are the encoder's."""
+    torch.manual_seed(0)
+    for name, width in WIDTHS.items():
+        make = getattr(panns, name)
+        monkeypatch.setattr(teachers, name, lambda make=make, width=width: make(width=width, classes=5))
+        net = getattr(teachers, name)()
+        torch.save({"model": fill.fill_state_dict(net.state_dict())}, tmp_path / f"{name}.pth")
+    monkeypatch.setattr(teachers, "detr_r50", lambda: Detr(ResNet(BasicBlock, (1, 1, 1, 1), 8, num_classes=None), 32, 4, 1, 1, 64, 0.1, 5))
+    torch.save({"model": fill.fill_state_dict(teachers.detr_r50().state_dict())}, tmp_path / "detr.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", AUDIO_TEACHERS)
+def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
+    config = replace(PAPER, audio_teacher=name, channels=32 * WIDTHS[name], crop=1.0)
+    teacher, time = teachers.Panns(config, narrow / f"{name}.pth"), torch.arange(2 * 22050) / 22050
+
+    class Tone:
+        def sound(self, i):
+            return 0.5 * torch.sin(2 * torch.pi * (i * time + 300 * time.square()))  # rises by 600 Hz in a second
+    view = teacher.view(Tone(), 440)
+    seconds = 0.5 + torch.arange(32000) / 32000  # the middle one of two
+    wanted = 0.5 * torch.sin(2 * torch.pi * (440 * seconds + 300 * seconds.square()))
+    assert view.shape == (32000,)
+    torch.testing.assert_close(view[200:-200], wanted[200:-200], atol=2e-3, rtol=0)
+    with torch.no_grad():
+        waveforms = torch.stack([view, teacher.view(Tone(), 880)])
+        e_a = teacher.hint(waveforms)
+        assert e_a.shape == (2, config.channels) and torch.equal(e_a, teacher.net(waveforms)["embedding"]) and not e_a[0].equal(e_a[1])
+    with pytest.raises(InputError, match=f"--channels: 7: embeddings of PANNs have {config.channels}"):
+        teachers.Panns(replace(config, channels=7), narrow / f"{name}.pth")
+    other, = set(AUDIO_TEACHERS) - {name}
+    with pytest.raises(InputError, match=rf"{other}\.pth: not the weights"):
+        teachers.Panns(config, narrow / f"{other}.pth")
+
+
+# The command ------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def flickr(tmp_path_factory):
+    root = tmp_path_factory.mktemp("flickr")
+    write(Scenes(3, 48, 8000, 1.0), root, "flickr-soundnet", 9)
+    return root
+
+
+def command(root, folder, *more):
+    return [*map(str, ("--preset", "paper", "--root", root, "--hints", folder, "--held-out", 2, "--image-size", 64, "--sample-rate", 8000,
+                       "--crop", 1, "--teacher-size", 64, "--visual-hint", "encoder", "--channels", 128, "--workers", 0, "--device", "cpu",
+                       *more))]
+
+
+def fails(capsys, *args):
+    with pytest.raises(SystemExit) as stop:
+        teachers.main([*map(str, args)])
+    err = [line for line in capsys.readouterr().err.splitlines() if " listed" not in line]
+    assert stop.value.code == 2 and len(err) == 1, err
+    return err[0]
+
+
+@pytest.mark.slow
+def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "hints"
+    config = replace(PAPER, root=str(flickr), hints=str(folder), held_out=2, image_size=64, sample_rate=8000, crop=1.0, teacher_size=64,
+                     visual_hint="encoder", channels=128)
+    source, _ = pairs(config)
+    teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth"))
+    with pytest.raises(InputError, match=r"e_a\.npy: no such file"):
+        teachers.load(config, source.ids)
+    teachers.main(command(flickr, folder, "--panns", narrow / "cnn14.pth", "--workers", 1))
+    assert "e_a.npy: (7, 128), 0.00 GiB" in capsys.readouterr().out
+    e_v, e_a = teachers.hints(config, source)  # as a training reads them
+    detr, listener = teachers.Detr(config, narrow / "detr.pth"), teachers.Panns(config, narrow / "cnn14.pth")
+    with torch.no_grad():
+        for i in (0, 6):
+            wanted = detr.hint(whole_view(source.image(i), 64)[None])[0]
+            np.testing.assert_allclose(e_v[i], wanted, atol=2e-3 * float(wanted.abs().max()))
+            wanted = listener.hint(listener.view(source, i)[None])[0]
+            np.testing.assert_allclose(e_a[i], wanted, atol=2e-3 * float(wanted.abs().max()))
+    assert read_json(folder / "e_v.npy.json")["teacher"] == "detr_r50" and read_json(folder / "e_a.npy.json")["teacher"] == "cnn14"
+    before = {p: os.stat(p).st_mtime_ns for p in folder.iterdir()}
+    monkeypatch.setattr(teachers, "DataLoader", None)  # a second call has nothing to do
+    teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth", "--panns", narrow / "cnn14.pth"))
+    assert {p: os.stat(p).st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_bad_flags_are_one_line_and_write_nothing(flickr, narrow, tmp_path, capsys):
+    folder, detr, listener = tmp_path / "hints", ("--detr", narrow / "detr.pth"), ("--panns", narrow / "cnn14.pth")
+    for args, said in ((command(flickr, folder), "--detr, --panns or both"),
+                       (["--data", "scenes", *map(str, detr)], "scenes need no command"),
+                       ([*map(str, detr)], "scenes need no command"), (command(flickr, folder, *detr, "--data", "nonsense"), "nonsense"),
+                       (command(flickr, folder, *detr, "--detr", narrow / "gone.pth"), "gone.pth: no such file"),
+                       (command(flickr, folder, *listener, *detr, "--channels", 7), "--channels: 7: embeddings of PANNs have 128"),
+                       (command(flickr, folder, *detr, "--visual-hint", "backbone"), "the backbone of DETR has 2048"),
+                       (command(flickr, folder, *listener, "--panns", narrow / "detr.pth"), "detr.pth: not the weights of this Cnn14"),
+                       (command(flickr, folder, *listener, "--detr", narrow / "cnn14.pth"), "cnn14.pth: not the weights of this Detr"),
+                       (command(tmp_path / "nowhere", folder, *detr), "nowhere: not a folder"),
+                       (command(flickr, folder, *detr, "--held-out", 9), "--held-out: 9 of 9 pairs"),
+                       (command(flickr, folder, *detr, "--ids", "none.txt"), "none.txt"),
+                       (command(flickr, folder, *detr, "--image-size", 50), "--image-size 50"),
+                       (command(flickr, folder, *detr, "--visual-hint", "body"), "invalid choice: 'body'"),
+                       (command(flickr, folder, *detr, "--device", "toaster"), "toaster"), (["--no-such-flag"], "--no-such-flag")):
+        assert said in fails(capsys, *args)
+        assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_bad_files_are_named(flickr, narrow, tmp_path, capsys):
+    root, folder = tmp_path / "flickr", tmp_path / "hints"
+    shutil.copytree(flickr, root)
+    source = pairs(replace(PAPER, root=str(root), held_out=2))[0]
+    source.samples[3].image.write_bytes(b"nothing")
+    detr, listener = ("--detr", narrow / "detr.pth"), ("--panns", narrow / "cnn14.pth")
+    assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr))
+    assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr, "--workers", 1))
+    assert not (folder / "e_v.npy").exists()
+    teachers.main(command(root, folder, *listener))  # sounds are whole
+    assert "ids.txt: is of other samples" in fails(capsys, *command(root, folder, *listener, "--skip-bad"))
+    teachers.main(command(root, tmp_path / "others", *detr, "--skip-bad"))
+    assert source.ids[3] not in (tmp_path / "others" / "ids.txt").read_text().split()
