@@ -191,9 +191,6 @@ def test_the_paper_s_weights_put_the_terms_in_one_range():
     assert float(terms["visual_hint"]) == pytest.approx(200_000 / (49 * 2048), rel=0.05)
     assert 0.1 < float(terms["contrast"]) < 20
     assert float(losses(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]) > 40 * float(terms["visual_hint"])
-    tiny = losses(*features(6, TINY.channels, TINY.side, TINY.side), TINY)  # as much for each element as in the paper
-    assert float(tiny["audio_hint"]) == pytest.approx(2 * 64 / 128, rel=0.3)
-    assert float(tiny["visual_hint"]) == pytest.approx(2 * 18432 / (TINY.channels * TINY.side**2), rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
