@@ -73,6 +73,8 @@ class Config(RunConfig):
             raise ValueError(f"--crop {self.crop:g} must be at most --seconds {self.seconds:g} and hold one --window {self.window}")
         if self.image_size % 16 or self.image_size < 32:
             raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
+        if self.data != "scenes" and (self.teach_image or self.teach_audio) and not self.hints:
+            raise ValueError("--hints must name a folder that `python -m avkd.teachers` has made, or is to make, when --data is not scenes")
         if bool(self.benchmark) != bool(self.benchmark_root):
             raise ValueError("--benchmark goes with --benchmark-root")
         if not 2 <= len(self.blocks) <= 4 or min(self.blocks) < 1:

@@ -133,9 +133,11 @@ def load(config, ids) -> tuple:
         if not wanted:
             found.append(None)
             continue
-        arrays.same_ids(folder / "ids.txt", ids)
         path = folder / FILES[name]
         advice = "`python -m avkd.teachers` with the flags of this training makes it"
+        if not (folder / "ids.txt").is_file():
+            raise InputError(folder / "ids.txt", f"no such file: {advice}")
+        arrays.same_ids(folder / "ids.txt", ids)
         if path.with_name(path.name + ".part").exists():
             raise InputError(path, "is not finished; the same `python -m avkd.teachers` continues it")
         array = arrays.opened(path, advice)

@@ -48,8 +48,8 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    root = tmp_path_factory.mktemp("vggss")
-    write(Scenes(4, 48, 4000, 0.4), root, "vggss", 6)
+    root = tmp_path_factory.mktemp("flickr")
+    write(Scenes(4, 48, 4000, 0.4), root, "flickr", 6)
     return root
 
 
@@ -231,20 +231,21 @@ def test_scores_are_those_of_the_maps(checkpoint):
 def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
     """A model of files has no small teacher; a published ResNet-18 guides it, and says what it does without DETR."""
     path = saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "best.pt")
-    command = f"--checkpoint {path} --data vggss --root {disk} --device cpu".split()
+    command = f"--checkpoint {path} --data flickr --root {disk} --device cpu".split()
     evaluate.main([*command, "--out", str(tmp_path / "alone")])
-    alone, text = read_json(tmp_path / "alone" / "metrics-vggss.json"), capsys.readouterr().out
+    alone, text = read_json(tmp_path / "alone" / "metrics-flickr.json"), capsys.readouterr().out
     assert "avc/ciou@0.5" in alone and not [k for k in alone if k.startswith("og")] and "No object-guided variants" in text
     torch.manual_seed(1)
     torch.save(fill.fill_state_dict(resnet18().state_dict()), tmp_path / "resnet18.pth")
     evaluate.main([*command, "--out", str(tmp_path / "og"), "--object-weights", str(tmp_path / "resnet18.pth")])
-    guided, text = read_json(tmp_path / "og" / "metrics-vggss.json"), capsys.readouterr().out
+    guided, text = read_json(tmp_path / "og" / "metrics-flickr.json"), capsys.readouterr().out
     assert "og/ciou@0.5" in guided and not [k for k in guided if k.startswith("og_detr")] and "No OG-AVC-DETR" in text
     assert {k: v for k, v in guided.items() if not k.startswith("og/")} == {**alone, "seconds": guided["seconds"]}
-    predictor, test = evaluate.load(path, CPU, tmp_path / "resnet18.pth"), FileSet(CONFIG, "vggss", disk)
+    predictor, test = evaluate.load(path, CPU, tmp_path / "resnet18.pth"), FileSet(CONFIG, "flickr", disk)
     body, rows = load_published(resnet18(), tmp_path / "resnet18.pth").eval(), [0, 5]
     maps, views = predictor.on(test)(rows)[0], predictor.views([test.image(i) for i in rows])
-    with torch.no_grad():  # resized as this benchmark's maps are
+    assert test.aligned  # not as scenes and VGG-SS are resized
+    with torch.no_grad():
         large = [metrics.resize(x, 224, aligned=test.aligned) for x in (maps["AVC"], body.features(normalise(views)).mean(1))]
     torch.testing.assert_close(maps["OG-AVC"], evaluate.guided(*large))
     assert not (tmp_path / "runs").exists()  # nothing was trained for it
