@@ -1,16 +1,13 @@
-"""avkd/teachers.py and avkd/small.py: the hints of each teacher, the files they are kept in, and which files are refused."""
+"""avkd/teachers.py: the hints of each teacher, the files they are kept in, and which files are refused."""
 import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from avkd import panns, small, teachers
 from avkd.config import AUDIO_TEACHERS, HINTS, PAPER, TINY
@@ -185,88 +182,6 @@ def test_files_that_are_not_hints(folder, name):
     refused(r"no such file: `python -m avkd\.teachers` with the flags of this training makes it")
     (folder / "ids.txt").unlink()
     refused("", r"ids\.txt")
-
-
-# The small teachers of scenes -------------------------------------------------------------------------------------------------
-
-@settings(max_examples=40, deadline=None)
-@given(side=st.integers(1, 9), count=st.integers(0, 4), seed=st.integers(0, 999))
-def test_cells_are_the_loop_over_cells(side, count, seed):
-    """Also boxes whose edges are at centres."""
-    rng = np.random.default_rng(seed)
-    corners = np.sort(rng.integers(0, 2 * side + 1, (count, 2, 2)), axis=1) / (2 * side)  # (count, low and high, x and y)
-    boxes, classes = corners.reshape(count, 4).astype(np.float32), rng.integers(0, 7, count)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    found = small.cells(SimpleNamespace(boxes=boxes, classes=classes), side, 7)
-    assert found.shape == (side, side)
-    for row in range(side):
-        for column in range(side):
-            x, y = (column + 0.5) / side, (row + 0.5) / side
-            inside = [k for k, (x0, y0, x1, y1) in enumerate(boxes.tolist()) if x0 <= x < x1 and y0 <= y < y1]
-            least = [classes[k] for k in inside if areas[k] == min(areas[j] for j in inside)]
-            assert found[row, column] in (least or [7])
-
-
-def test_cells_show_what_is_in_the_scene():
-    scenes = small.scenes_of(3, TINIER)
-    images, targets = small.detections(scenes, TINIER, 4)
-    assert images.shape == (4, 3, 48, 48) and images.dtype == torch.uint8 and targets.shape == (4, TINIER.side, TINIER.side)
-    rng = scenes.rng(9, 2)
-    scene = scenes.scene(rng, scenes.classes(rng))
-    assert np.array_equal(images[2].permute(1, 2, 0), scene.image)
-    assert set(targets[2].unique().tolist()) <= {*scene.classes.tolist(), len(scenes.names)} and (targets[2] < len(scenes.names)).any()
-
-
-@pytest.mark.slow
-def test_the_small_teachers_learn(tmp_path):
-    """Of scenes of another seed they know more than chance: 12 classes. Each learns its own task from its own scenes."""
-    config, other = replace(TINIER, teacher_steps=110, out=str(tmp_path)), small.scenes_of(5, TINIER)
-    detector, listener = small.teacher("e_v", config), small.teacher("e_a", config)
-    with torch.no_grad():
-        images, targets = small.detections(other, config, 120)
-        there, logits = targets < len(other.names), detector(images)
-        assert logits.shape == (120, len(other.names) + 1, config.side, config.side)
-        right = (logits[:, :-1].argmax(1) == targets)[there].float().mean()
-        often = targets[there].bincount().max() / there.sum()
-        assert right > 1.25 * often and right > 0.17, (right, often)
-        objects = logits.softmax(1)[:, -1]
-        assert objects[there].mean() < objects[~there].mean() - 0.05
-        waveforms, targets = small.sounds(other, config, 120)
-        right = (listener(waveforms).argmax(1) == targets).float().mean()
-        assert right > 0.35 > 2 * targets.bincount().max() / 120, right
-
-
-@pytest.mark.slow
-def test_a_small_teacher_is_made_once(tmp_path, monkeypatch):
-    config = replace(TINIER, out=str(tmp_path))
-    for name, made in (("e_v", small.detections), ("e_a", small.sounds)):
-        torch.manual_seed(3)
-        before = torch.random.get_rng_state()
-        first = small.teacher(name, config)
-        assert torch.equal(torch.random.get_rng_state(), before) and not first.training
-        monkeypatch.setitem(small.TASKS, name, (small.TASKS[name][0], None, small.TASKS[name][2]))  # read from its file: nothing is drawn
-        again = small.teacher(name, config)
-        assert torch.equal(torch.random.get_rng_state(), before) and not again.training
-        monkeypatch.setitem(small.TASKS, name, (small.TASKS[name][0], made, small.TASKS[name][2]))
-        anew = small.teacher(name, replace(config, out=str(tmp_path / "anew")))
-        for key, value in first.state_dict().items():
-            assert torch.equal(value, again.state_dict()[key]) and torch.equal(value, anew.state_dict()[key]), key
-        assert small.weights(name, config).parent == small.folder(config)
-        torch.save({}, small.weights(name, config))
-        with pytest.raises(InputError, match=rf"{name}\.pt"):
-            small.teacher(name, config)
-
-
-def test_another_configuration_has_another_folder(tmp_path):
-    config, found = replace(TINIER, out=str(tmp_path)), set()
-    changes = {"image_size": 64, "sample_rate": 8000, "seconds": 0.6, "crop": 0.4, "window": 32, "hop": 32, "blocks": (1, 1),
-               "width": 8, "last_stride": 2, "channels": 8, "teacher_steps": 3}
-    for name, value in changes.items():
-        found.add(small.folder(replace(config, **{name: value})))
-    assert len(found | {small.folder(config)}) == 1 + len(changes) and small.folder(config).is_relative_to(tmp_path)
-    same = replace(config, seed=4, lr=1.0, tau=1.0, scenes=9, teach_image=False, epochs=1, augment=True)  # students share teachers
-    assert small.folder(same) == small.folder(config) and small.made_of(same) == small.made_of(config)
-    assert json.loads(json.dumps(small.made_of(config))) == small.made_of(config)
 
 
 @pytest.fixture(scope="module")

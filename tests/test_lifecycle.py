@@ -304,8 +304,9 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                         "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
            "avkd": ["--width 0", "--held-out 1", "--tau 0", "--crop 2", "--crop 0.01", "--image-size 50", "--last-stride 3", "--epochs 0",
                     "--schedule linear", "--channels 0", "--chunk 0", "--repeats 0", "--visual-hint pixels", "--visual-norm none",
-                    "--audio-teacher vggish", "--benchmark flickr", "--channel right", "--data nonsense --hints h", "--data vggss --root . --hints h",
-                    "--data flickr-soundnet --hints h", "--data flickr-soundnet --root .", "--data flickr-soundnet --root gone --hints h", "--seed 1000000", "--objects gone", "--blocks 1",
+                    "--audio-teacher vggish", "--benchmark flickr", "--channel right", "--data nonsense --hints h",
+                    "--data vggss --root . --hints h", "--data flickr-soundnet --hints h", "--data flickr-soundnet --root .",
+                    "--data flickr-soundnet --root gone --hints h", "--seed 1000000", "--objects gone", "--blocks 1",
                     "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
                     "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
                     "--vision-weights gone.pth",
