@@ -85,6 +85,7 @@ def train(config) -> dict:
             if report["validation/score"] > run.best:
                 run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
+                del run.extra["report"]  # last.pt is the same whether the run was continued or not
         run.checkpoint(ended)
     bar.close()
     return finish(run, benchmark)

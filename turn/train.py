@@ -109,6 +109,7 @@ def train(config) -> dict:
             if report.get("validation/score", run.best) > run.best:
                 run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
+                del run.extra["report"]  # last.pt is the same whether the run was continued or not
             used.counts.zero_()
         run.checkpoint(ended)
     bar.close()
