@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 NPROC  ?= 1
 LAUNCH  = $(if $(filter-out 1,$(NPROC)),$(VENV)/bin/torchrun --standalone --nproc-per-node $(NPROC),$(RUN))
 FLAGS   = $(if $(OBJECTS),--objects "$(OBJECTS)") $(ARGS)
-METHODS = turn sslalign avkd
+METHODS = turn sslalign avkd stmnet
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-fast lint bench weights data-stamps sync-copies
@@ -28,8 +28,9 @@ train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print
 eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
 	$(LAUNCH) -m $*.evaluate $(FLAGS)
 
-localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… OUT=…
-	$(RUN) -m $*.localize --image "$(IMAGE)" --audio "$(AUDIO)" --out "$(or $(OUT),localized.png)" $(ARGS)
+localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… OUT=… (stmnet: VIDEO=… OUT=…)
+	$(RUN) -m $*.localize $(if $(VIDEO),--video "$(VIDEO)",--image "$(IMAGE)" --audio "$(AUDIO)") \
+		--out "$(or $(OUT),localized.$(if $(VIDEO),gif,png))" $(ARGS)
 
 ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table … --seeds 3"
 	$(RUN) -m $*.ablate $(FLAGS)

@@ -107,9 +107,7 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
     an interrupted run goes on where it was. True if nothing failed and something is there; what failed goes to stderr."""
     if name not in CLIPS + VIDEOS + NUMBERED:
         raise InputError(name, "comes as pictures and sounds, there is nothing to extract")
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise InputError("ffmpeg", "not on PATH; prepare needs it to read videos: install it with your system's package manager")
+    program = ffmpeg()
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
     sources = {path.stem: path.resolve() for path in sorted(Path(videos).rglob("*"))
@@ -125,7 +123,7 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
         else:
             wanted[sample.image] = sample.image.stem, _frame(CLIP_SECOND)
     done = [target for target in wanted if target.exists()]
-    todo = {target: partial(_extract, program, sources[source], target, told)
+    todo = {target: partial(extract, program, sources[source], target, told)
             for target, (source, told) in wanted.items() if source in sources and not target.exists()}
     made, failed = _each(todo, jobs, "ffmpeg")
     absent = {source for target, (source, _) in wanted.items() if source not in sources and not target.exists()}
@@ -133,7 +131,15 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
     return not failed and bool(made or done)
 
 
-def _extract(program, video, target, told):
+def ffmpeg() -> str:
+    """The program. Raises InputError."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise InputError("ffmpeg", "not on PATH; it is needed to read videos: install it with your system's package manager")
+    return program
+
+
+def extract(program, video, target, told):
     """Run ffmpeg into a temporary name beside `target`, then rename: `target` is a .wav, a .jpg or a folder of frames."""
     folder = target.suffix not in (".wav", ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,9 @@ from common.scenes import Scenes
 from tests import bench_metrics
 
 
+RESNET18 = {"image_size": 224, "blocks": (2, 2, 2, 2), "width": 64, "last_stride": 2, "audio": "vggish", "audio_width": 64, "C": 256}
+
+
 def per_second(make, count=200) -> float:
     """Median over five rounds of how many samples are made in a second."""
     rates = []
@@ -62,6 +65,32 @@ def avkd(device):
             lambda batch: losses.losses(*net(batch["images"], batch["waveforms"]), batch["e_v"], batch["e_a"], settings)["loss"])
 
 
+def stmnet(device):
+    """stmnet's; a sample is a clip of four frames."""
+    from stmnet import clips, config, data, encoders, losses
+    settings = replace(config.TINY, scenes=64)
+    source = clips.SceneClips(0, settings.scenes, settings)
+    net = encoders.Stmnet(settings, len(source.classes)).to(device, memory_format=torch.channels_last)
+    return (settings.batch_size, data.Steps(source, settings), torch.optim.Adam(net.parameters(), settings.lr),
+            lambda batch: losses.losses(net(batch["frames"], batch["segments"]).logits, batch["labels"], settings.batch_size)["loss"])
+
+
+def live(device, **changes) -> float:
+    """Frames a second of stmnet's stream, one by one, with a model of random weights."""
+    import io
+
+    from stmnet import config, encoders, evaluate, stream
+    settings = replace(config.TINY, **changes)
+    classes = [str(k) for k in range(13)]
+    predictor = evaluate.Predictor(encoders.Stmnet(settings, len(classes)).to(device), settings, device, classes)
+    frames = np.random.default_rng(0).integers(0, 256, (40, settings.image_size, settings.image_size, 3), np.uint8)
+    sound = np.random.default_rng(1).integers(-3000, 3000, 16000 * 10).astype("<i2").tobytes()
+    for count in (8, 40):  # the first time to warm up
+        start = time.perf_counter()
+        stream.stream(predictor, iter(frames[:count]), stream.Sound(io.BytesIO(sound), settings.samples), 4.0, io.StringIO())
+    return 40 / (time.perf_counter() - start)
+
+
 def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, float]:
     """Median seconds of a training step, and of making its batch."""
     step_s, data_s = [], []
@@ -87,12 +116,14 @@ def main():
     rows = [["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
             ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
             ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"]]
-    for method in (turn, sslalign, avkd):
+    for method in (turn, sslalign, avkd, stmnet):
         size, batches, *parts = method(device)
         step_s, data_s = step(batches, *parts, device)
         rows += [[f"{method.__name__}, tiny: training step",
                   f"{1000 * step_s:.0f} ms, {size / (step_s + data_s):.0f} samples a second"],
                  [f"{method.__name__}, tiny: its batch", f"{1000 * data_s:.0f} ms, {100 * data_s / (step_s + data_s):.0f} % of the time"]]
+    rows += [["stmnet, tiny: live, a frame after the other", f"{live(device):.0f} frames a second"],
+             ["stmnet, ResNet-18 and VGGish at 224 px: live", f"{live(device, **RESNET18):.0f} frames a second"]]
     rows += [["peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"]]
     print(markdown(rows, ["what", "median"]) + "\n")
     bench_metrics.main(["--samples", "1024"])

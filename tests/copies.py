@@ -8,9 +8,10 @@ from pathlib import Path
 from common.io import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIES = [("turn/resnet.py", "sslalign/resnet.py", "avkd/resnet.py"), ("turn/detr.py", "avkd/detr.py"),
+COPIES = [("turn/resnet.py", "sslalign/resnet.py", "avkd/resnet.py", "stmnet/resnet.py"), ("turn/detr.py", "avkd/detr.py"),
+          *((f"sslalign/{part}.py", f"avkd/{part}.py", f"stmnet/{part}.py") for part in ("boxes", "views")),
           *((f"sslalign/{part}.py", f"avkd/{part}.py") for part in
-            ("boxes", "frontend", "measure", "pairs", "report", "score", "sets", "sheets", "views"))]  # paths from the repository's root
+            ("frontend", "measure", "pairs", "report", "score", "sets", "sheets"))]  # paths from the repository's root
 
 
 def drifted(root: Path = ROOT, copies=None) -> list:

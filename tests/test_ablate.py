@@ -81,7 +81,7 @@ def test_real_data_must_be_named(capsys):
     assert "--benchmark" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["turn", "sslalign", "avkd"])
+@pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])
 def test_the_rows_are_settings(method):
     """Every flag of every row is one of the method's, and no two rows of a table are the same training."""
     from common.config import given, parser, resolve

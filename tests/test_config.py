@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common.config import practical, RunConfig, as_dict, flag, from_dict, given, parser, resolve
 from avkd.config import PRESETS as AVKD
 from sslalign.config import PRESETS as SSLALIGN
+from stmnet.config import PRESETS as STMNET
 from turn.config import PRESETS as TURN
 
 
@@ -76,7 +77,7 @@ def test_values_that_cannot_be(argv, flag):
         parse(*argv)
 
 
-@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN, AVKD], ids=["made up", "turn", "sslalign", "avkd"])
+@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN, AVKD, STMNET], ids=["made up", "turn", "sslalign", "avkd", "stmnet"])
 def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:
@@ -124,7 +125,7 @@ def test_the_command_line_says_every_configuration(config):
     assert parse(*argv) == config
 
 
-@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN, AVKD], ids=["made up", "turn", "sslalign", "avkd"])
+@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN, AVKD, STMNET], ids=["made up", "turn", "sslalign", "avkd", "stmnet"])
 def test_presets_are_valid_and_survive(presets):
     for name, config in presets.items():
         assert config.preset == name and from_dict(presets, as_dict(config)) == config == resolve(presets, {"preset": name})

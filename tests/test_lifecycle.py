@@ -19,7 +19,7 @@ from common.layouts import write
 from common.run import TIMES
 from common.scenes import Scenes
 
-METHODS = ["turn", "sslalign", "avkd"]
+METHODS = ["turn", "sslalign", "avkd", "stmnet"]
 SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
 # 12 steps, 6 in an epoch
@@ -28,11 +28,14 @@ TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-int
         "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --projection 8 --k 4 "
                     "--mine-from 1 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
         "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
-                "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64"}
+                "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
+        "stmnet": "--scenes 24 --held-out 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 --audio-width 8 --C 8 "
+                  "--augment --clip-seconds 2 --video-seconds 3 --segment-seconds 0.25"}
 # What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
 KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
         "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
-        "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_()}
+        "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
+        "stmnet": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_()}
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # The keys of metrics.json that scripts rely on
@@ -47,7 +50,12 @@ AVKD = [f"{variant}/{name}" for variant in ("avc", "og", "og_detr")
 AVKD += [f"control/{control}_{name}" for control in ("silent", "shuffled") for name in ("ciou_adaptive@0.5", "iiou_adaptive", "pointing")]
 SSLALIGN += ["pairs/pointing", "interactive/pointing", "extended/ap", "extended/max_f1", "extended/loc_acc", "alignment/cosine",
              "alignment/magnitude"]
-OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}, "avkd": {"channels": 32}}  # another architecture
+STMNET = [f"{group}/{name}" for group in ("frames", "attention", "scores") for name in ("ciou_mean", "ciou@0.5", "pointing", "iou@0.5")]
+STMNET += [f"{name}_{metric}" for name in ("control/silent", "control/shuffled", "floor/centre", "floor/whole")
+           for metric in ("ciou_mean", "iou@0.5")]
+STMNET += ["frames/stability", "events/accuracy", "silence/accuracy", "turns/pointing", "turns/iou@0.5", "frames/n", "events/n",
+           "silence/n"]
+OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}, "avkd": {"channels": 32}, "stmnet": {"C": 32}}  # another architecture
 # The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
 INTERRUPTED = """
 import os, sys
@@ -183,6 +191,9 @@ def test_what_a_run_leaves(runs):
         assert set(SSLALIGN) <= set(metrics) and (folder / "whole" / "compositional.png").is_file()
     if method == "avkd":
         assert set(AVKD) <= set(metrics) and (folder / "whole" / "sounds.png").is_file()
+    if method == "stmnet":
+        assert set(STMNET) <= set(metrics) and (folder / "whole" / "turns.png").is_file()
+        assert any(key.startswith("class/") for key in metrics)
     if method == "turn":
         assert 1 <= metrics["codebook/perplexity_0"] <= 8 and 0 < metrics["codebook/active_1"] <= 1
     assert all(0 <= value <= 1 for key, value in metrics.items() if "ciou" in key or "auc" in key)
@@ -207,18 +218,22 @@ def test_evaluation_in_one_process_and_in_two(runs):
 @pytest.mark.slow
 def test_evaluation_on_files(runs, capsys):
     method, cwd, folder, _ = runs
-    write(Scenes(4, 64, 8000, 0.5), cwd / "vggss", "vggss", 5)
-    flags = ["--checkpoint", str(folder / "whole" / "best.pt"), "--data", "vggss", "--root", str(cwd / "vggss"),
+    data = "audioset-instrument" if method == "stmnet" else "vggss"
+    key = {"turn": "whole/miou", "stmnet": "floor/whole_ciou_mean"}.get(method, "floor/whole_auc")
+    write(Scenes(4, 64, 8000, 0.5), cwd / data, data, 5)
+    flags = ["--checkpoint", str(folder / "whole" / "best.pt"), "--data", data, "--root", str(cwd / data),
              "--out", str(cwd / "files"), "--device", "cpu"]
     importlib.import_module(f"{method}.evaluate").main(flags)
-    assert "N = 5" in capsys.readouterr().out
-    metrics = read_json(cwd / "files" / "metrics-vggss.json")
-    assert metrics["samples"] == 5 and 0 < metrics["whole/miou" if method == "turn" else "floor/whole_auc"] < 1
+    assert ("N = 5" if method != "stmnet" else "5 videos") in capsys.readouterr().out
+    metrics = read_json(cwd / "files" / f"metrics-{data}.json")
+    assert metrics["samples"] == 5 and 0 < metrics[key] < 1
 
 
 @pytest.mark.slow
 def test_localize(runs, capsys, monkeypatch):
     method, cwd, folder, _ = runs
+    if method == "stmnet":
+        pytest.skip("takes videos: see test_stmnet_runs.py")
     monkeypatch.chdir(cwd)
     sample = Scenes(3, 100, 22050, 1.3).pair(0)
     write_image(cwd / "in.png", sample.image[:70])
@@ -310,14 +325,25 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                     "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
                     "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
                     "--vision-weights gone.pth",
-                    "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"]}
+                    "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
+           "stmnet": ["--width 0", "--audio-width 0", "--C 0", "--T 0", "--heads 0", "--depth 0", "--held-out 1", "--epochs 0",
+                      "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none", "--audio cnn14",
+                      "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear", "--blocks 1",
+                      "--nms 2", "--confidence 2", "--encoders frozen", "--vision-weights gone.pth", "--audio-weights gone.pth",
+                      "--benchmark ave-boxes", "--data nonsense", "--data vggss --root .", "--data ave", "--data ave --root gone",
+                      "--data ave --root .", "--seed 1000000", "--objects gone", "--instances 0",
+                      "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",
+                      "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",
+                      "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 --audio-weights gone.pth",
+                      "--scenes 4 --held-out 2 --batch-size 4 --benchmark ave-boxes --benchmark-root gone",
+                      "--scenes 4 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root ."]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
                   "--resume", "--resume --name gone", *own[method]]:
         bad(f"{method}.train", flags, capsys, monkeypatch)
         assert not [p for p in tmp_path.rglob("*") if p.is_file()], flags
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     bad(f"{method}.evaluate", "", capsys, monkeypatch)  # no run at all
-    bad(f"{method}.localize", "--image a.png --audio a.wav", capsys, monkeypatch)
+    bad(f"{method}.localize", "--video gone" if method == "stmnet" else "--image a.png --audio a.wav", capsys, monkeypatch)
     bad(f"{method}.localize", "", capsys, monkeypatch)
 
 

@@ -1,0 +1,16 @@
+"""The paper's ablation of the memory on embedded scenes: `python -m stmnet.ablate --seeds 3` (Table 2)."""
+from common.ablate import ablate
+
+TABLES = {"2": {"without temporal": ["--memory", "none"], "U": ["--memory", "U"], "C+U": []}}
+COLUMNS = {"attention/ciou@0.5": "cIoU@0.5", "attention/iou@0.5": "IoU@0.5", "scores/ciou@0.5": "scores: cIoU@0.5",
+           "scores/iou@0.5": "scores: IoU@0.5", "attention/ciou_mean": "cIoU", "frames/pointing": "pointing",
+           "frames/stability": "stability", "events/accuracy": "accuracy", "silence/accuracy": "silence: accuracy",
+           "turns/pointing": "turns: pointing", "control/shuffled_pointing": "another sound: pointing"}
+
+
+def main(argv=None):
+    ablate("stmnet", __doc__, TABLES, COLUMNS, argv)
+
+
+if __name__ == "__main__":
+    main()

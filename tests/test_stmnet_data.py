@@ -1,0 +1,201 @@
+"""stmnet's clips and test videos: what is in a second, which label it gets, what is heard at a frame."""
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.benchmarks import load
+from common.io import InputError, read_audio, read_image
+from common.layouts import write
+from common.scenes import Scenes
+from stmnet import clips, data, videos
+from stmnet.config import PAPER, TINY
+from stmnet.vggish import RATE, log_mel
+
+SMALL = replace(TINY, scenes=12, held_out=4, batch_size=4, image_size=32, clip_seconds=4, video_seconds=6, segment_seconds=0.25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 900), st.lists(st.floats(-0.01, 0.08), min_size=1, max_size=5), st.integers(1, 300))
+def test_segments(n, times, samples):
+    """Against a loop over samples: centred, zeros outside."""
+    waveform = torch.arange(1, n + 1).float()
+    found = clips.segments_at(waveform, times, samples)
+    assert found.shape == (len(times), samples)
+    for segment, time in zip(found, times):
+        first = round(time * RATE) - samples // 2
+        assert segment.tolist() == [waveform[i].item() if 0 <= i < n else 0 for i in range(first, first + samples)]
+
+
+@pytest.mark.parametrize("seconds, frames", [(0.96, 96), (0.25, 25), (0.16, 16)])
+def test_a_segment_makes_exactly_its_patch(seconds, frames):
+    config = replace(TINY, segment_seconds=seconds)
+    assert config.patch == (frames, 64) == log_mel(torch.zeros(2, config.samples)).shape[1:]
+    assert TINY.samples == 15600  # VGGish's example
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_labels_of_scene_clips(background):
+    """With a background class a second is drawn that sounds all along, or not at all; without, any."""
+    config = replace(SMALL, background=background)
+    source = clips.SceneClips(0, 8, config)
+    assert source.classes[-1] == ("background" if background else source.classes[-1]) and len(source.classes) == 12 + background
+    seen = set()
+    for i in range(8):
+        truth = Scenes(0, 32, 16000).video(i, 4, 4)
+        for draw in range(12):
+            frames, segments, label = source.draw(i, np.random.default_rng([i, draw]))
+            second = [s for s in range(4) if all(np.array_equal(a, b) for a, b in zip(frames, truth.frames[4 * s:4 * s + 4]))]
+            assert segments.shape == (4, config.samples) and second
+            sounding = truth.sounding[4 * second[0]:4 * second[0] + 4]
+            assert label == (12 if background and not sounding.any() else truth.cls)
+            kind = "all" if sounding.all() else "none" if not sounding.any() else "mixed"
+            seen.add(kind)
+            expected = clips.segments_at(torch.from_numpy(truth.waveform), second[0] + (np.arange(4) + 0.5) / 4, config.samples)
+            torch.testing.assert_close(segments, expected, atol=1e-4, rtol=0)
+    assert seen == ({"all", "none"} if background else {"all", "none", "mixed"})
+
+
+def test_steps_are_a_function_of_seed_and_step(monkeypatch):
+    source = clips.SceneClips(0, 12, SMALL)
+    steps = data.Steps(source, replace(SMALL, augment=True, steps=7))
+    again = data.Steps(clips.SceneClips(0, 12, SMALL), replace(SMALL, augment=True, steps=7))
+    assert len(steps) == 7 and steps.per_epoch == 3
+    shapes = {"frames": (4, 4, 3, 32, 32), "segments": (4, 4, SMALL.samples), "labels": (4,)}
+    for s in (6, 0, 3):
+        assert {k: v.shape for k, v in steps[s].items()} == shapes
+        assert all(torch.equal(steps[s][k], again[s][k]) for k in shapes)
+    assert not torch.equal(steps[0]["segments"], steps[3]["segments"])  # another epoch, another order
+    monkeypatch.setattr(data.dist, "world", lambda: 2)
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
+        halves.append(data.Steps(source, replace(SMALL, augment=True, steps=7))[3])
+    for name, whole in steps[3].items():
+        assert torch.equal(whole[0::2], halves[0][name]) and torch.equal(whole[1::2], halves[1][name])
+    with pytest.raises(InputError, match="batch-size"):
+        data.Steps(source, replace(SMALL, batch_size=13))
+
+
+def test_all_frames_of_a_clip_are_cut_at_one_place():
+    """The same picture T times stays the same T times, and is not mirrored; another draw cuts elsewhere."""
+    ramp = np.arange(64, dtype=np.uint8) * 3
+    picture = np.stack([np.broadcast_to(ramp, (64, 64)), np.broadcast_to(ramp[:, None], (64, 64)), np.zeros((64, 64), np.uint8)], 2)
+    source = SimpleNamespace(draw=lambda i, rng: ([picture] * 4, torch.zeros(4, 5), 3))
+    config, places = replace(SMALL, augment=True), set()
+    for draw in range(12):
+        frames = data.clip(source, 0, config, np.random.default_rng(draw))["frames"]
+        assert (frames == frames[:1]).all() and frames.shape == (4, 3, 32, 32)
+        assert (frames[0, 0, 0].long().diff() > 0).all() and (frames[0, 1, :, 0].long().diff() > 0).all()
+        places.add((int(frames[0, 0, 0, 0]), int(frames[0, 1, 0, 0])))
+    assert len(places) > 4
+    assert data.clip(source, 0, SMALL, np.random.default_rng(0))["frames"].dtype == torch.float32
+
+
+# Files ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ave(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ave")
+    write(Scenes(4, 40, 16000), root, "ave", 4)
+    return root
+
+
+def settings_of(root, **changes):
+    return replace(PAPER, root=str(root), held_out_list="testSet.txt", image_size=32, vision_weights="", audio_weights="", **changes)
+
+
+def test_ave_clips(ave):
+    for background in (False, True):
+        config = settings_of(ave, background=background)
+        train, held_out = clips.clips(config)
+        assert len(train.ids) == len(held_out.ids) == 2 and not set(train.ids) & set(held_out.ids)
+        names = sorted({s.label for s in load("ave", ave)})
+        assert train.classes == held_out.classes == names + ["background"] * background
+        for i, sample in enumerate(train.samples):
+            sound = read_audio(sample.audio, RATE)[0]
+            found = set()
+            for draw in range(30):
+                frames, segments, label = train.draw(i, np.random.default_rng(draw))
+                second = next(s for s in range(10) if np.array_equal(frames[0], read_image(sample.image / f"{4 * s:04d}.jpg")))
+                assert all(np.array_equal(f, read_image(sample.image / f"{4 * second + k:04d}.jpg")) for k, f in enumerate(frames))
+                assert torch.equal(segments, clips.segments_at(sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600))
+                inside = sample.seconds[0] <= second < sample.seconds[1]
+                assert train.classes[label] == ("background" if background and not inside else sample.label)
+                found.add(second)
+            assert len(found) > 5  # the whole length of every video (4.1)
+
+
+def test_held_out_without_a_list(ave):
+    train, held_out = clips.clips(replace(settings_of(ave, train_list="", held_out=1), held_out_list=""))
+    assert len(train.ids) == 3 and len(held_out.ids) == 1
+    with pytest.raises(InputError, match="nothing to learn"):
+        clips.clips(replace(settings_of(ave, train_list="", held_out=4), held_out_list=""))
+
+
+@pytest.mark.parametrize("changes, named", [({"data": "vggss"}, "vggss"), ({"T": 3}, "--T"), ({"root": ""}, "--root"),
+                                            ({"data": "scenes", "seed": 10**6}, "--seed"), ({"train_list": "gone.txt"}, "gone.txt")])
+def test_what_cannot_be_learned_from(ave, changes, named):
+    with pytest.raises(InputError, match=named):
+        clips.clips(replace(settings_of(ave), **changes))
+
+
+def test_missing_frames_are_named(ave, tmp_path):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    with pytest.raises(InputError, match="0 frames"):
+        clips.frames_in(folder)
+    for k in range(9):
+        (folder / f"{k:04d}.jpg").touch()
+    assert clips.frames_in(folder) == 9
+    (folder / "0003.jpg").unlink()
+    with pytest.raises(InputError, match=r"0003\.jpg is missing"):
+        clips.frames_in(folder)
+
+
+# Test videos ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("seconds", [0.25, 0.96])
+def test_scene_videos(turns, seconds):
+    config = replace(SMALL, segment_seconds=seconds)
+    test = videos.SceneVideos(config, turns)
+    silent = edges = 0
+    for i in range(len(test.ids)):
+        video = test.video(i)
+        assert len(video.frames) == 6 and np.allclose(np.diff(video.times), 1) and video.segments.shape == (6, config.samples)
+        fine = Scenes(clips.TEST, 32, 16000).video(i, 32, 6, turns)  # 32 frames a second: what sounds when
+        moments = (np.arange(6 * 32) + 0.5) / 32
+        for t, time in enumerate(video.times):
+            at = int(time * 32)
+            assert video.labels[t] == (test.scenes.names[fine.labels[at]] if fine.labels[at] >= 0 else "background")
+            if len(video.boxes[t]):
+                assert video.labels[t] != "background"
+                assert np.array_equal(video.boxes[t][0], fine.boxes[at - 4])  # a frame shows where things are at its beginning
+            heard = fine.sounding[np.abs(moments - time) < seconds / 2]
+            assert video.silent[t] == (not heard.any())
+            silent, edges = silent + bool(video.silent[t]), edges + (video.labels[t] == "background" and not video.silent[t])
+    assert silent > 0 and (edges > 0) == (seconds == 0.96)  # short segments lie within one stretch of sound or silence
+    again = videos.SceneVideos(replace(config, seed=9), turns).video(0)
+    assert torch.equal(again.segments, test.video(0).segments)  # the same for every training
+
+
+def test_file_videos(ave):
+    test = videos.FileVideos(settings_of(ave), "ave-boxes", str(ave))
+    samples = load("ave-boxes", ave)
+    assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
+    for i, name in enumerate(test.ids):
+        video, own = test.video(i), sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0])
+        assert len(video.frames) == len(own) and not video.silent.any()
+        for t, sample in enumerate(own):
+            assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(video.boxes[t], sample.boxes)
+            assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == sample.label
+    for name in ("ave", "vggss", "music-solo"):
+        with pytest.raises(InputError, match="none of"):
+            videos.FileVideos(settings_of(ave), name, str(ave))
