@@ -117,7 +117,7 @@ def roi_align(maps, strides, boxes, picture, level, bins: int = 7, samples: int 
 
     boxes = boxes / boxes.new_tensor(strides)[level, None]
     extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    ticks = (torch.arange(bins * samples, device=boxes.device) + 0.5) / samples  # in parts of a box
+    ticks = (torch.arange(bins * samples, device=boxes.device, dtype=boxes.dtype) + 0.5) / samples  # in bins
     x, xw = _taps(boxes[:, :1] + ticks * (extent[:, :1] / bins), width, bins)  # (n, bins, 2 · samples), place and weight
     y, yw = _taps(boxes[:, 1:2] + ticks * (extent[:, 1:] / bins), height, bins)
     place = first[:, None, None] + y * width[:, None, None]  # (n, bins, 2 · samples)
