@@ -70,6 +70,10 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
         assert {k: v.shape for k, v in steps[s].items()} == shapes
         assert all(torch.equal(steps[s][k], again[s][k]) for k in shapes)
     assert not torch.equal(steps[0]["segments"], steps[3]["segments"])  # another epoch, another order
+    order = np.random.default_rng([0, 20, 1]).permutation(12)  # step 4 is the second of epoch 1
+    for row in range(4):  # each clip has draws of its own
+        one = data.clip(source, int(order[4 + row]), steps.config, np.random.default_rng([0, 21, 1, 4 + row]))
+        assert all(torch.equal(steps[4][k][row], one[k]) for k in shapes)
     monkeypatch.setattr(data.dist, "world", lambda: 2)
     halves = []
     for rank in range(2):
