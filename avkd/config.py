@@ -54,7 +54,7 @@ class Config(RunConfig):
     visual_norm: str = flag("map", "what of f_v and e_v is normalised before Eq. (2): the whole map, or each position", ("map", "position"))
     chunk: int = flag(128, "pictures whose k maps of Eq. (1) are in memory at a time")
 
-    benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes, as flickr or vggss")
+    benchmark: str = flag("", "benchmark to evaluate at the end, as flickr or vggss (with scenes: instead of scenes)")
     benchmark_root: str = flag("", "its folder", practical=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 

@@ -38,18 +38,17 @@ CONFIDENT = 0.3  # the least confidence of a query that shows an object (3.5)
 class Objects(nn.Module):
     """What the object-guided variants see in a picture, without hearing (3.5): a map of objects, and one of detections."""
 
-    def __init__(self, resnet=None, detr=None):
+    def __init__(self, resnet=None, detr=None, detr_size=224):
         super().__init__()
-        self.resnet, self.detr = resnet, detr
+        self.resnet, self.detr, self.detr_size = resnet, detr, detr_size
 
-    def maps(self, views):
-        """(n, 3, H, W) in [0, 1] → objects (n, h, w), and detections as `confident` gives them, of the last decoder layer's attention; or
-        None."""
-        x = normalise(views)
-        objects = self.resnet.features(x).mean(1)
+    def maps(self, view):
+        """view: a function of a size S → pictures (n, 3, S, S) in [0, 1]. Returns objects (n, h, w), and detections as `confident` gives
+        them, of the last decoder layer's attention; or None. ResNet-18 sees them at 224, whatever the AVC model sees."""
+        objects = self.resnet.features(normalise(view(224))).mean(1)
         if self.detr is None:
             return objects, None
-        answer = self.detr(x)
+        answer = self.detr(normalise(view(self.detr_size)))
         return objects, confident(answer["pred_logits"].softmax(-1)[..., :-1].amax(-1), answer["attention"])
 
 
@@ -60,7 +59,8 @@ class SmallObjects(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def maps(self, views):
+    def maps(self, view):
+        views = view(self.detector.config.image_size)
         found = self.detector(views).softmax(1)[:, :-1]  # (n, classes, h, w)
         return self.detector.body.features(normalise(views)).mean(1), confident(found.amax((2, 3)), found)
 
@@ -91,9 +91,9 @@ class Predictor:
         self.model, self.config, self.device, self.report = model.eval(), config, device, report
         self.objects, self.note = objects, note
 
-    def views(self, images):
-        """n pictures (H, W, 3) uint8 → (n, 3, S, S) on the device."""
-        return torch.stack([test_view(image, self.config.image_size) for image in images]).to(self.device)
+    def views(self, images, size):
+        """n pictures (H, W, 3) uint8 → (n, 3, size, size) on the device."""
+        return torch.stack([test_view(image, size) for image in images]).to(self.device)
 
     @torch.no_grad()
     def listen(self, waveforms):
@@ -101,14 +101,14 @@ class Predictor:
         return self.model.listen(waveforms.to(self.device))
 
     @torch.no_grad()
-    def maps(self, views, sounds: dict, aligned=False) -> dict:
-        """views (n, 3, S, S), sounds {column: f_a (n, c)}, the first the pictures' own → {column: (n, h, w)} on the CPU."""
-        f_v = self.model.look(views)  # once for all sounds
+    def maps(self, images, sounds: dict, aligned=False) -> dict:
+        """n pictures (H, W, 3) uint8, sounds {column: f_a (n, c)}, of which AVC is the pictures' own → {column: (n, h, w)} on the CPU."""
+        f_v = self.model.look(self.views(images, self.config.image_size))  # once for all sounds
         maps = {kind: localization_map(f_v, f_a.to(self.device)).cpu() for kind, f_a in sounds.items()}
         if self.objects is not None:
             def whole(x):
                 return metrics.resize(x.cpu(), SIZE, PROTOCOL, aligned)
-            objects, detected = self.objects.maps(views)
+            objects, detected = self.objects.maps(partial(self.views, images))
             avc, objects = whole(maps["AVC"]), whole(objects)
             maps["OG-AVC"] = guided(avc, objects)
             if detected is not None:
@@ -124,8 +124,8 @@ class Predictor:
         return partial(self._answer, test, sounds)
 
     def _answer(self, test, sounds, rows):
-        views = self.views([test.image(i) for i in rows])
-        return self.maps(views, {kind: f_a[rows] for kind, f_a in sounds.items()}, test.aligned), {}
+        images = [test.image(i) for i in rows]
+        return self.maps(images, {kind: f_a[rows] for kind, f_a in sounds.items()}, test.aligned), {}
 
 
 def evaluate(predictor, sets) -> tuple[dict, dict]:
@@ -145,9 +145,9 @@ def evaluate(predictor, sets) -> tuple[dict, dict]:
     return {**result, "samples": len(sets[0].ids), "protocol": PROTOCOL}, pages
 
 
-def load(path, device, object_weights="", detr="") -> Predictor:
+def load(path, device, object_weights="", detr="", detr_size=224, make=False) -> Predictor:
     """The model of a checkpoint. The object-guided variants need published weights, of ResNet-18 and of DETR; on scenes the small
-    vision teacher serves. Raises InputError."""
+    vision teacher serves, where its file is there; make: it is trained where it is not. Raises InputError."""
     checkpoint = load_checkpoint(path, "avkd")
     try:
         config = from_dict(PRESETS, checkpoint["config"])
@@ -157,12 +157,18 @@ def load(path, device, object_weights="", detr="") -> Predictor:
         raise InputError(path, " ".join(str(error).split())[:300]) from None
     objects, note = None, "No object-guided variants: --object-weights names a ResNet-18, --detr a DETR-R50."
     if object_weights:
-        objects = Objects(load_published(resnet18(), object_weights), load_published(detr_r50(), detr, "model") if detr else None)
+        detector = load_published(detr_r50(), detr, "model") if detr else None
+        objects = Objects(load_published(resnet18(), object_weights), detector, detr_size)
         note = "" if detr else "No OG-AVC-DETR: --detr names a DETR-R50."
-    elif config.data == "scenes":
+    elif config.data == "scenes" and (make or small_teacher_there(config)):
         objects, note = SmallObjects(small.teacher("e_v", config, device)), "Objects and detections are the small vision teacher's."
     model = model.to(device, memory_format=torch.channels_last)
     return Predictor(model, config, device, checkpoint.get("report", {}), objects and objects.to(device).eval(), note)
+
+
+def small_teacher_there(config) -> bool:
+    there = not config.objects or Path(config.objects).is_dir()  # of what it was trained on
+    return there and small.weights("e_v", config).is_file()
 
 
 def finish(run, benchmark) -> dict:
@@ -172,7 +178,7 @@ def finish(run, benchmark) -> dict:
     sets = sets_of(run.config, "scenes", "") if scenes else [benchmark] if benchmark else []
     if run.main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
-    predictor = first_here(lambda: load(run.folder / "best.pt", run.device))
+    predictor = first_here(lambda: load(run.folder / "best.pt", run.device, make=True))
     result, pages = evaluate(predictor, sets) if sets else ({}, {})
     for name, page in pages.items():  # of the main process alone
         contact_sheet(path=run.folder / f"{name}.png", **page)
@@ -198,6 +204,8 @@ def main(argv=None):
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--object-weights", default="", help="published ResNet-18 for the object-guided variants")
     parser.add_argument("--detr", default="", help="published DETR-R50 for OG-AVC-DETR")
+    parser.add_argument("--detr-size", type=int, default=224, help="side of the picture that DETR sees; the paper's "
+                        "FLOPs are of 800 [%(default)s]")
     parser.add_argument("--count", action="store_true", help="print parameters and multiply-adds of --preset, and nothing else")
     parser.add_argument("--preset", default="paper", choices=tuple(PRESETS), help="for --count [%(default)s]")
     args = parser.parse_args(argv)
@@ -212,7 +220,7 @@ def main(argv=None):
         device = device_of(args.device)
         dist.start(device)
         path, start = best_of("avkd", args.checkpoint), time.time()
-        predictor = first_here(lambda: load(path, device, args.object_weights, args.detr))
+        predictor = first_here(lambda: load(path, device, args.object_weights, args.detr, args.detr_size))
         bank = predictor.config.objects if args.objects is None else "" if args.objects == "procedural" else args.objects
         result, pages = evaluate(predictor, sets_of(replace(predictor.config, objects=bank), args.data, args.root))
         if dist.rank() == 0:

@@ -23,7 +23,7 @@ def localize(predictor, image, audio, variant="AVC"):
     """Picture (H, W, 3) uint8 and a sound file → map (SIZE, SIZE), of cosines for AVC, boxes with scores (n, 5): see
     boxes_from_maps. Raises InputError."""
     sound = heard(read_sound(audio, predictor.config), predictor.config)
-    maps = predictor.maps(predictor.views([image]), {"AVC": predictor.listen(sound[None])})
+    maps = predictor.maps([image], {"AVC": predictor.listen(sound[None])})
     if variant not in maps:
         raise InputError("--variant", f"{variant}: {predictor.note}")
     found = metrics.resize(maps[variant], SIZE, PROTOCOL)
@@ -34,7 +34,8 @@ def main(argv=None):
     prog = "python -m avkd.localize"
     parser = Parser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("--image", required=True, help="the picture")
-    parser.add_argument("--audio", required=True, help="the sound (wav, flac, ogg; any rate)")
+    parser.add_argument("--audio", required=True, help="the sound (wav, flac, ogg; any rate); what is heard is the middle of its "
+                        "first seconds, as in the checkpoint's --seconds and --crop")
     parser.add_argument("--out", default="localized.png", help="picture to write; the boxes go to the same name with .json")
     parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
     parser.add_argument("--variant", default="AVC", choices=tuple(MAPS), help="the AVC model alone, or guided by objects")

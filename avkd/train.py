@@ -2,6 +2,7 @@
 
 The students learn from pairs of a picture and a sound and from the teachers' hints on them: no label and no box is read.
 """
+import json
 import time
 import zlib
 from dataclasses import replace
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from common import dist
-from common.io import read_json, write_json
+from common.config import as_dict, practical
+from common.io import InputError, read_json, write_json
 from common.run import Run, amp, cli, configure, cosine, markdown, progress
 
 from .config import PRESETS
@@ -93,11 +95,17 @@ def train(config) -> dict:
 
 def repeat(config) -> None:
     """Table 1's "10 training and testing runs": trainings NAME-SEED, with a table of means and deviations, also in NAME.json. One that
-    has ended is not run again."""
+    has ended is not run again, one that was killed is continued. Raises InputError where a folder is of another configuration."""
+    if config.resume:
+        raise InputError("--resume", "not with --repeats: the same command, with its --name, continues what was interrupted")
     name, found = config.name or time.strftime("%Y%m%d-%H%M%S"), []
     for seed in range(config.seed, config.seed + config.repeats):
         one = replace(config, seed=seed, name=f"{name}-{seed}", repeats=1)
         folder = Path(config.out) / "avkd" / one.name
+        if (folder / "config.json").is_file():
+            saved, ours = read_json(folder / "config.json"), json.loads(json.dumps(as_dict(one)))
+            if odd := [k for k in ours if k not in practical(type(one)) and saved.get(k) != ours[k]]:
+                raise InputError(folder, f"is of another configuration ({', '.join(odd[:6])}): take another --name")
         if (folder / "metrics.json").is_file():
             found.append(read_json(folder / "metrics.json"))
         else:

@@ -3,6 +3,7 @@
 Two banks with the same members. `Procedural` draws everything from formulas; `Directory` reads anyone's cut-outs and
 recordings. `names[c]` is what a phrase or a caption calls class c; `cutout` and `sound` draw from the generator they are given.
 """
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ class Procedural:
     """12 classes, the product of shape and texture. The colour is drawn, so that it says nothing about the class."""
 
     names = [f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES]
+    mark = zlib.crc32("\n".join(names).encode())  # tells one bank from another
 
     def aspect(self, cls: int, rng: np.random.Generator) -> float:
         """Width over height."""
@@ -83,6 +85,9 @@ class Directory:
             self.names.append(name)
         if len(self.names) < 4:
             raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and name.wav|ogg|flac; 4 are needed")
+        self.mark = zlib.crc32("\n".join(self.names).encode())  # tells one bank from another, by what is in it
+        for picture, (recording, _) in zip(self.pictures, self.sounds):
+            self.mark = zlib.crc32(recording.tobytes(), zlib.crc32(picture.tobytes(), self.mark))
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
         """→ rgb (h, w, 3) uint8, opaque (h, w) bool, "" (its colour has no name): flipped, turned, scaled, relit."""

@@ -53,8 +53,8 @@ class ScenePairs:
         scenes = scenes_of(seed, config, 2), scenes_of(seed, config, 1)
         alone = np.random.default_rng([seed, 23]).random(count) < lone
         self.samples = [scenes[int(alone[i])].pair(i) for i in progress(range(count), name="drawing scenes")]
-        bank = zlib.crc32("\n".join(scenes[0].names).encode())  # other objects, other pairs
-        self.ids = [f"{bank:08x}-{seed}-{i}" for i in range(count)]
+        bank = scenes[0].bank.mark  # other objects, other pairs
+        self.ids = [f"{bank:08x}-{seed}-{lone:g}-{i}" for i in range(count)]
 
     def image(self, i):
         return self.samples[i].image

@@ -131,13 +131,14 @@ def test_objects_of_published_networks():
             logits = torch.zeros(len(x), 3, 5)
             logits[:, 0, 4], logits[:, 1, 1], logits[0, 2, 3] = 9.0, 1.5, 3.0  # no object; 0.53; 0.83 in the first picture
             return {"pred_logits": logits - 2 * (torch.arange(len(x)) > 1)[:, None, None] * logits.clamp(max=3), "attention": attention}
-    attention, views = drawn(3, 3, 3, 2, 2), drawn(4, 3, 3, 64, 64)
+    attention, views, sizes = drawn(3, 3, 3, 2, 2), drawn(4, 3, 3, 64, 64), []
     torch.manual_seed(0)
     body = resnet18().eval()
     with torch.no_grad():
-        objects, (found, there) = evaluate.Objects(body, Queries()).maps(views)
+        objects, (found, there) = evaluate.Objects(body, Queries(), 800).maps(lambda size: sizes.append(size) or views)
         torch.testing.assert_close(objects, body.features(normalise(views)).mean(1))
-        assert evaluate.Objects(body).maps(views)[1] is None
+        assert evaluate.Objects(body).maps(lambda size: views)[1] is None
+    assert sizes == [224, 800]  # whatever the AVC model sees
     assert there.tolist() == [True, True, False]
     torch.testing.assert_close(found, torch.stack([(attention[0, 1] + attention[0, 2]) / 2, attention[1, 1], torch.zeros(2, 2)]))
 
@@ -146,12 +147,12 @@ def test_objects_of_published_networks():
 
 @pytest.mark.slow
 def test_maps_and_controls(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "interactive")
+    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "interactive")
     assert isinstance(predictor.objects, evaluate.SmallObjects) and "small vision teacher" in predictor.note
     rows = [0, 3]
     maps, features = predictor.on(test)(rows)
     assert set(maps) == KINDS and features == {}
-    views = predictor.views([test.image(i) for i in rows])
+    views = predictor.views([test.image(i) for i in rows], CONFIG.image_size)
     with torch.no_grad():
         f_v = predictor.model.look(views)
         for kind, a in (("AVC", [test.sound(i) for i in rows]), ("silent", [torch.zeros(1000)] * 2),
@@ -169,7 +170,7 @@ def test_maps_and_controls(checkpoint):
 
 @pytest.mark.slow
 def test_the_silent_control_does_not_depend_on_the_sound(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "pair")
+    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
     before = predictor.on(test)([1, 4])[0]
     test.sound = lambda i, heard=test.sound: heard(i).flip(0) * 0.3
     after = predictor.on(test)([1, 4])[0]
@@ -180,7 +181,7 @@ def test_the_silent_control_does_not_depend_on_the_sound(checkpoint):
 @pytest.mark.slow
 def test_a_model_that_does_not_listen(checkpoint):
     """Its numbers are the same for every sound; a model that does has others somewhere."""
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "pair")
+    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
     merged = measure(predictor.on(test), test, "AVC")
     assert not np.array_equal(merged["AVC"]["ciou"], merged["silent"]["ciou"])
     torch.nn.init.zeros_(predictor.model.F_a.projection.weight)
@@ -213,7 +214,7 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_maps(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "pair")
+    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
     found, pages = evaluate.evaluate(predictor, [test])
     maps, truth = predictor.on(test)(list(range(6)))[0], np.stack([test.truth(i) for i in range(6)])
     for prefix, kind in (("avc/", "AVC"), ("og/", "OG-AVC"), ("og_detr/", "OG-AVC-DETR"), ("control/silent_", "silent")):
@@ -243,7 +244,7 @@ def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
     assert {k: v for k, v in guided.items() if not k.startswith("og/")} == {**alone, "seconds": guided["seconds"]}
     predictor, test = evaluate.load(path, CPU, tmp_path / "resnet18.pth"), FileSet(CONFIG, "flickr", disk)
     body, rows = load_published(resnet18(), tmp_path / "resnet18.pth").eval(), [0, 5]
-    maps, views = predictor.on(test)(rows)[0], predictor.views([test.image(i) for i in rows])
+    maps, views = predictor.on(test)(rows)[0], predictor.views([test.image(i) for i in rows], 224)
     assert test.aligned  # not as scenes and VGG-SS are resized
     with torch.no_grad():
         large = [metrics.resize(x, 224, aligned=test.aligned) for x in (maps["AVC"], body.features(normalise(views)).mean(1))]

@@ -29,6 +29,33 @@ def test_repeats(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "train", None)
     train.main(flags)
     assert json.loads((tmp_path / "runs" / "avkd" / "r.json").read_text()) == found
+    other = " ".join(flags)
+    assert "r-4: is of another configuration (tau)" in bad("avkd.train", f"{other} --tau 0.5", capsys, monkeypatch)
+    assert "--resume" in bad("avkd.train", "--resume --name r-4 --repeats 2", capsys, monkeypatch)
+
+
+def test_hints_are_of_the_pictures_that_are_learned_from(tmp_path, monkeypatch):
+    """Another share of lone objects makes other pictures under the same seed, and so other hints."""
+    monkeypatch.chdir(tmp_path)
+    for lone in ("0", "1"):
+        train.main([*TINY["avkd"].split(), "--steps", "1", "--device", "cpu", "--name", lone, "--lone", lone])
+    hints = sorted((tmp_path / "runs" / "avkd" / "teachers").glob("*/hints-*"))
+    assert len(hints) == 2 and hints[0].parent == hints[1].parent
+    assert (hints[0] / "e_v.npy").read_bytes() != (hints[1] / "e_v.npy").read_bytes()
+
+
+def test_a_checkpoint_without_its_small_teacher(tmp_path, monkeypatch, capsys):
+    """Taken elsewhere it is evaluated and used alone; nothing is trained for the object-guided variants."""
+    monkeypatch.chdir(tmp_path)
+    train.main([*TINY["avkd"].split(), "--steps", "1", "--device", "cpu", "--name", "a"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    evaluate.main(["--checkpoint", str(tmp_path / "runs" / "avkd" / "a" / "best.pt"), "--out", "here", "--device", "cpu"])
+    alone = read_json(tmp_path / "elsewhere" / "here" / "metrics-scenes.json")
+    whole = read_json(tmp_path / "runs" / "avkd" / "a" / "metrics.json")
+    assert "No object-guided variants" in capsys.readouterr().out and not (tmp_path / "elsewhere" / "runs").exists()
+    assert not [k for k in alone if k.startswith("og")]
+    assert all(whole[k] == value for k, value in alone.items() if k.startswith(("avc/", "control/")))
 
 
 @pytest.fixture(scope="module")
