@@ -235,7 +235,8 @@ def localize_in_a_video(cwd, capsys, monkeypatch):
     for k, frame in enumerate(film.frames):
         write_image(cwd / "film" / f"{k:04d}.png", frame)
     write_audio(cwd / "film" / "sound.wav", film.waveform, 16000)
-    importlib.import_module("stmnet.localize").main(["--video", "film", "--out", "found/a.gif", "--device", "cpu"])  # the newest run's best.pt
+    main = importlib.import_module("stmnet.localize").main
+    main(["--video", "film", "--out", "found/a.gif", "--device", "cpu"])  # the newest run's best.pt
     assert (cwd / "found" / "a.gif").read_bytes()[:3] == b"GIF" and "found/a.gif" in capsys.readouterr().out
     assert len(json.loads((cwd / "found" / "a.json").read_text())["frames"]) == len(film.frames)
     assert "gone" in bad("stmnet.localize", "--video gone --out found/b.gif --device cpu", capsys, monkeypatch)
