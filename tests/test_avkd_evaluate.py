@@ -26,6 +26,8 @@ from common.scenes import Scenes
 from common.weights import load_published
 from tests.goldens import fill
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(TINY, width=8, image_size=32, channels=16, held_out=6, sample_rate=4000, seconds=0.5, crop=0.25, window=64, hop=32,
                  teacher_steps=2)
 CPU = torch.device("cpu")

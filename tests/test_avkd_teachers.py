@@ -22,6 +22,8 @@ from common.scenes import Scenes
 from tests.goldens import fill
 from tests.test_neighbors import Stopped
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parent / "goldens"
 TINIER = replace(TINY, image_size=48, sample_rate=4000, seconds=0.5, crop=0.5, window=64, hop=64, channels=16, teacher_steps=2, scenes=5)
 FILES = replace(PAPER, channels=6, image_size=64, held_out=2)  # F_v's maps are 2 × 2

@@ -16,6 +16,8 @@ from stmnet.rois import anchors, cell_anchors, clip, decode, pyramid_levels
 from tests.goldens import fill
 from tests.test_rois import encode
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parent / "goldens"
 
 

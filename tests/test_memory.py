@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from stmnet.memory import EMPTY, POOLS, MemoryLayer, TemporalAttention, spatial_scores, spatial_softmax
 
+pytestmark = pytest.mark.slow
+
 C = 6
 VARIANTS = {"C+U": {}, "C+U raw": {"av_memory": "raw"}, "U": {"ablation": "U"}, "none": {"ablation": "none"},
             "heads": {"heads": 3}, "max": {"phi": "max"}, "max raw": {"phi": "max", "av_memory": "raw", "heads": 2}}

@@ -17,6 +17,8 @@ from common.io import InputError
 from common.weights import load_published
 from tests.goldens import fill
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parent / "goldens"
 RATES = {"cnn14": 32000, "cnn14_16k": 16000, "wavegram_logmel_cnn14": 32000}
 WIDTHS = {"cnn14": 4, "cnn14_16k": 4, "wavegram_logmel_cnn14": 16}  # of narrow models

@@ -10,6 +10,8 @@ from common.metrics import box_iou
 from stmnet import rois
 from stmnet.rois import anchors, batched_nms, cell_anchors, clip, decode, nms, pyramid_levels, roi_align
 
+pytestmark = pytest.mark.slow
+
 
 # Non-maximum suppression.
 

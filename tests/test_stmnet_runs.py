@@ -26,6 +26,8 @@ from stmnet.videos import SceneVideos, Video
 
 from .test_lifecycle import bad, log
 
+pytestmark = pytest.mark.slow
+
 SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, held_out=4)
 NAMES = Scenes(0).names
 
