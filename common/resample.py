@@ -9,12 +9,12 @@ import torch.nn.functional as F
 ZEROS, ROLLOFF = 6, 0.99  # what torchaudio does unless told otherwise, and so TURN's released code
 
 
-def resample(waveform, rate_in, rate_out):
+def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=None):
     """(…, n) at `rate_in` Hz → (…, ceil(n·rate_out/rate_in)): band-limited interpolation (Smith & Gossett, ICASSP 1984).
 
-    The low-pass filter is a sinc with ZEROS zero crossings on each side under a Hann window, which cuts off at ROLLOFF
-    times the lower Nyquist frequency. Outside of the waveform there is silence. ValueError for a waveform that is not
-    floating point or a rate that is not positive.
+    The low-pass filter is a sinc with `zeros` zero crossings on each side under a Hann window (with `beta` a Kaiser window),
+    which cuts off at `rolloff` times the lower Nyquist frequency. Outside of the waveform there is silence. ValueError for a
+    waveform that is not floating point or a rate that is not positive.
     """
     rate_in, rate_out = index(rate_in), index(rate_out)
     if min(rate_in, rate_out) < 1 or not waveform.is_floating_point():
@@ -23,7 +23,7 @@ def resample(waveform, rate_in, rate_out):
         return waveform
     common = math.gcd(rate_in, rate_out)
     old, new = rate_in // common, rate_out // common  # `old` samples become `new` ones: a block
-    width, filters = _filters(old, new, waveform.dtype, waveform.device)
+    width, filters = _filters(old, new, zeros, rolloff, beta, waveform.dtype, waveform.device)
     n = waveform.shape[-1]
     length = -(-n * new // old)
     blocks = -(-length // new)
@@ -39,17 +39,21 @@ def resample(waveform, rate_in, rate_out):
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # what is cached serves callers in and out of inference mode
-def _filters(old, new, dtype, device):
+def _filters(old, new, zeros, rolloff, beta, dtype, device):
     """How far the filter reaches, in input samples, and for each 64 of a block's outputs: first input, (outputs, inputs)."""
-    cutoff = ROLLOFF * min(old, new)  # zero crossings in a block
-    width = math.ceil(ZEROS * old / cutoff)
+    cutoff = rolloff * min(old, new)  # zero crossings in a block
+    width = math.ceil(zeros * old / cutoff)
     filters = []
     for k in torch.arange(new).split(64):  # output k lies at k·old/new; coprime rates would make one matrix of gigabytes
         first, last = int(k[0]) * old // new, int(k[-1]) * old // new
         j = torch.arange(first - width, last + width + 1)
         t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))  # (outputs, inputs), in zero crossings
-        hann = torch.cos(t.clamp(-ZEROS, ZEROS) * (math.pi / ZEROS / 2)).square()
-        filters.append((first, (torch.sinc(t) * hann * (cutoff / old)).to(device, dtype)))
+        x = t.clamp(-zeros, zeros) / zeros
+        if beta is None:
+            window = torch.cos(x * (math.pi / 2)).square()
+        else:
+            window = torch.i0(beta * (1 - x * x).sqrt()) / torch.i0(torch.tensor(beta).double()) * (x.abs() < 1)
+        filters.append((first, (torch.sinc(t) * window * (cutoff / old)).to(device, dtype)))
     return width, filters
 
 

@@ -13,6 +13,7 @@ WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two 
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7500.0  # mel bands, their ends in Hz
 FRAMES = 96  # of an example, 0.96 s from its first frame's start to the next example's
 SAMPLES = (FRAMES - 1) * HOP + WINDOW  # that one example needs: 15 600, 0.975 s
+BEST = {"zeros": 50 * 0.9173473137, "rolloff": 0.9173473137, "beta": 12.9846}  # the published code's resampler, resampy's kaiser_best
 OFFSET = 0.01  # added before the logarithm
 
 
@@ -22,7 +23,7 @@ def log_mel(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
     n counts after resampling to 16 kHz. Frames without padding, periodic Hann window, magnitudes (not powers) of the
     spectrum, log(x + 0.01): silence is -4.6. Raises ValueError for n < 400 and for samples that are not floating point.
     """
-    x = resample(waveform, sample_rate, RATE)
+    x = resample(waveform, sample_rate, RATE, **BEST)
     if x.shape[-1] < WINDOW:
         raise ValueError(f"{x.shape[-1]} samples at {RATE} Hz are shorter than one frame of {WINDOW}")
     window, filters = _constants(x.device)

@@ -64,6 +64,14 @@ def test_resampling_is_the_sum_that_the_formula_says(old, new, n, seed):
     assert torch.allclose(both, got[0] + 3 * got[1], atol=1e-9)  # linear, and rows do not mix
 
 
+def test_another_filter_is_the_one_asked_for():
+    x, zeros, rolloff, beta = np.random.default_rng(0).standard_normal(300), 9.5, 0.9, 7.0
+    t = (np.arange(300)[None] / 3 - np.arange(200)[:, None] / 2) * rolloff * 2  # (200, 300), in zero crossings
+    kaiser = np.where(abs(t) < zeros, np.i0(beta * np.sqrt(np.maximum(0, 1 - (t / zeros)**2))) / np.i0(beta), 0)
+    got = resample(torch.from_numpy(x), 3, 2, zeros=zeros, rolloff=rolloff, beta=beta).numpy()
+    assert np.abs(got - (np.sinc(t) * kaiser * rolloff * 2 / 3) @ x).max() < 1e-6
+
+
 def test_long_waveforms_are_multiplied_in_parts_without_a_seam():
     x = torch.randn(2, 700001, generator=torch.Generator().manual_seed(0))
     y, late = resample(x, 3, 2), resample(x[:, 450000:], 3, 2)

@@ -45,13 +45,12 @@ def test_golden_examples():
 
 
 def test_golden_examples_of_stereo_at_22050():
-    """Its resampler (resampy, kaiser_best) begins to cut at 7340 Hz, ours passes a little more and less there: the bands
-    from 6600 Hz on differ by up to 0.33."""
+    """Stated tolerance 5e-2, for another resampler; ours has the same filter."""
     stereo = np.stack([fill.make_pcm(f"vggish-stereo-{i}", 26460, 22050) for i in (0, 1)]) / 32768
     ours = patches(torch.from_numpy(stereo).float().mean(0), 22050).numpy()
     difference = np.abs(ours - GOLDEN["examples_from_stereo_22050"])
     assert ours.shape == (1, 1, 96, 64)
-    assert difference[..., :59].max() < 5e-2 and difference[..., 59:].max() < 0.35 and difference.mean() < 1e-2
+    assert difference.max() < 2e-3
 
 
 def test_mel_filterbank_against_a_loop():
