@@ -210,8 +210,9 @@ class Scenes:
 
     # Videos -------------------------------------------------------------------------------------------------------
 
-    def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False) -> Video:
-        """Moving objects, of which one sounds in intervals with gaps (with `turns`, two take turns).
+    def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False, blurred: float = 0.0) -> Video:
+        """Moving objects, of which one sounds in intervals with gaps (with `turns`, two take turns). A share `blurred` of the
+        frames is out of focus: objects are seen, their textures are not.
 
         Classes 2i and 2i + 1 share the timbre of 2i and are never in one picture: the sound narrows the label down to two
         classes, and only the right object in the picture tells which.
@@ -225,6 +226,8 @@ class Scenes:
         sounding = owners[at]  # (T,)
         waveform = self._soundtrack(rng, classes, owners, seconds)
         images, boxes = self._film(rng, classes, frames, fps)
+        for t in np.flatnonzero(rng.random(frames) < blurred):
+            images[t] = out_of_focus(images[t])
         boxes = np.where((sounding >= 0)[:, None], boxes[np.arange(frames), np.maximum(sounding, 0)], 0)
         labels = np.where(sounding >= 0, classes[sounding], -1)
         return Video(images, waveform, boxes.astype(np.float32), labels, int(classes[0]), self.names[classes[0]], fps)
@@ -259,7 +262,7 @@ class Scenes:
         start = np.rint(place(rng, np.array([self.bank.aspect(c, rng) for c in classes]), 0.6 * self.object_scale) * self.size)
         extent = (start[:, 2:] - start[:, :2]).astype(int).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(c, rng, *extent[k]) for k, c in enumerate(classes)]
-        velocity = rng.uniform(-0.12, 0.12, (len(classes), 2)) * self.size  # pixels a second
+        velocity = rng.uniform(-0.06, 0.06, (len(classes), 2)) * self.size  # pixels a second
         room = np.maximum(self.size - extent, 1)
         path = start[:, :2] + velocity * (np.arange(frames) / fps)[:, None, None]  # (T, K, 2)
         path = room - np.abs(path % (2 * room) - room)  # a triangle wave: bounce
@@ -314,6 +317,13 @@ def background(rng, size: int) -> np.ndarray:
     image = np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)).copy()
     grain = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size, 1) >> 4
     return np.minimum(image, 239) + grain
+
+
+def out_of_focus(image: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8 as if it had S/8 pixels a side."""
+    size = len(image)
+    small = Image.fromarray(image).resize((max(size // 8, 1),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def tight_boxes(masks: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""What stmnet learns from: one random second of a video, T frames with a segment of sound each, and one label (4.2).
+"""What stmnet learns from: one random second of a video, T frames with a segment of sound each, and their labels (4.2).
 
 A source of clips has `ids`, `classes` (names, the background last where there is one) and `draw(i, rng)` → T frames (H, W, 3) uint8,
-segments (T, samples) and the number of the clip's label. With a background class that label is `background` where nothing sounds in
-all of the second; seconds in which sound begins or ends are not drawn, as AVE has none. Without one, every second has the video's
-label, as in the paper ("we include the whole length of every video").
+segments (T, samples) and T numbers of labels. A step has the video's label or, with a background class, `background` where nothing
+sounds then: AVE knows that by the second, scenes know it by the frame. Without that class every step has the video's label, as
+in the paper ("we include the whole length of every video").
 """
 import os
 import zlib
@@ -48,20 +48,17 @@ class SceneClips:
         scenes = scenes_of(seed, config)
         self.config, self.classes, self.videos = config, classes_of(scenes.names, config), []
         for i in progress(range(count), name="drawing scenes"):
-            video = scenes.video(i, config.T, config.clip_seconds)
+            video = scenes.video(i, config.T, config.clip_seconds, blurred=config.blurred)
             self.videos.append(video._replace(waveform=np.rint(video.waveform * 32767).astype(np.int16), boxes=None))
         bank = scenes.bank.mark  # other objects, other videos
         self.ids = [f"{bank:08x}-{seed}-{i}" for i in range(count)]
 
     def draw(self, i, rng):
         video, c = self.videos[i], self.config
-        heard = video.sounding.reshape(-1, c.T)  # (seconds, T)
-        whole = np.flatnonzero(heard.all(1) | ~heard.any(1)) if c.background else np.arange(len(heard))
-        second = int(rng.choice(whole if len(whole) else len(heard)))
-        silent = c.background and not heard[second].any()
-        own = second * c.T + np.arange(c.T)
+        own = int(rng.integers(len(video.frames) - c.T + 1)) + np.arange(c.T)  # a second that begins with any frame
+        labels = np.where(video.sounding[own] | (not c.background), video.cls, len(self.classes) - 1)
         waveform = torch.from_numpy(video.waveform.astype(np.float32) / 32767)
-        return list(video.frames[own]), segments_at(waveform, (own + 0.5) / c.T, c.samples), len(self.classes) - 1 if silent else video.cls
+        return list(video.frames[own]), segments_at(waveform, (own + 0.5) / c.T, c.samples), labels
 
 
 class FileClips:
@@ -78,7 +75,7 @@ class FileClips:
         silent = c.background and not sample.seconds[0] <= second < sample.seconds[1]
         frames = [read_image(sample.image / f"{k:04d}.jpg") for k in own]
         sound = segments_at(read_audio(sample.audio, RATE)[0], (own + 0.5) / FILE_FPS, c.samples)
-        return frames, sound, self.classes.index(BACKGROUND if silent else sample.label)
+        return frames, sound, np.full(c.T, self.classes.index(BACKGROUND if silent else sample.label))
 
 
 def frames_in(folder) -> int:

@@ -7,6 +7,7 @@ from .vggish import BANDS, HOP, RATE, WINDOW
 
 ENCODERS = ("train", "frozen")
 AUDIO = ("resnet", "vggish")
+SIMILARITIES = ("dot", "cosine")
 BOX_MAPS = ("attention", "scores")
 
 
@@ -23,25 +24,29 @@ class Config(RunConfig):
     # Inputs (4.2)
     scenes: int = flag(1000, "videos to learn from, when --data is scenes")
     clip_seconds: int = flag(4, "length of each of them in seconds, of which a clip is one")
-    video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, a frame a second")
+    video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, of which a frame a second is scored")
+    video_fps: int = flag(4, "steps a second of these videos that the memory sees, 1, 2 or 4")
+    blurred: float = flag(0.4, "share of the frames of scenes that are out of focus")
     held_out: int = flag(100, "videos in each set of the evaluation on scenes; videos held out for validation")
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
-    segment_seconds: float = flag(0.96, "sound of a frame, centred on it (the paper gives no length; 0.25 is the other reading)")
+    segment_seconds: float = flag(0.25, "sound of a frame, centred on it: T a second, or the 0.96 of VGGish (the paper gives no length)")
     augment: bool = flag(False, "frames resized by 1.1 and cropped at random, all of a clip at the same place")
-    background: bool = flag(True, "a background class, whose clips are seconds in which nothing sounds (Figure 6)")
+    background: bool = flag(True, "a background class, the label of steps at which nothing sounds (Figure 6)")
     confidence: float = flag(0.5, "without a background class: a frame whose best class has less counts as background")
 
     # Encoders (3.1, 4.2)
-    encoders: str = flag("train", "whether they are trained, or frozen with published weights (the paper is silent)", ENCODERS)
+    encoders: str = flag("frozen", "frozen, with published weights or on scenes with those of small.py; or trained (the paper is silent)",
+                         ENCODERS)
+    encoder_steps: int = flag(2000, "steps for which the small frozen encoders are trained before, on scenes of their own")
     blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the visual ResNet; 3 8 36 3 is ResNet-152 (bottlenecks)")
     width: int = flag(16, "width of its first stage; each further one is twice as wide")
     bottleneck: bool = flag(False, "its blocks are bottlenecks (ResNet-50 and deeper)")
     last_stride: int = flag(1, "stride of its last stage", (1, 2))
     audio: str = flag("resnet", "the audio encoder: a small ResNet of the log-mel patch, or VGGish's convolutions", AUDIO)
     audio_width: int = flag(16, "width of its first stage (VGGish: 64)")
-    vision_weights: str = flag("", "published ResNet-152 (needed for --encoders frozen)", practical=True)
-    audio_weights: str = flag("", "published VGGish (needed for --encoders frozen)", practical=True)
+    vision_weights: str = flag("", "published ResNet-152 (scenes have a small encoder without)", practical=True)
+    audio_weights: str = flag("", "published VGGish (likewise)", practical=True)
 
     # Memory and model (3.2 to 3.4)
     C: int = flag(64, "width of the joint space")
@@ -49,6 +54,8 @@ class Config(RunConfig):
     K: int = flag(3, "past steps in memory: T - 1 in training; evaluate and localize can set another")
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
+    similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", SIMILARITIES)
+    tau: float = flag(0.1, "what it is divided by before the softmax (1 in the paper)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
     av_memory: str = flag("pre", "what the cross-modal memory holds of a step: x_av before its temporal attention, or of raw features",
                           ("pre", "raw"))
@@ -68,8 +75,8 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError for what cannot be."""
-        for name in ("scenes", "clip_seconds", "T", "width", "audio_width", "C", "depth", "heads", "instances", "grounded",
-                     "validate_every"):
+        for name in ("scenes", "clip_seconds", "T", "width", "audio_width", "C", "depth", "heads", "encoder_steps", "instances",
+                     "grounded", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         if min(self.held_out, self.video_seconds) < 2:
@@ -84,8 +91,12 @@ class Config(RunConfig):
             raise ValueError("--benchmark goes with --benchmark-root")
         if not 2 <= len(self.blocks) <= 4 or min(self.blocks) < 1:
             raise ValueError("--blocks are two to four numbers, at least 1 each")
-        if self.encoders == "frozen" and not (self.vision_weights and self.audio_weights):
-            raise ValueError("--encoders frozen needs --vision-weights and --audio-weights")
+        if self.encoders == "frozen" and self.data != "scenes" and not (self.vision_weights and self.audio_weights):
+            raise ValueError(f"--encoders frozen on {self.data} needs --vision-weights and --audio-weights; or --encoders train")
+        if self.video_fps not in (1, 2, 4):
+            raise ValueError("--video-fps is 1, 2 or 4: one frame of each second is scored")
+        if not (0 <= self.blurred <= 1 and self.tau > 0):
+            raise ValueError("--blurred is between 0 and 1, --tau positive")
         if self.vision_weights and (self.blocks != (3, 8, 36, 3) or self.width != 64 or not self.bottleneck):
             raise ValueError("--vision-weights are of a ResNet-152: --blocks 3 8 36 3 --width 64 --bottleneck")
         if self.audio_weights and (self.audio != "vggish" or self.audio_width != 64):
@@ -107,6 +118,7 @@ class Config(RunConfig):
 TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="ave", epochs=30, batch_size=128, lr=1e-4, schedule="constant", image_size=256, augment=True,
-    background=False, encoders="frozen", blocks=(3, 8, 36, 3), width=64, bottleneck=True, last_stride=2, audio="vggish", audio_width=64,
-    vision_weights="third_party/weights/resnet152-394f9c45.pth", audio_weights="third_party/weights/vggish-10086976.pth", C=256, workers=8)
+    segment_seconds=0.96, background=False, blocks=(3, 8, 36, 3), width=64, bottleneck=True, last_stride=2, audio="vggish", audio_width=64,
+    vision_weights="third_party/weights/resnet152-394f9c45.pth", audio_weights="third_party/weights/vggish-10086976.pth", C=256,
+    similarity="dot", tau=1.0, workers=8)
 PRESETS = {"tiny": TINY, "paper": PAPER}

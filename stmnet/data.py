@@ -10,17 +10,17 @@ from .views import draw_view, test_view, train_view
 
 
 def clip(source, i: int, config, rng) -> dict:
-    """A random second of video i → {"frames" (T, 3, S, S), "segments" (T, samples), "labels" ()}; rng draws it.
+    """A random second of video i → {"frames" (T, 3, S, S), "segments" (T, samples), "labels" (T,)}; rng draws it.
 
     With config.augment all frames are cut at one place (4.2: resized by 1.1, cropped), uint8; the paper mirrors nothing.
     """
-    frames, segments, label = source.draw(i, rng)
+    frames, segments, labels = source.draw(i, rng)
     if config.augment:
         drawn = (*draw_view(config.image_size, rng)[:2], False)
         views = [train_view(frame, config.image_size, drawn) for frame in frames]
     else:
         views = [test_view(frame, config.image_size) for frame in frames]
-    return {"frames": torch.stack(views), "segments": segments, "labels": torch.tensor(label)}
+    return {"frames": torch.stack(views), "segments": segments, "labels": torch.as_tensor(labels)}
 
 
 def stack(clips: list) -> dict:

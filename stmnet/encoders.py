@@ -60,7 +60,8 @@ class Stmnet(nn.Module):
         self.frozen = config.encoders == "frozen"
         self.visual, self.auditory = VisualEncoder(config), AudioEncoder(config)
         self.space_time = SpaceTime(self.visual.channels, self.auditory.channels, classes, config.C, config.depth, K=config.K,
-                                    heads=config.heads, ablation=config.memory, phi=config.phi, av_memory=config.av_memory)
+                                    heads=config.heads, ablation=config.memory, phi=config.phi, av_memory=config.av_memory,
+                                    similarity=config.similarity, tau=config.tau)
         if self.frozen:
             self.visual.requires_grad_(False)
             self.auditory.requires_grad_(False)

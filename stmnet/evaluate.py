@@ -93,14 +93,14 @@ def measure(predictor, test) -> tuple[dict, list]:
     for i in progress(list(dist.share(count)), name=test.name):
         video = test.video(i)
         features_v, truth = predictor.look(video.frames), truth_of(video.boxes)
-        maps, said, _, shown, _ = predictor.answer(features_v, video.segments)
+        maps, said, shown = scored(predictor, features_v, video.segments, video)
         found = {kind: values(enlarged(x), truth, shown) for kind, x in maps.items()}
-        boxes = found[own_map]["boxes"]
+        boxes, frames = found[own_map]["boxes"], [video.frames[t] for t in video.scored]
         if predictor.detector:
-            boxes = predictor.proposed(video.frames, maps["attention"], shown)
+            boxes = predictor.proposed(frames, maps["attention"], shown)
             found["proposals"] = {"iou": iou_of_boxes(boxes, truth)}
-        for kind, segments in (("shuffled", exchanged(test, i, len(truth))), ("silent", torch.zeros_like(video.segments))):
-            other, _, _, seen, _ = predictor.answer(features_v, segments)
+        for kind, segments in (("shuffled", exchanged(test, i, len(video.segments))), ("silent", torch.zeros_like(video.segments))):
+            other, _, seen = scored(predictor, features_v, segments, video)
             found[kind] = values(enlarged(other[own_map]), truth, seen)
         found |= floors(truth)
         names = predictor.names(said, shown)
@@ -112,10 +112,16 @@ def measure(predictor, test) -> tuple[dict, list]:
         parts[i] = {(c, name): np.asarray(x) for c, named in found.items() for name, x in named.items() if name != "boxes"}
         parts[i]["class", "label"] = np.array([str(x) for x in video.labels])
         if i < SHOWN and dist.rank() == 0:
-            shown_rows.append((video.times, rows_of(video, maps[own_map], boxes, names)))
+            shown_rows.append((video.times, rows_of(video, frames, maps[own_map], boxes, names)))
     parts = {i: part for own in dist.gather_objects(parts) for i, part in own.items()}
     merged = {key: np.concatenate([parts[i][key] for i in range(count)]) for key in parts[0]}
     return merged, shown_rows
+
+
+def scored(predictor, features_v, segments, video):
+    """The scored steps of what a predictor answers to all: maps, said, shown."""
+    maps, said, _, shown, _ = predictor.answer(features_v, segments)
+    return {kind: x[video.scored] for kind, x in maps.items()}, said[video.scored], shown[video.scored]
 
 
 def exchanged(test, i, steps):
@@ -163,7 +169,7 @@ def report(test, columns, flat, config) -> str:
             for name in columns.get(config.box_map, {})]
     frames = flat[group + renamed(group, "frames/n")]
     head = [f"{test.name}, {len(test.ids)} videos, N = {frames} frames with boxes",
-            f"{test.listed} listed" if test.listed else "", f"K = {config.K}, memory {config.memory}",
+            f"{test.listed} listed" if test.listed else f"{config.video_fps} steps a second", f"K = {config.K}, memory {config.memory}",
             f"boxes and controls of {config.box_map}, τ = 0.5, %"]
     lines = [f"{name}: {100 * flat[f'{group}{key}']:.1f} % of {flat[group + key.replace('/accuracy', '/n')]} frames"
              for name, key in (("sounding class found", "events/accuracy"), ("silence found", "silence/accuracy"),
@@ -238,18 +244,22 @@ def main(argv=None):
     add_flags(parser)
     parser.add_argument("--data", default="scenes", help="scenes, ave-boxes or audioset-instrument")
     parser.add_argument("--root", default="", help="folder of the benchmark")
+    parser.add_argument("--video-fps", type=int, default=None, choices=(1, 2, 4), help="steps a second of scenes [the training's]")
+    parser.add_argument("--blurred", type=float, default=None, help="share of their frames that are out of focus [the training's]")
     parser.add_argument("--objects", default=None, metavar="DIR", help="folder of which scenes are composed [that of the training]")
     parser.add_argument("--out", default="", help="folder for metrics-DATA.json and pictures [the checkpoint's]")
     args = parser.parse_args(argv)
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
-    changes = changes_of(args, parser)
+    if not 0 <= (args.blurred or 0) <= 1:
+        parser.error("--blurred is between 0 and 1")
+    changes = changes_of(args, parser) | {k: getattr(args, k) for k in ("video_fps", "blurred", "objects") if getattr(args, k) is not None}
     with cli(prog):
         device = device_of(args.device)
         dist.start(device)
         path, start = best_of("stmnet", args.checkpoint), time.time()
         predictor = load(path, device, **changes)
-        config = predictor.config if args.objects is None else replace(predictor.config, objects=args.objects)
+        config = predictor.config
         result, pages = evaluate(predictor, sets_of(config, args.data, args.root))
         if dist.rank() == 0:
             out = Path(args.out or path.parent)

@@ -18,9 +18,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 POOLS = {"avg": partial(torch.mean, dim=(-2, -1)), "max": partial(torch.amax, dim=(-2, -1))}
+SIMILARITIES = {"dot": False, "cosine": True}
 ABLATIONS = {"C+U": (True, True), "U": (False, True), "none": (False, False)}  # Table 2: cross-modal memory, uni-modal memory
 
 
@@ -34,9 +36,15 @@ class Memory(NamedTuple):
 EMPTY = Memory()  # before the first step
 
 
-def spatial_scores(x_v, x_a, phi):
-    """x_v (…, C, h, w), x_a (…, C, m, n) → x_v(i, j) · phi(x_a) (…, h, w), the exponents of Eq. (1). phi: one of POOLS."""
-    return torch.einsum("...chw,...c->...hw", x_v, phi(x_a))
+def spatial_scores(x_v, x_a, phi, cosine=False, tau=1.0):
+    """x_v (…, C, h, w), x_a (…, C, m, n) → x_v(i, j) · phi(x_a) / tau (…, h, w), the exponents of Eq. (1). phi: one of POOLS.
+
+    cosine: of vectors of length 1, so that no exponent is beyond 1 / tau; the dot product is the paper's "generic choice".
+    """
+    pooled = phi(x_a)
+    if cosine:
+        x_v, pooled = F.normalize(x_v, dim=-3), F.normalize(pooled, dim=-1)
+    return torch.einsum("...chw,...c->...hw", x_v, pooled) / tau
 
 
 def spatial_softmax(scores):
@@ -44,9 +52,9 @@ def spatial_softmax(scores):
     return scores.flatten(-2).softmax(-1).view_as(scores)  # Eq. (1)
 
 
-def cross_modal(x_v, x_a, phi):
-    """x_av (…, C, h, w): every channel of x_v (…, C, h, w) weighted by alpha (below Eq. (1))."""
-    alpha = spatial_softmax(spatial_scores(x_v, x_a, phi))
+def cross_modal(x_v, x_a, scores):
+    """x_av (…, C, h, w): every channel of x_v (…, C, h, w) weighted by alpha (below Eq. (1)). scores: (x_v, x_a) → exponents."""
+    alpha = spatial_softmax(scores(x_v, x_a))
     return alpha.unsqueeze(-3) * x_v
 
 
@@ -85,12 +93,13 @@ class MemoryLayer(nn.Module):
     """Algorithm 1. `K` may be set anew at any time: the paper gives none, and T differs between training and evaluation.
 
     ablation: C+U, U or none (Table 2). phi: avg or max. av_memory: what the cross-modal memory holds of a past step, its x_av
-    before its own temporal attention (pre), or that of the raw features (raw).
+    before its own temporal attention (pre), or that of the raw features (raw). similarity: dot or cosine. tau: see `spatial_scores`.
     """
 
-    def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre"):
+    def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre", similarity="dot", tau=1.0):
         super().__init__()
         self.K, self.phi = K, POOLS[phi]
+        self.scores = partial(spatial_scores, phi=self.phi, cosine=SIMILARITIES[similarity], tau=tau)
         self.cross, self.uni = ABLATIONS[ablation]
         self.raw = {"pre": False, "raw": True}[av_memory]
         if self.uni:
@@ -109,9 +118,9 @@ class MemoryLayer(nn.Module):
             a, v = join(past.a, x_a), join(past.v, x_v)
             x_a_hat = self.g_a(x_a, a, self.K)  # Algorithm 1, line 2
             x_v_hat = self.g_v(x_v, v, self.K)  # line 3
-        x_av_hat = cross_modal(x_v_hat, x_a_hat, self.phi)  # line 4
+        x_av_hat = cross_modal(x_v_hat, x_a_hat, self.scores)  # line 4
         if self.cross:
-            av = join(past.av, cross_modal(x_v, x_a, self.phi) if self.raw else x_av_hat)
+            av = join(past.av, cross_modal(x_v, x_a, self.scores) if self.raw else x_av_hat)
             x_av_hat = self.g_av(x_av_hat, av, self.K)  # line 5
         return x_av_hat, x_a_hat, Memory(*(newest(x, self.K) for x in (a, v, av)))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .memory import EMPTY, Memory, MemoryLayer, spatial_scores, spatial_softmax
+from .memory import EMPTY, Memory, MemoryLayer, spatial_softmax
 
 
 class Output(NamedTuple):
@@ -46,7 +46,7 @@ class SpaceTime(nn.Module):
                     for project, x in ((self.project_v, features_v), (self.project_a, features_a)))
         with torch.autocast(x_v.device.type, enabled=False):  # dot products of C numbers under an exponential: not in bfloat16
             x_av_hat, x_a_hat, past = self.memory(x_a.float(), x_v.float(), past)
-            scores = spatial_scores(x_av_hat, x_a_hat, self.memory.phi)  # section 3.3: f once more
+            scores = self.memory.scores(x_av_hat, x_a_hat)  # section 3.3: f once more
             joint = torch.cat((x_av_hat.sum((-2, -1)), self.memory.phi(x_a_hat)), -1)  # O of section 3.4
         return Output(self.mlp(joint), spatial_softmax(scores), scores, past)
 

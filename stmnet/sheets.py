@@ -9,13 +9,13 @@ ROWS = ("", "map", "predicted boxes", "ground truth")
 LEGEND = "cyan: predicted · lime: the truth · map: from dark violet, its least, to pale yellow, its greatest"
 
 
-def rows_of(video, maps, boxes, said) -> tuple[list, list]:
-    """A video's four rows of pictures, and their captions. maps (T, h, w), boxes T of (n, 5), said: T class names."""
+def rows_of(video, frames, maps, boxes, said) -> tuple[list, list]:
+    """A video's four rows of pictures, and their captions: R scored frames, maps (R, h, w), boxes R of (n, 5), said: R class names."""
     heats = enlarged(maps)
-    rows = [[overlay(f, size=TILE) for f in video.frames],
-            [overlay(f, heat=h, size=TILE) for f, h in zip(video.frames, heats)],
-            [overlay(f, boxes=b[:, :4], size=TILE) for f, b in zip(video.frames, boxes)],
-            [overlay(f, truth=b, size=TILE) for f, b in zip(video.frames, video.boxes)]]
+    rows = [[overlay(f, size=TILE) for f in frames],
+            [overlay(f, heat=h, size=TILE) for f, h in zip(frames, heats)],
+            [overlay(f, boxes=b[:, :4], size=TILE) for f, b in zip(frames, boxes)],
+            [overlay(f, truth=b, size=TILE) for f, b in zip(frames, video.boxes)]]
     heard = [x or "?" for x in video.labels]
     return rows, [*ROWS[:2], f"{ROWS[2]}; said: {' | '.join(said)}", f"{ROWS[3]}; sounding: {' | '.join(heard)}"]
 

@@ -1,6 +1,6 @@
 """Train stmnet: `python -m stmnet.train` on embedded scenes, `--preset paper --root AVE` as in the paper.
 
-It learns from seconds of videos, each with one label: no box is read, neither in the loop nor for the choice of best.pt.
+It learns from seconds of videos and what sounds in them: no box is read, neither in the loop nor for the choice of best.pt.
 """
 import time
 import zlib
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from common import dist
 from common.run import Run, amp, cli, configure, cosine, progress
 
+from . import small
 from .clips import clips
 from .config import PRESETS
 from .data import Steps, clip, stack
@@ -31,8 +32,7 @@ def validate(model, held_out, config, device) -> dict:
     for i in progress(range(0, len(own), 16), name="validation"):
         batch = stack([clip(held_out, j, replace(config, augment=False), np.random.default_rng([22, j])) for j in own[i:i + 16]])
         batch = {k: v.to(device) for k, v in batch.items()}
-        logits = model(batch["frames"], batch["segments"]).logits.float()  # (B, T, classes)
-        labels = batch["labels"][:, None].expand(logits.shape[:2])
+        logits, labels = model(batch["frames"], batch["segments"]).logits.float(), batch["labels"]  # (B, T, classes), (B, T)
         loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
         found.append(torch.stack([loss, (logits.argmax(-1) == labels).float().mean(1)], 1))
     loss, accuracy = dist.merge(found, len(held_out.ids)).mean(0).tolist()
@@ -48,6 +48,8 @@ def train(config) -> dict:
     weights = {} if not config.resume else {"vision_weights": "", "audio_weights": ""}  # a checkpoint holds them
     model = dist.sync_batchnorm(Stmnet(replace(config, **weights), len(source.classes)))
     model = model.to(run.device, memory_format=torch.channels_last)
+    if config.encoders == "frozen" and not config.resume:
+        small.begin(model, config, run.device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, config.lr, fused=True)
     run.begin({"model": model, "optimizer": optimizer},

@@ -1,4 +1,6 @@
 """A small training reaches what only a whole and sound one can: half a minute on one core."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,12 @@ from common.io import read_jsonl
 from sslalign import evaluate as sslalign
 from sslalign.pairs import ScenePairs, heard
 from sslalign.train import main as train_sslalign
+from stmnet import evaluate as stmnet
+from stmnet import small
+from stmnet.clips import scenes_of, segments_at
+from stmnet.config import TINY
+from stmnet.score import enlarged, truth_of
+from stmnet.train import main as train_stmnet
 from turn.data import SceneIntermediate, SceneSource
 from turn.evaluate import load
 from turn.losses import corners
@@ -65,3 +73,62 @@ def test_sslalign_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     for v, a in (seen.mean, played.a), (seen.projected, played.projected):
         found = metrics.retrieval(a, v, k=(1,))
         assert min(found["forward"][1], found["backward"][1]) > 0.5, found  # chance is 0.016
+
+
+@pytest.fixture(scope="module")
+def stmnet_out(tmp_path_factory):
+    """The small encoders are made once for both tests."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.slow
+def test_the_small_encoders_learn_what_is_where(stmnet_out):
+    """Sounds can be told apart by their features, and of two objects in a picture, which is where, though no box was read."""
+    config = replace(TINY, image_size=48, audio_width=8, encoder_steps=250, out=str(stmnet_out))
+    visual, auditory = small.encoder("visual", config).eval(), small.encoder("auditory", config).eval()
+
+    def fitted(x, y):  # the first half teaches a linear probe, the second is asked
+        half, one_hot = len(x) // 2, torch.nn.functional.one_hot(y, 12).float()
+        x = torch.cat([x, torch.ones(len(x), 1)], 1)
+        weights = torch.linalg.lstsq(x[:half].T @ x[:half] + torch.eye(x.shape[1]), x[:half].T @ one_hot[:half]).solution
+        return ((x[half:] @ weights).argmax(1) == y[half:]).float().mean()
+    with torch.no_grad():
+        segments, present = small.sounds(config, 300)
+        found = fitted(auditory(segments).mean((2, 3)), present.argmax(1))
+        assert found > 0.65, found  # 0.53 untrained
+        scenes, features, classes = small.Scenes(3, 48, object_scale=0.6), [], []
+        for i in range(300):
+            rng = scenes.rng(9, i)
+            scene = scenes.scene(rng, scenes.classes(rng))
+            found = visual(torch.from_numpy(scene.image).permute(2, 0, 1)[None])[0]
+            for box, cls in zip(scene.boxes, scene.classes):
+                x, y = ((box[:2] + box[2:]) / 2 * found.shape[-1]).astype(int).clip(0, found.shape[-1] - 1)
+                features.append(found[:, y, x])
+                classes.append(int(cls))
+    found = fitted(torch.stack(features), torch.tensor(classes))
+    assert found > 0.25, found  # 0.10 untrained
+
+
+STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 250 --scenes 24 --held-out 2 --video-seconds 2 --batch-size 12 --epochs 60 --lr 4e-3 "
+          "--blurred 0 --validate-every 1000 --device cpu --name a")
+
+
+@pytest.mark.slow
+def test_stmnet_learns_its_training_set_by_heart(stmnet_out, monkeypatch):
+    """24 videos of four seconds: what sounds when, and where it is; and not so with another video's sound."""
+    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    train_stmnet([*STMNET.split(), "--out", str(stmnet_out)])
+    predictor = stmnet.load(stmnet_out / "stmnet" / "a" / "last.pt", torch.device("cpu"))
+    config, scenes = predictor.config, scenes_of(0, predictor.config)
+    films = [scenes.video(i, config.T, config.clip_seconds) for i in range(24)]
+    times = (np.arange(len(films[0].frames)) + 0.5) / config.T
+    heard = [segments_at(torch.from_numpy(film.waveform), times, config.samples) for film in films]
+    right, pointing = [], {"own": [], "another": []}
+    for i, film in enumerate(films):
+        frames, truth = predictor.look(list(film.frames)), truth_of([box[None] for box in film.boxes])
+        for kind, segments in (("own", heard[i]), ("another", heard[(i + 12) % 24])):
+            maps, said, *_ = predictor.answer(frames, segments)
+            pointing[kind] += metrics.pointing(enlarged(maps["attention"]), truth)[film.sounding].tolist()
+            right += (said.numpy() == np.where(film.sounding, film.cls, 12)).tolist() if kind == "own" else []
+    own, another = (np.mean(pointing[kind]) for kind in ("own", "another"))
+    assert np.mean(right) > 0.8 and own > 0.5 and another < own - 0.15, (np.mean(right), own, another)

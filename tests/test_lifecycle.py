@@ -30,7 +30,7 @@ TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-int
         "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
                 "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
         "stmnet": "--scenes 24 --held-out 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 --audio-width 8 --C 8 "
-                  "--augment --clip-seconds 2 --video-seconds 3 --segment-seconds 0.25"}
+                  "--augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4"}
 # What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
 KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
         "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
@@ -342,8 +342,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
            "stmnet": ["--width 0", "--audio-width 0", "--C 0", "--T 0", "--heads 0", "--depth 0", "--held-out 1", "--epochs 0",
                       "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none", "--audio cnn14",
                       "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear", "--blocks 1",
-                      "--nms 2", "--confidence 2", "--encoders frozen", "--vision-weights gone.pth", "--audio-weights gone.pth",
-                      "--benchmark ave-boxes", "--data nonsense", "--data vggss --root .", "--data ave", "--data ave --root gone",
+                      "--nms 2", "--confidence 2", "--encoders small", "--vision-weights gone.pth", "--audio-weights gone.pth", "--video-fps 3",
+                      "--blurred 2", "--tau 0", "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes", "--data nonsense", "--data vggss --root .", "--data ave", "--data ave --root gone",
                       "--data ave --root .", "--seed 1000000", "--objects gone", "--instances 0",
                       "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",
                       "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 C = 6
 VARIANTS = {"C+U": {}, "C+U raw": {"av_memory": "raw"}, "U": {"ablation": "U"}, "none": {"ablation": "none"},
-            "heads": {"heads": 3}, "max": {"phi": "max"}, "max raw": {"phi": "max", "av_memory": "raw", "heads": 2}}
+            "heads": {"heads": 3}, "max": {"phi": "max"}, "max raw": {"phi": "max", "av_memory": "raw", "heads": 2},
+            "cosine": {"similarity": "cosine", "tau": 0.2}}
 some = settings(max_examples=40, deadline=None)
 variants = st.sampled_from(sorted(VARIANTS))
 steps, sizes, seeds = st.integers(1, 9), st.integers(0, 10), st.integers(0, 2**32 - 1)
@@ -45,15 +46,19 @@ def naive_phi(x, kind):  # (C, h, w) → (C,)
     return [sum(map(sum, c)) / c.size if kind == "avg" else c.max() for c in x]
 
 
-def naive_f(x_v, x_a, kind):
+def naive_f(x_v, x_a, kind, similarity, tau):
     """Eq. (1)."""
     a = naive_phi(x_a, kind)
-    e = [[math.exp(sum(x_v[c, i, j] * a[c] for c in range(C))) for j in range(x_v.shape[2])] for i in range(x_v.shape[1])]
+
+    def product(i, j):
+        dot = sum(x_v[c, i, j] * a[c] for c in range(C))
+        return dot if similarity == "dot" else dot / math.hypot(*x_v[:, i, j]) / math.hypot(*a)
+    e = [[math.exp(product(i, j) / tau) for j in range(x_v.shape[2])] for i in range(x_v.shape[1])]
     return np.array(e) / sum(map(sum, e))
 
 
-def naive_spatial(x_v, x_a, kind):
-    alpha, x_av = naive_f(x_v, x_a, kind), np.empty_like(x_v)
+def naive_spatial(x_v, x_a, *how):
+    alpha, x_av = naive_f(x_v, x_a, *how), np.empty_like(x_v)
     for c in range(C):
         for i, j in np.ndindex(*alpha.shape):
             x_av[c, i, j] = alpha[i, j] * x_v[c, i, j]
@@ -73,17 +78,18 @@ def naive_g(x, past, attention, kind):
 
 def naive_layer(layer, x_a, x_v, variant):
     """Algorithm 1, step after step, of one sequence: (T, C, …) → x_av_hat, x_a_hat."""
-    options = {"ablation": "C+U", "phi": "avg", "av_memory": "pre"} | VARIANTS[variant]
+    options = {"ablation": "C+U", "phi": "avg", "av_memory": "pre", "similarity": "dot", "tau": 1.0} | VARIANTS[variant]
     kind, K, kept, out = options["phi"], layer.K, [], []
+    how = kind, options["similarity"], options["tau"]
     for a, v in zip(x_a, x_v):
         past = kept[max(0, len(kept) - K):]
         a_hat, v_hat = a, v
         if "U" in options["ablation"]:
             a_hat = naive_g(a, [p[0] for p in past], layer.g_a, kind)
             v_hat = naive_g(v, [p[1] for p in past], layer.g_v, kind)
-        av = naive_spatial(v_hat, a_hat, kind)
+        av = naive_spatial(v_hat, a_hat, *how)
         av_hat = naive_g(av, [p[2] for p in past], layer.g_av, kind) if options["ablation"] == "C+U" else av
-        kept.append((a, v, naive_spatial(v, a, kind) if options["av_memory"] == "raw" else av))
+        kept.append((a, v, naive_spatial(v, a, *how) if options["av_memory"] == "raw" else av))
         out.append((av_hat, a_hat))
     return [np.stack(x) for x in zip(*out)]
 
@@ -195,8 +201,8 @@ def test_how_far_a_step_is_remembered(variant, reach, K):
 
 
 @some
-@given(st.sampled_from(sorted(POOLS)), st.integers(1, 3), steps, st.integers(0, 5), sizes, seeds)
-def test_attention_sums_to_one_over_the_right_things(phi, heads, T, P, K, seed):
+@given(st.sampled_from(sorted(POOLS)), st.booleans(), st.integers(1, 3), steps, st.integers(0, 5), sizes, seeds)
+def test_attention_sums_to_one_over_the_right_things(phi, cosine, heads, T, P, K, seed):
     torch.manual_seed(seed % 100)
     g, (_, memory) = TemporalAttention(C, heads, POOLS[phi]), inputs(P + T, seed=seed)
     beta = g.beta(memory[:, P:], memory, K)
@@ -205,7 +211,9 @@ def test_attention_sums_to_one_over_the_right_things(phi, heads, T, P, K, seed):
         seen = [s for s in range(P + T) if 0 < P + t - s <= K]
         assert (beta[:, t, 1:] > 0)[0].nonzero()[:, 0].tolist() == seen
     x_a, x_v = inputs(T, seed=seed)
-    alpha = spatial_softmax(spatial_scores(x_v, x_a, POOLS[phi]))
+    scores = spatial_scores(x_v, x_a, POOLS[phi], cosine, tau=0.5)
+    assert not cosine or scores.abs().max() <= 2 + 1e-5 and torch.allclose(scores, spatial_scores(7 * x_v, 3 * x_a, POOLS[phi], True, 0.5), atol=1e-5)
+    alpha = spatial_softmax(scores)
     assert alpha.shape == (2, T, 4, 5) and (alpha > 0).all()
     assert torch.allclose(alpha.sum((-2, -1)), torch.ones(2, T), atol=1e-6)
 
@@ -214,8 +222,8 @@ def test_attention_sums_to_one_over_the_right_things(phi, heads, T, P, K, seed):
 @given(variants, steps, seeds)
 def test_no_memory_is_none(variant, T, seed):
     x_a, x_v = inputs(T, seed=seed)
-    phi = VARIANTS[variant].get("phi", "avg")
-    layer, none = build(variant, 0, seed % 100), MemoryLayer(C, 3, ablation="none", phi=phi)
+    same = {k: x for k, x in VARIANTS[variant].items() if k in ("phi", "similarity", "tau")}
+    layer, none = build(variant, 0, seed % 100), MemoryLayer(C, 3, ablation="none", **same)
     assert close(layer(x_a, x_v)[:2], none(x_a, x_v)[:2], 0)
     assert not list(none.parameters())
 
@@ -271,6 +279,6 @@ def test_large_scores_stay_finite():
 def test_ablations_are_those_of_table_2():
     names = {a: {n for n, _ in MemoryLayer(C, ablation=a).named_children()} for a in ("C+U", "U", "none")}
     assert names == {"C+U": {"g_a", "g_v", "g_av"}, "U": {"g_a", "g_v"}, "none": set()}
-    for options in ({"ablation": "C"}, {"phi": "sum"}, {"av_memory": "post"}):
+    for options in ({"ablation": "C"}, {"phi": "sum"}, {"av_memory": "post"}, {"similarity": "sum"}):
         with pytest.raises(KeyError):
             MemoryLayer(C, **options)

@@ -35,29 +35,29 @@ def test_segments(n, times, samples):
 def test_a_segment_makes_exactly_its_patch(seconds, frames):
     config = replace(TINY, segment_seconds=seconds)
     assert config.patch == (frames, 64) == log_mel(torch.zeros(2, config.samples)).shape[1:]
-    assert TINY.samples == 15600  # VGGish's example
+    assert PAPER.samples == 15600  # VGGish's example
 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_labels_of_scene_clips(background):
-    """With a background class a second is drawn that sounds all along, or not at all; without, any."""
+    """A second may begin with any frame. With a background class it is the label of each step at which nothing sounds."""
     config = replace(SMALL, background=background)
     source = clips.SceneClips(0, 8, config)
     assert source.classes[-1] == ("background" if background else source.classes[-1]) and len(source.classes) == 12 + background
-    seen = set()
+    seen, starts = set(), set()
     for i in range(8):
-        truth = Scenes(0, 32, 16000).video(i, 4, 4)
+        truth = Scenes(0, 32, 16000).video(i, 4, 4, blurred=config.blurred)
         for draw in range(12):
-            frames, segments, label = source.draw(i, np.random.default_rng([i, draw]))
-            second = [s for s in range(4) if all(np.array_equal(a, b) for a, b in zip(frames, truth.frames[4 * s:4 * s + 4]))]
-            assert segments.shape == (4, config.samples) and second
-            sounding = truth.sounding[4 * second[0]:4 * second[0] + 4]
-            assert label == (12 if background and not sounding.any() else truth.cls)
-            kind = "all" if sounding.all() else "none" if not sounding.any() else "mixed"
-            seen.add(kind)
-            expected = clips.segments_at(torch.from_numpy(truth.waveform), second[0] + (np.arange(4) + 0.5) / 4, config.samples)
+            frames, segments, labels = source.draw(i, np.random.default_rng([i, draw]))
+            first = next(s for s in range(13) if all(np.array_equal(a, b) for a, b in zip(frames, truth.frames[s:s + 4], strict=True)))
+            sounding = truth.sounding[first:first + 4]
+            assert labels.tolist() == [12 if background and not on else truth.cls for on in sounding]
+            seen.add("all" if sounding.all() else "none" if not sounding.any() else "mixed")
+            starts.add(first)
+            expected = clips.segments_at(torch.from_numpy(truth.waveform), (first + np.arange(4) + 0.5) / 4, config.samples)
+            assert segments.shape == (4, config.samples)
             torch.testing.assert_close(segments, expected, atol=1e-4, rtol=0)
-    assert seen == ({"all", "none"} if background else {"all", "none", "mixed"})
+    assert seen == {"all", "none", "mixed"} and starts == set(range(13))
 
 
 def test_steps_are_a_function_of_seed_and_step(monkeypatch):
@@ -65,7 +65,7 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
     steps = data.Steps(source, replace(SMALL, augment=True, steps=7))
     again = data.Steps(clips.SceneClips(0, 12, SMALL), replace(SMALL, augment=True, steps=7))
     assert len(steps) == 7 and steps.per_epoch == 3
-    shapes = {"frames": (4, 4, 3, 32, 32), "segments": (4, 4, SMALL.samples), "labels": (4,)}
+    shapes = {"frames": (4, 4, 3, 32, 32), "segments": (4, 4, SMALL.samples), "labels": (4, 4)}
     for s in (6, 0, 3):
         assert {k: v.shape for k, v in steps[s].items()} == shapes
         assert all(torch.equal(steps[s][k], again[s][k]) for k in shapes)
@@ -89,7 +89,7 @@ def test_all_frames_of_a_clip_are_cut_at_one_place():
     """The same picture T times stays the same T times, and is not mirrored; another draw cuts elsewhere."""
     ramp = np.arange(64, dtype=np.uint8) * 3
     picture = np.stack([np.broadcast_to(ramp, (64, 64)), np.broadcast_to(ramp[:, None], (64, 64)), np.zeros((64, 64), np.uint8)], 2)
-    source = SimpleNamespace(draw=lambda i, rng: ([picture] * 4, torch.zeros(4, 5), 3))
+    source = SimpleNamespace(draw=lambda i, rng: ([picture] * 4, torch.zeros(4, 5), [3] * 4))
     config, places = replace(SMALL, augment=True), set()
     for draw in range(12):
         frames = data.clip(source, 0, config, np.random.default_rng(draw))["frames"]
@@ -125,12 +125,12 @@ def test_ave_clips(ave):
             sound = read_audio(sample.audio, RATE)[0]
             found = set()
             for draw in range(30):
-                frames, segments, label = train.draw(i, np.random.default_rng(draw))
+                frames, segments, labels = train.draw(i, np.random.default_rng(draw))
                 second = next(s for s in range(10) if np.array_equal(frames[0], read_image(sample.image / f"{4 * s:04d}.jpg")))
                 assert all(np.array_equal(f, read_image(sample.image / f"{4 * second + k:04d}.jpg")) for k, f in enumerate(frames))
                 assert torch.equal(segments, clips.segments_at(sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600))
                 inside = sample.seconds[0] <= second < sample.seconds[1]
-                assert train.classes[label] == ("background" if background and not inside else sample.label)
+                assert [train.classes[k] for k in labels] == ["background" if background and not inside else sample.label] * 4
                 found.add(second)
             assert len(found) > 5  # the whole length of every video (4.1)
 
@@ -166,14 +166,18 @@ def test_missing_frames_are_named(ave, tmp_path):
 
 
 @pytest.mark.parametrize("turns", [False, True])
-@pytest.mark.parametrize("seconds", [0.25, 0.96])
-def test_scene_videos(turns, seconds):
-    config = replace(SMALL, segment_seconds=seconds)
+@pytest.mark.parametrize("seconds, fps", [(0.25, 4), (0.96, 4), (0.25, 1), (0.25, 2)])
+def test_scene_videos(turns, seconds, fps):
+    config = replace(SMALL, segment_seconds=seconds, video_fps=fps)
     test = videos.SceneVideos(config, turns)
     silent = edges = 0
     for i in range(len(test.ids)):
         video = test.video(i)
-        assert len(video.frames) == 6 and np.allclose(np.diff(video.times), 1) and video.segments.shape == (6, config.samples)
+        assert len(video.frames) == 6 * fps and np.allclose(np.diff(video.times), 1) and video.segments.shape == (6 * fps, config.samples)
+        assert np.allclose(video.times, np.arange(6) + 0.625) and np.array_equal(np.diff(video.scored), [fps] * 5)
+        drawn = test.scenes.video(i, 4, 6, turns, config.blurred)
+        assert all(np.array_equal(video.frames[t], drawn.frames[int(time * 4)]) for t, time in zip(video.scored, video.times, strict=True))
+        assert torch.equal(video.segments[video.scored], clips.segments_at(quantised(drawn), video.times, config.samples))
         fine = Scenes(clips.TEST, 32, 16000).video(i, 32, 6, turns)  # 32 frames a second: what sounds when
         moments = (np.arange(6 * 32) + 0.5) / 32
         for t, time in enumerate(video.times):
@@ -190,13 +194,17 @@ def test_scene_videos(turns, seconds):
     assert torch.equal(again.segments, test.video(0).segments)  # the same for every training
 
 
+def quantised(video):
+    return torch.from_numpy(np.rint(video.waveform * 32767) / 32767).float()
+
+
 def test_file_videos(ave):
     test = videos.FileVideos(settings_of(ave), "ave-boxes", str(ave))
     samples = load("ave-boxes", ave)
     assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
     for i, name in enumerate(test.ids):
         video, own = test.video(i), sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0])
-        assert len(video.frames) == len(own) and not video.silent.any()
+        assert len(video.frames) == len(own) and not video.silent.any() and video.scored.tolist() == list(range(len(own)))
         for t, sample in enumerate(own):
             assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(video.boxes[t], sample.boxes)
             assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == sample.label

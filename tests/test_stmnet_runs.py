@@ -28,7 +28,7 @@ from .test_lifecycle import bad, log
 
 pytestmark = pytest.mark.slow
 
-SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, held_out=4)
+SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, video_fps=2, held_out=4)
 NAMES = Scenes(0).names
 
 
@@ -144,15 +144,17 @@ class Told(evaluate.Predictor):
 
 
 class Set:
-    """Two videos of which the first one's sounds are at the top left, and its third frame is silent; the second's have class b."""
+    """Two videos of which the first one's sounds are at the top left, and the third scored frame is silent; the second's have class b.
+    Every other step is not scored, and says nothing."""
     name, group, listed, ids = "made up", "", None, ["x", "y"]
 
     def video(self, i):
         at = [np.array([[0, 0, 0.5, 0.5]])] * 2 + [np.zeros((0, 4))]
-        sound = torch.zeros(3, 4)
-        sound[:2, 0] = 1 + i
+        sound = torch.zeros(6, 4)
+        sound[[1, 3], 0] = 1.0 + i
         labels = ["a", "a", "background"] if i == 0 else ["a", "zebra", "background"]
-        return Video([np.zeros((16, 16, 3), np.uint8)] * 3, np.arange(3) + 0.5, sound, at, labels, np.array([False, False, True]))
+        frames = [np.zeros((16, 16, 3), np.uint8)] * 6
+        return Video(frames, sound, np.array([1, 3, 5]), np.arange(3) + 0.5, at, labels, np.array([False, False, True]))
 
 
 def test_what_is_measured(capsys):
@@ -186,17 +188,20 @@ def test_evaluation_against_frame_by_frame(background):
         for t, frame in enumerate(video.frames):
             maps, said, confidence, shown, past = p.answer(p.look([frame]), video.segments[t:t + 1], past)
             assert bool(shown[0]) == (p.names(said, shown)[0] != "background") and (background or shown[0] == (confidence[0] >= 0.3))
-            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[t]]), shown)
+            if t not in video.scored:
+                continue
+            r = video.scored.tolist().index(t)
+            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[r]]), shown)
             naive["ciou"].append(found["ciou"][0])
             naive["pointing"].append(found["pointing"][0])
-            naive["right"].append(p.names(said, shown)[0] == video.labels[t])
+            naive["right"].append(p.names(said, shown)[0] == video.labels[r])
     np.testing.assert_allclose(merged["attention", "ciou"], naive["ciou"], atol=2e-3)
     assert merged["attention", "pointing"].tolist() == naive["pointing"] and merged["class", "right"].tolist() == naive["right"]
     flat, _ = evaluate.results(merged, p.config)
     there = merged["truth", "there"]
     assert flat["frames/ciou_mean"] == pytest.approx(np.mean(np.array(naive["ciou"])[there]), abs=2e-3)
     other = test.video(2).segments  # what the control hears instead
-    assert torch.equal(evaluate.exchanged(test, 0, 5), other) and torch.equal(evaluate.exchanged(test, 0, 7)[5:], other[:2])
+    assert torch.equal(evaluate.exchanged(test, 0, 10), other) and torch.equal(evaluate.exchanged(test, 0, 12)[10:], other[:2])
 
 
 def test_memory_at_evaluation_is_a_setting(tmp_path):

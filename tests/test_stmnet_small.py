@@ -1,0 +1,74 @@
+"""stmnet/small.py: the small encoders of embedded scenes."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stmnet import small
+from stmnet.config import TINY
+from stmnet.encoders import Stmnet
+
+SMALL = replace(TINY, image_size=48, width=8, audio_width=8, C=16, encoder_steps=4)
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_pictures_and_what_is_in_them(objects):
+    side = 48 // (3 - objects)
+    images, present = small.pictures(SMALL, 8, side, objects)
+    assert images.shape == (8, 3, side, side) and images.dtype == torch.uint8
+    assert present.shape == (8, 12) and present.sum(1).tolist() == [objects] * 8 and set(present.unique().tolist()) == {0, 1}
+    scenes = small.Scenes(small.SEED, side, objects=objects, object_scale=0.6 * (48 / side)**2)
+    rng = scenes.rng(9, 3)
+    scene = scenes.scene(rng, scenes.classes(rng))
+    assert np.array_equal(images[3].permute(1, 2, 0), scene.image) and sorted(scene.classes) == present[3].nonzero()[:, 0].tolist()
+
+
+def test_objects_of_both_sizes_of_pictures_have_those_of_videos():
+    """In pixels, but for what does not fit into half a picture."""
+    def extent(side, objects):
+        scenes = small.Scenes(5, side, objects=objects, object_scale=0.6 * (64 / side)**2)
+        found = []
+        for i in range(200):
+            rng = scenes.rng(9, i)
+            boxes = scenes.scene(rng, scenes.classes(rng)).boxes * side
+            found += (boxes[:, 2:] - boxes[:, :2]).prod(1).tolist()
+        return np.quantile(np.sqrt(found), [0.25, 0.5])
+    film = [(b[2:] - b[:2]) * 64 for i in range(60) for b in small.Scenes(5, 64).video(i, 1, 4).boxes if b[2] > 0]
+    expected = np.quantile(np.sqrt(np.prod(film, 1)), [0.25, 0.5])
+    assert np.allclose(extent(64, 2), expected, rtol=0.15) and np.allclose(extent(32, 1), expected, rtol=0.2)
+
+
+def test_sounds_are_segments_of_every_class():
+    segments, present = small.sounds(SMALL, 60)
+    assert segments.shape == (60, SMALL.samples) and present.shape == (60, 12) and (present.sum(1) == 1).all()
+    assert (present.sum(0) > 0).all() and (segments.abs().amax(1) > 0.01).all()
+
+
+def test_the_two_losses():
+    """A class's mean map answers which one is there; one position is enough to be there at all."""
+    maps = torch.full((1, 3, 4, 4), -9.0)
+    maps[0, 1] = -1
+    maps[0, 2, 3, 3] = 9
+    assert small.which(maps, torch.tensor([[0.0, 1, 0]])) < 0.01 < small.which(maps, torch.tensor([[0.0, 0, 1]]))
+    assert small.any_of(maps, torch.tensor([[0.0, 0, 1]])) < 0.2 < small.any_of(maps, torch.tensor([[0.0, 1, 1]]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["visual", "auditory"])
+def test_an_encoder_is_made_once(name, tmp_path, monkeypatch):
+    config = replace(SMALL, out=str(tmp_path))
+    before = torch.random.get_rng_state()
+    first = small.encoder(name, config).state_dict()
+    monkeypatch.setattr(small, "learn", None)  # read from its file: nothing is learned
+    again = small.encoder(name, replace(config, C=8, lr=1.0, seed=4)).state_dict()
+    assert all(torch.equal(x, again[k]) for k, x in first.items()) and torch.equal(torch.random.get_rng_state(), before)
+    for changes in {"width": 4, "audio_width": 4}, {"encoder_steps": 5}, {"segment_seconds": 0.5}, {"image_size": 32}:
+        with pytest.raises(TypeError):  # another one is wanted
+            small.encoder(name, replace(config, **changes))
+    monkeypatch.undo()
+    anew = small.encoder(name, replace(config, out=str(tmp_path / "anew"))).state_dict()
+    assert all(torch.equal(x, anew[k]) for k, x in first.items())
+    model = Stmnet(config, 13)
+    small.begin(model, config, "cpu")
+    assert all(torch.equal(x, first[k]) for k, x in getattr(model, name).state_dict().items())
