@@ -84,7 +84,7 @@ def stmnet_out(tmp_path_factory):
 @pytest.mark.slow
 def test_the_small_encoders_learn_what_is_where(stmnet_out):
     """Sounds can be told apart by their features, and of two objects in a picture, which is where, though no box was read."""
-    config = replace(TINY, image_size=48, audio_width=8, encoder_steps=250, out=str(stmnet_out))
+    config = replace(TINY, image_size=48, audio_width=8, encoder_steps=350, out=str(stmnet_out))
     visual, auditory = small.encoder("visual", config).eval(), small.encoder("auditory", config).eval()
 
     def fitted(x, y):  # the first half teaches a linear probe, the second is asked
@@ -109,13 +109,13 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
     assert found > 0.25, found  # 0.10 untrained
 
 
-STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 250 --scenes 24 --held-out 2 --video-seconds 2 --batch-size 12 --epochs 60 --lr 4e-3 "
+STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 350 --scenes 300 --held-out 2 --video-seconds 2 --batch-size 20 --epochs 12 "
           "--blurred 0 --validate-every 1000 --device cpu --name a")
 
 
 @pytest.mark.slow
-def test_stmnet_learns_its_training_set_by_heart(stmnet_out, monkeypatch):
-    """24 videos of four seconds: what sounds when, and where it is; and not so with another video's sound."""
+def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
+    """Of what is in a frame, its sound allows two classes: the right one asks for both senses."""
     monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
     train_stmnet([*STMNET.split(), "--out", str(stmnet_out)])
     predictor = stmnet.load(stmnet_out / "stmnet" / "a" / "last.pt", torch.device("cpu"))
@@ -131,4 +131,5 @@ def test_stmnet_learns_its_training_set_by_heart(stmnet_out, monkeypatch):
             pointing[kind] += metrics.pointing(enlarged(maps["attention"]), truth)[film.sounding].tolist()
             right += (said.numpy() == np.where(film.sounding, film.cls, 12)).tolist() if kind == "own" else []
     own, another = (np.mean(pointing[kind]) for kind in ("own", "another"))
-    assert np.mean(right) > 0.8 and own > 0.5 and another < own - 0.15, (np.mean(right), own, another)
+    # sound alone: 0.68, which is silence and half of the rest; places by chance: 0.25
+    assert np.mean(right) > 0.8 and own > 0.45 and own > another, (np.mean(right), own, another)
