@@ -34,7 +34,8 @@ def test_sections_3_3_and_3_4(ablation):
             assert torch.allclose(out.logits[b, t], model.mlp(joint), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"similarity": "cosine", "tau": 0.1}, {"av_memory": "raw"}, {"ablation": "U"}, {"ablation": "none"}, {"phi": "max", "K": 1}])
+@pytest.mark.parametrize("options", [{}, {"similarity": "cosine", "tau": 0.1}, {"av_memory": "raw"}, {"ablation": "U"},
+                                     {"ablation": "none"}, {"phi": "max", "K": 1}])
 def test_live_use_equals_all_at_once(options):
     model, (v, a) = build(**options), features(7)
     *expected, _ = model(v, a)
