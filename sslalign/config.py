@@ -8,14 +8,15 @@ from common.config import RunConfig, flag
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all of the data set)", practical=True)
-    epochs: int = flag(8, "passes over the pairs (4.1.3)")
+    epochs: int = flag(3, "passes over the pairs (4.1.3)")
+    easy: int = flag(5, "before them, passes over as many easy scenes: one large object, half the side (when --data is scenes)")
     batch_size: int = flag(32, "anchors a step, over all processes (not given in the paper)")
     lr: float = flag(5e-3, "learning rate of Adam (4.1.3)")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))
 
     # Inputs (4.1.3: as in previous works; see the README)
     scenes: int = flag(9000, "pairs to learn from, when --data is scenes")
-    lone: float = flag(0.5, "share of these scenes that hold one object; in all others, and in every evaluation, a second one is silent")
+    lone: float = flag(0.25, "share of these scenes that hold one object; in all others, and in every evaluation, a second one is silent")
     held_out: int = flag(500, "samples in each set of the evaluation on scenes; pairs held out for validation")
     image_size: int = flag(64, "side of the picture in pixels")
     sample_rate: int = flag(8000, "Hz")
@@ -42,7 +43,7 @@ class Config(RunConfig):
     semantic_audio: bool = flag(True, "a_conc, semantically similar positives of sounds")
     neighbours: str = flag("own", "own: mined with the model's own features at every epoch; or a folder of `python -m sslalign.neighbors`")
     k: int = flag(5, "nearest neighbours to draw from (Table X)")
-    mine_from: int = flag(7, "epochs before neighbours are mined, and semantic positives begin (with --neighbours own)")
+    mine_from: int = flag(2, "of --epochs, how many before neighbours are mined, and semantic positives begin (with --neighbours own)")
     sampling: str = flag("random", "of the k nearest: random, the nearest always, or the anchor itself (Table XI)",
                          ("random", "nearest", "anchor"))
 
@@ -81,7 +82,7 @@ class Config(RunConfig):
 
 TINY = Config()
 PAPER = replace(
-    TINY, preset="paper", data="vggsound", epochs=50, batch_size=128, lr=1e-4, schedule="constant", image_size=224, sample_rate=16000,
-    seconds=10.0, crop=3.0, shift=1.0, window=512, hop=159, crop_scale=0.08, jitter=1.0, blocks=(2, 2, 2, 2), width=64, projection=512,
-    neighbours="neighbours", k=1000, workers=8)
+    TINY, preset="paper", data="vggsound", epochs=50, easy=0, batch_size=128, lr=1e-4, schedule="constant", image_size=224,
+    sample_rate=16000, seconds=10.0, crop=3.0, shift=1.0, window=512, hop=159, crop_scale=0.08, jitter=1.0, blocks=(2, 2, 2, 2),
+    width=64, projection=512, neighbours="neighbours", k=1000, workers=8)
 PRESETS = {"tiny": TINY, "paper": PAPER}

@@ -8,16 +8,30 @@ from torch.utils.data import DataLoader, Dataset
 
 from common import dist
 from common.io import InputError
+from common.run import progress
+from common.scenes import Scenes
 
 from .augment import colours, crop_view, draw_colours
-from .pairs import heard
+from .pairs import ScenePairs, heard
 from .views import draw_view, train_view
+
+
+class EasyPairs(ScenePairs):
+    """Pairs to begin with: config.scenes scenes of one object in pictures of half the side, where it covers twice the share. They
+    are of the training's seed too, with the indices after those of the ordinary scenes."""
+
+    def __init__(self, config):
+        scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate, config.seconds or config.crop, 1,
+                        config.objects or None, object_scale=2.0)
+        self.samples = [scenes.pair(config.scenes + i) for i in progress(range(config.scenes), name="drawing easy scenes")]
+        self.ids = [f"easy-{scenes.bank.mark:08x}-{config.seed}-{i}" for i in range(config.scenes)]
 
 
 class Steps(Dataset):
     """steps[s] is this process's part of the batch of step s: a function of the configuration, the neighbours and s.
 
     neighbours: (image, audio), each (N, k), or None: without them there are no semantically similar positives.
+    Of scenes, the first `easy` epochs are over as many easy pairs, which have no neighbours.
     """
 
     def __init__(self, source, config):
@@ -25,10 +39,12 @@ class Steps(Dataset):
         if not config.batch_size <= len(source.ids):
             raise InputError("--batch-size", f"{config.batch_size} anchors a step are more than the {len(source.ids)} pairs")
         self.per_epoch = len(source.ids) // config.batch_size
-        self.total = config.steps or config.epochs * self.per_epoch
+        self.easy = config.easy if config.data == "scenes" else 0
+        self.total = config.steps or (self.easy + config.epochs) * self.per_epoch
         self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} anchors are too few for {self.world} processes")
+        self.easy_source = EasyPairs(config) if self.easy else None
 
     def __len__(self):
         return self.total
@@ -40,23 +56,25 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> dict:
         epoch, batch = divmod(step, self.per_epoch)
-        c, source = self.config, self.source
+        c, source, size, neighbours = self.config, self.source, self.config.image_size, self.neighbours
+        if epoch < self.easy:
+            source, size, neighbours = self.easy_source, size // 2, None
         order = np.random.default_rng([c.seed, 20, epoch]).permutation(len(source.ids))
         views = {"v": [], "v_aug": [], "v_conc": [], "a": [], "a_aug": [], "a_conc": []}
         drawn = []
         for slot in range(batch * c.batch_size + self.rank, (batch + 1) * c.batch_size, self.world):
             i, rng = int(order[slot]), np.random.default_rng([c.seed, 21, epoch, slot])
             image, sound = source.image(i), source.sound(i)
-            views["v"].append(train_view(image, c.image_size, draw_view(c.image_size, rng)))
+            views["v"].append(train_view(image, size, draw_view(size, rng)))
             views["a"].append(heard(sound, c))
             if c.view_image:
-                views["v_aug"].append(crop_view(image, c.image_size, rng, (c.crop_scale, 1.0)))
+                views["v_aug"].append(crop_view(image, size, rng, (c.crop_scale, 1.0)))
                 drawn.append(draw_colours(rng, c.jitter))
             if c.view_audio:
                 views["a_aug"].append(heard(sound, c, shift=rng.uniform(-c.shift, c.shift)))
-            if c.semantic_image and self.neighbours is not None:
-                views["v_conc"].append(train_view(source.image(self.similar(i, 0, rng)), c.image_size, draw_view(c.image_size, rng)))
-            if c.semantic_audio and self.neighbours is not None:
+            if c.semantic_image and neighbours is not None:
+                views["v_conc"].append(train_view(source.image(self.similar(i, 0, rng)), size, draw_view(size, rng)))
+            if c.semantic_audio and neighbours is not None:
                 views["a_conc"].append(heard(source.sound(self.similar(i, 1, rng)), c))
         stacked = {name: torch.stack(parts) for name, parts in views.items() if parts}
         if c.view_image:

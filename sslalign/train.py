@@ -93,7 +93,8 @@ def train(config) -> dict:
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # 4.1.3
     run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
-    if own and config.mine_from * steps.per_epoch >= steps.total and run.main:
+    mine_from = steps.easy + config.mine_from
+    if own and mine_from * steps.per_epoch >= steps.total and run.main:
         print(f"no semantic positives: the training ends before --mine-from {config.mine_from}")
     forward = torch.compile(model) if config.compile else model
 
@@ -101,7 +102,7 @@ def train(config) -> dict:
     before = time.perf_counter()
     while run.step < steps.total:
         epoch, done = divmod(run.step, steps.per_epoch)
-        if own and epoch >= config.mine_from:  # what an untrained network finds similar means nothing
+        if own and epoch >= mine_from:  # what an untrained network finds similar means nothing
             if not done:
                 mine(model, source, mined, config, run.device)
             steps.neighbours = mined.arrays()

@@ -25,8 +25,8 @@ NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 
 # 12 steps, 6 in an epoch
 TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
                 f"--dropout 0.1 {NARROW}",
-        "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --projection 8 --k 4 "
-                    "--mine-from 1 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
+        "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 --image-size 32 --width 8 --projection 8 "
+                    "--k 4 --mine-from 0 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
         "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
                 "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
         "stmnet": "--scenes 24 --held-out 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 --audio-width 8 --C 8 "

@@ -9,11 +9,11 @@ from common.io import InputError, write_audio
 from common.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
-from sslalign.data import Steps
+from sslalign.data import EasyPairs, Steps
 from sslalign.pairs import VALIDATION, FilePairs, ScenePairs, heard, pairs, read_around
 from sslalign.views import train_view
 
-CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
+CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, easy=0, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,38 @@ def every_view(image):
     return [train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)]
 
 
+def test_easy_epochs(source):
+    """They come before the ordinary ones, over large lone objects in pictures of half the side, without semantic positives; what
+    follows is as it is without them."""
+    config, easy = replace(CONFIG, easy=2, epochs=1), EasyPairs(CONFIG)
+    steps, ordinary = Steps(source, config), Steps(source, CONFIG)
+    assert len(steps) == 12 and len(Steps(source, replace(config, steps=5))) == 5
+    steps.neighbours = ordinary.neighbours = neighbours()
+    for s in (0, 7):
+        v, a = parts(steps[s])
+        assert v.shape == (2, 6, 3, 16, 16) and a.shape == (2, 6, 2000)
+        for n, i in enumerate(anchors(config, s)):
+            assert torch.equal(a[0, n], heard(easy.sound(i), config))
+            assert any(torch.equal(v[0, n], train_view(easy.image(i), 16, (x, y, m))) for x in range(3) for y in range(3) for m in (0, 1))
+    for s in range(8, 12):
+        assert all(torch.equal(x, y) for x, y in zip(parts(steps[s]), parts(ordinary[s]), strict=True))
+    across = list(Steps(source, replace(config, workers=2)).loader(6, 8))
+    assert all(torch.equal(x, y) for s, batch in zip((6, 7), across, strict=True) for x, y in zip(parts(batch), parts(steps[s])))
+    half = Steps(source, config)
+    half.rank, half.world = 1, 2
+    assert all(torch.equal(x, y[:, 1::2]) for x, y in zip(parts(half[3]), parts(steps[3])))
+
+
+def test_easy_pairs(source):
+    """One object of twice the share, other ones than in the ordinary scenes of the same seed."""
+    easy, lone = EasyPairs(CONFIG), ScenePairs(0, 24, CONFIG, 1.0)
+    shares = [np.mean([s.mask.mean() for s in pairs.samples]) for pairs in (easy, lone)]
+    assert 1.5 * shares[1] < shares[0] < 2.2 * shares[1]
+    assert easy.image(0).shape == (16, 16, 3) and len(easy.ids) == 24 == len({*easy.ids, *source.ids}) - 24
+    assert [s.cls for s in easy.samples] != [s.cls for s in lone.samples]  # as they would be with the same indices
+    assert easy.ids == EasyPairs(CONFIG).ids and not set(easy.ids) & set(EasyPairs(replace(CONFIG, seed=1)).ids)
+
+
 def test_sampling(source):
     """Table XI: the nearest always."""
     steps = Steps(source, replace(CONFIG, sampling="nearest"))
@@ -113,6 +145,7 @@ def test_pairs_of_files(tmp_path):
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 12)
     config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
     learn, held_out = pairs(config)
+    assert Steps(learn, replace(config, batch_size=5, easy=3)).total == 2  # only scenes can be made easy
     assert len(learn.ids) == 5 and len(held_out.ids) == 4 and not set(learn.ids) & set(held_out.ids)
     assert held_out.ids == pairs(replace(config, seed=3))[1].ids
     assert isinstance(learn, FilePairs) and learn.image(0).shape == (40, 40, 3) and len(learn.sound(0)) == 4000

@@ -100,27 +100,27 @@ def test_bad_files(tree, tmp_path, capsys, monkeypatch, part, suffix):
 
 @pytest.mark.slow
 def test_what_a_run_continues_with(tmp_path, capsys, monkeypatch):
-    """--sampling anchor begins when mining would; other pairs are refused; a training too short to mine says so."""
+    """--sampling anchor begins when mining would, after the easy epochs; other pairs are refused; a training too short to mine says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
-    small = ("--scenes 16 --held-out 4 --batch-size 8 --steps 3 --image-size 32 --width 8 --projection 8 --k 4 "
+    small = ("--scenes 16 --held-out 4 --batch-size 8 --steps 3 --easy 1 --image-size 32 --width 8 --projection 8 --k 4 "
              "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu --name a")
-    main([*small.split(), "--mine-from", "1", "--sampling", "anchor"])
+    main([*small.split(), "--mine-from", "0", "--sampling", "anchor"])
     assert "no semantic positives" not in capsys.readouterr().out
     path = tmp_path / "runs" / "sslalign" / "a" / "last.pt"
     saved = torch.load(path, weights_only=True)
     assert torch.equal(saved["mined"]["audio"], torch.arange(16, dtype=torch.int32)[:, None].expand(16, 4))
     torch.save({**saved, "pairs": saved["pairs"] + 1}, path)
     assert "pairs" in bad("sslalign.train", "--resume --name a --device cpu", capsys, monkeypatch)
-    main([*small.replace("--name a", "--name b").split(), "--mine-from", "2"])
+    main([*small.replace("--name a", "--name b").split(), "--mine-from", "1"])
     assert "no semantic positives" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_mining_in_two_processes(tmp_path):
     """Features are shared out and put together again: both processes mine what one does."""
-    small = ("--scenes 24 --held-out 4 --batch-size 8 --steps 4 --mine-from 1 --image-size 32 --width 8 --projection 8 --k 4 --lr 1e-4 "
-             "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu")
+    small = ("--scenes 24 --held-out 4 --batch-size 8 --easy 0 --steps 4 --mine-from 1 --image-size 32 --width 8 --projection 8 --k 4 "
+             "--lr 1e-4 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu")
     done(start("sslalign.train", f"{small} --name one", tmp_path))
     torchrun("sslalign.train", f"{small} --name two", tmp_path)
     one, two = (torch.load(tmp_path / "runs" / "sslalign" / name / "last.pt", weights_only=True)["mined"] for name in ("one", "two"))
