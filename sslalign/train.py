@@ -95,7 +95,7 @@ def train(config) -> dict:
     run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     mine_from = steps.easy + config.mine_from
     if own and mine_from * steps.per_epoch >= steps.total and run.main:
-        print(f"no semantic positives: the training ends before --mine-from {config.mine_from}")
+        print(f"no semantic positives: the training ends before --easy and --mine-from, {mine_from} epochs, are over")
     forward = torch.compile(model) if config.compile else model
 
     bar = progress(total=steps.total, name="training", initial=run.step)

@@ -38,7 +38,8 @@ class Config(RunConfig):
     # Encoders (3.1, 4.2)
     encoders: str = flag("frozen", "frozen, with published weights or on scenes with those of small.py; or trained (the paper is silent)",
                          ENCODERS)
-    encoder_steps: int = flag(2000, "steps for which the small frozen encoders are trained before, on scenes of their own")
+    encoder_steps: int = flag(2000, "steps of the small visual encoder's first task before that; its second and the audio encoder's "
+                             "take a share of them, see small.py")
     blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the visual ResNet; 3 8 36 3 is ResNet-152 (bottlenecks)")
     width: int = flag(16, "width of its first stage; each further one is twice as wide")
     bottleneck: bool = flag(False, "its blocks are bottlenecks (ResNet-50 and deeper)")
@@ -95,7 +96,7 @@ class Config(RunConfig):
             raise ValueError(f"--encoders frozen on {self.data} needs --vision-weights and --audio-weights; or --encoders train")
         if self.video_fps not in (1, 2, 4):
             raise ValueError("--video-fps is 1, 2 or 4: one frame of each second is scored")
-        if not (0 <= self.blurred <= 1 and self.tau > 0):
+        if not (0 <= self.blurred <= 1 and 0 < self.tau < float("inf")):
             raise ValueError("--blurred is between 0 and 1, --tau positive")
         if self.vision_weights and (self.blocks != (3, 8, 36, 3) or self.width != 64 or not self.bottleneck):
             raise ValueError("--vision-weights are of a ResNet-152: --blocks 3 8 36 3 --width 64 --bottleneck")

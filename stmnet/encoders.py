@@ -68,7 +68,7 @@ class Stmnet(nn.Module):
 
     def train(self, mode=True):
         super().train(mode)
-        if self.frozen:  # their batch norms' statistics are published, too
+        if self.frozen:  # their batch norms' statistics came with them
             self.visual.eval()
             self.auditory.eval()
         return self

@@ -169,7 +169,8 @@ def report(test, columns, flat, config) -> str:
             for name in columns.get(config.box_map, {})]
     frames = flat[group + renamed(group, "frames/n")]
     head = [f"{test.name}, {len(test.ids)} videos, N = {frames} frames with boxes",
-            f"{test.listed} listed" if test.listed else f"{config.video_fps} steps a second", f"K = {config.K}, memory {config.memory}",
+            f"{test.listed} listed" if test.listed else f"{config.video_fps} steps a second, {config.blurred:.0%} out of focus",
+            f"K = {config.K}, memory {config.memory}",
             f"boxes and controls of {config.box_map}, τ = 0.5, %"]
     lines = [f"{name}: {100 * flat[f'{group}{key}']:.1f} % of {flat[group + key.replace('/accuracy', '/n')]} frames"
              for name, key in (("sounding class found", "events/accuracy"), ("silence found", "silence/accuracy"),
@@ -190,7 +191,8 @@ def evaluate(predictor, sets) -> tuple[dict, dict]:
         if dist.rank() == 0:
             print(report(test, columns, flat, predictor.config))
             pages[test.group.rstrip("/") or "samples"] = sheet([r for _, r in rows], max((t for t, _ in rows), key=len))
-    return {**found, "samples": len(sets[0].ids), "K": predictor.config.K, "box_map": predictor.config.box_map}, pages
+    settings = ("K", "box_map", "video_fps", "blurred", "objects")
+    return {**found, "samples": len(sets[0].ids), **{name: getattr(predictor.config, name) for name in settings}}, pages
 
 
 def load(path, device, **changes) -> Predictor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common import dist
 from common.arrays import alone
 from common.io import atomic
 from common.run import cosine, progress
@@ -25,7 +26,9 @@ from .vggish import RATE
 
 SEED = 10**6 + 7  # of their scenes: no seed of training, validation or test
 COUNT, BATCH, LR = 10_000, 32, 5e-3
+MOST = 2**28  # values that are drawn for a task, at most
 OBJECT_SCALE = 0.6  # of the objects in videos, see common.scenes
+RECIPE = 1  # to be raised with what a task draws or how it is learned: files of another one are not taken
 
 
 def pictures(config, count: int, side: int, objects: int) -> tuple:
@@ -76,8 +79,8 @@ def encoder(name: str, config, device="cpu"):
 
     The plainest supervised training: Adam and a cosine for each task, whose last layer is then forgotten.
     """
-    path = folder(config) / f"{name}.pt"
-    with alone(path.parent), torch.random.fork_rng():  # other trainings may want the same
+    path, gpus = folder(config) / f"{name}.pt", [device] if torch.device(device).type == "cuda" else []
+    with alone(path.parent), torch.random.fork_rng(gpus):  # other trainings may want the same
         torch.manual_seed(SEED)
         net = KINDS[name](config).to(device, memory_format=torch.channels_last)
         if path.is_file():
@@ -91,7 +94,8 @@ def encoder(name: str, config, device="cpu"):
 
 def learn(net, draw, loss, steps: int, config, name: str) -> None:
     device = next(net.parameters()).device
-    inputs, present = (x.to(device) for x in draw(config, min(COUNT, steps * BATCH)))
+    size = max(3 * config.image_size**2, config.samples)
+    inputs, present = (x.to(device) for x in draw(config, max(BATCH, min(COUNT, steps * BATCH, MOST // size))))
     head = nn.Conv2d(net.channels, present.shape[1], 1).to(device)
     nn.init.constant_(head.bias, -2)  # most classes are not there
     optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], LR, fused=True)
@@ -103,17 +107,25 @@ def learn(net, draw, loss, steps: int, config, name: str) -> None:
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"the {name} encoder's loss is {value.item()} after {steps} steps")
 
 
 def begin(model, config, device) -> None:
-    """Give a Stmnet the small encoders in place of those for which no published weights are named."""
-    for name, weights in (("visual", config.vision_weights), ("auditory", config.audio_weights)):
-        if not weights:
-            getattr(model, name).load_state_dict(encoder(name, config, device).state_dict())
+    """Give a Stmnet the small encoders in place of those for which no published weights are named. The main process makes
+    them where they are not there yet, the others read them."""
+    wanted = [name for name, weights in (("visual", config.vision_weights), ("auditory", config.audio_weights)) if not weights]
+    if dist.rank() == 0:
+        for name in wanted:
+            encoder(name, config, device)
+    dist.gather_objects(None)  # the files are there
+    for name in wanted:
+        getattr(model, name).load_state_dict(encoder(name, config, device).state_dict())
 
 
 def folder(config) -> Path:
     """Where the small encoders of a configuration are: all runs that could use them share it."""
     names = ("image_size", "segment_seconds", "blocks", "width", "bottleneck", "last_stride", "audio", "audio_width", "encoder_steps")
-    made_of = {**{name: json.loads(json.dumps(getattr(config, name))) for name in names}, "bank": scenes_of(SEED, config).bank.mark}
+    made_of = {**{name: json.loads(json.dumps(getattr(config, name))) for name in names}, "recipe": RECIPE,
+               "bank": scenes_of(SEED, config).bank.mark}
     return Path(config.out) / "stmnet" / "encoders" / f"{zlib.crc32(json.dumps(made_of).encode()):08x}"
