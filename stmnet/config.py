@@ -24,8 +24,7 @@ class Config(RunConfig):
     # Inputs (4.2)
     scenes: int = flag(1000, "videos to learn from, when --data is scenes")
     clip_seconds: int = flag(4, "length of each of them in seconds, of which a clip is one")
-    video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, of which a frame a second is scored")
-    video_fps: int = flag(4, "steps a second of these videos that the memory sees, 1, 2 or 4")
+    video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, at a frame a second")
     blurred: float = flag(0.4, "share of the frames of scenes that are out of focus")
     held_out: int = flag(100, "videos in each set of the evaluation on scenes; videos held out for validation")
     T: int = flag(4, "frames of a training clip, all within one second")
@@ -52,7 +51,8 @@ class Config(RunConfig):
     # Memory and model (3.2 to 3.4)
     C: int = flag(64, "width of the joint space")
     depth: int = flag(2, "1×1 convolutions with ReLU in each projection to it")
-    K: int = flag(3, "past steps in memory: T - 1 in training; evaluate and localize can set another")
+    K: int = flag(3, "past steps in memory: T - 1 in training, and live")
+    K_evaluated: int = flag(1, "of an evaluation, whose steps are a second apart: as far back in time, nearly")
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", SIMILARITIES)
@@ -94,8 +94,6 @@ class Config(RunConfig):
             raise ValueError("--blocks are two to four numbers, at least 1 each")
         if self.encoders == "frozen" and self.data != "scenes" and not (self.vision_weights and self.audio_weights):
             raise ValueError(f"--encoders frozen on {self.data} needs --vision-weights and --audio-weights; or --encoders train")
-        if self.video_fps not in (1, 2, 4):
-            raise ValueError("--video-fps is 1, 2 or 4: one frame of each second is scored")
         if not (0 <= self.blurred <= 1 and 0 < self.tau < float("inf")):
             raise ValueError("--blurred is between 0 and 1, --tau positive")
         if self.vision_weights and (self.blocks != (3, 8, 36, 3) or self.width != 64 or not self.bottleneck):

@@ -11,7 +11,7 @@ import torch
 
 from common import dist, metrics
 from common.config import Parser, from_dict
-from common.io import InputError, contact_sheet, write_json
+from common.io import InputError, contact_sheet, inside, write_json
 from common.run import best_of, cli, device_of, load_checkpoint, markdown, progress
 
 from . import faster_rcnn
@@ -85,22 +85,22 @@ class Predictor:
         return found
 
 
-def measure(predictor, test) -> tuple[dict, list]:
-    """Every frame of a set, by as many processes as there are → {(column, name): (N,)} in order of the videos, in every process, and rows
-    for the sheet of the first videos, in the main process."""
-    parts, shown_rows = {}, []
+def measure(predictor, test, folder=None) -> tuple[dict, list]:
+    """Every frame of a set, by as many processes as there are → {(column, name): (N,)} in order of the videos, in every process, and what
+    `sheet` shows of the first videos, in the main process. folder: where every video gets a contact sheet of its own, or None."""
+    parts, first = {}, []
     own_map, count = predictor.config.box_map, len(test.ids)
     for i in progress(list(dist.share(count)), name=test.name):
         video = test.video(i)
         features_v, truth = predictor.look(video.frames), truth_of(video.boxes)
-        maps, said, shown = scored(predictor, features_v, video.segments, video)
+        maps, said, _, shown, _ = predictor.answer(features_v, video.segments)
         found = {kind: values(enlarged(x), truth, shown) for kind, x in maps.items()}
-        boxes, frames = found[own_map]["boxes"], [video.frames[t] for t in video.scored]
+        boxes = found[own_map]["boxes"]
         if predictor.detector:
-            boxes = predictor.proposed(frames, maps["attention"], shown)
+            boxes = predictor.proposed(video.frames, maps["attention"], shown)
             found["proposals"] = {"iou": iou_of_boxes(boxes, truth)}
         for kind, segments in (("shuffled", exchanged(test, i, len(video.segments))), ("silent", torch.zeros_like(video.segments))):
-            other, _, seen = scored(predictor, features_v, segments, video)
+            other, _, _, seen, _ = predictor.answer(features_v, segments)
             found[kind] = values(enlarged(other[own_map]), truth, seen)
         found |= floors(truth)
         names = predictor.names(said, shown)
@@ -111,17 +111,16 @@ def measure(predictor, test) -> tuple[dict, list]:
                           "sounds": torch.tensor([x != BACKGROUND for x in video.labels])}
         parts[i] = {(c, name): np.asarray(x) for c, named in found.items() for name, x in named.items() if name != "boxes"}
         parts[i]["class", "label"] = np.array([str(x) for x in video.labels])
-        if i < SHOWN and dist.rank() == 0:
-            shown_rows.append((video.times, rows_of(video, frames, maps[own_map], boxes, names)))
+        main = i < SHOWN and dist.rank() == 0
+        if main or folder:
+            part = rows_of(video, maps[own_map], boxes, names)
+            if folder:
+                contact_sheet(path=inside(folder, f"{test.ids[i]}.png"), **sheet([part]))
+            if main:
+                first.append(part)
     parts = {i: part for own in dist.gather_objects(parts) for i, part in own.items()}
     merged = {key: np.concatenate([parts[i][key] for i in range(count)]) for key in parts[0]}
-    return merged, shown_rows
-
-
-def scored(predictor, features_v, segments, video):
-    """The scored steps of what a predictor answers to all: maps, said, shown."""
-    maps, said, _, shown, _ = predictor.answer(features_v, segments)
-    return {kind: x[video.scored] for kind, x in maps.items()}, said[video.scored], shown[video.scored]
+    return merged, first
 
 
 def exchanged(test, i, steps):
@@ -169,8 +168,8 @@ def report(test, columns, flat, config) -> str:
             for name in columns.get(config.box_map, {})]
     frames = flat[group + renamed(group, "frames/n")]
     head = [f"{test.name}, {len(test.ids)} videos, N = {frames} frames with boxes",
-            f"{test.listed} listed" if test.listed else f"{config.video_fps} steps a second, {config.blurred:.0%} out of focus",
-            f"K = {config.K}, memory {config.memory}",
+            f"{test.listed} listed" if test.listed else f"{config.blurred:.0%} out of focus",
+            f"K = {config.K_evaluated}, memory {config.memory}",
             f"boxes and controls of {config.box_map}, τ = 0.5, %"]
     lines = [f"{name}: {100 * flat[f'{group}{key}']:.1f} % of {flat[group + key.replace('/accuracy', '/n')]} frames"
              for name, key in (("sounding class found", "events/accuracy"), ("silence found", "silence/accuracy"),
@@ -181,17 +180,18 @@ def report(test, columns, flat, config) -> str:
     return "\n".join(["", ", ".join(filter(None, head)), markdown(rows, ["", *columns]), *lines])
 
 
-def evaluate(predictor, sets) -> tuple[dict, dict]:
-    """All sets: flat metrics, and contact sheets by name. Prints a table for each set."""
+def evaluate(predictor, sets, folder=None) -> tuple[dict, dict]:
+    """All sets: flat metrics, and contact sheets by name. Prints a table for each set. folder: see `measure`."""
     found, pages = {}, {}
+    predictor.model.space_time.memory.K = predictor.config.K_evaluated
     for test in sets:
-        merged, rows = measure(predictor, test)
+        merged, first = measure(predictor, test, folder)
         flat, columns = results(merged, predictor.config, test.group)
         found |= flat
         if dist.rank() == 0:
             print(report(test, columns, flat, predictor.config))
-            pages[test.group.rstrip("/") or "samples"] = sheet([r for _, r in rows], max((t for t, _ in rows), key=len))
-    settings = ("K", "box_map", "video_fps", "blurred", "objects")
+            pages[test.group.rstrip("/") or "samples"] = sheet(first)
+    settings = ("K_evaluated", "box_map", "blurred", "objects")
     return {**found, "samples": len(sets[0].ids), **{name: getattr(predictor.config, name) for name in settings}}, pages
 
 
@@ -226,7 +226,7 @@ def finish(run, benchmark) -> dict:
 def add_flags(parser):
     """The flags that evaluate and localize share: which checkpoint, and what no training depends on."""
     parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
-    parser.add_argument("--K", type=int, default=None, help="past steps in memory [the training's]")
+    parser.add_argument("--K", type=int, default=None, help="past steps in memory [as the training was told]")
     parser.add_argument("--box-map", default=None, choices=BOX_MAPS, help="what boxes are of [the training's]")
     parser.add_argument("--proposals", default=None, metavar="FILE", help="published Faster R-CNN, whose proposals the map scores")
     parser.add_argument("--area-normalised", action="store_true", default=None, help="divide their scores by their areas")
@@ -246,25 +246,27 @@ def main(argv=None):
     add_flags(parser)
     parser.add_argument("--data", default="scenes", help="scenes, ave-boxes or audioset-instrument")
     parser.add_argument("--root", default="", help="folder of the benchmark")
-    parser.add_argument("--video-fps", type=int, default=None, choices=(1, 2, 4), help="steps a second of scenes [the training's]")
     parser.add_argument("--blurred", type=float, default=None, help="share of their frames that are out of focus [the training's]")
     parser.add_argument("--objects", default=None, metavar="DIR", help="folder of which scenes are composed [that of the training]")
     parser.add_argument("--out", default="", help="folder for metrics-DATA.json and pictures [the checkpoint's]")
+    parser.add_argument("--sheets", action="store_true", help="a contact sheet of every video too, in the folder sheets-DATA")
     args = parser.parse_args(argv)
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
     if not 0 <= (args.blurred or 0) <= 1:
         parser.error("--blurred is between 0 and 1")
-    changes = changes_of(args, parser) | {k: getattr(args, k) for k in ("video_fps", "blurred", "objects") if getattr(args, k) is not None}
+    changes = changes_of(args, parser) | {k: getattr(args, k) for k in ("blurred", "objects") if getattr(args, k) is not None}
+    if "K" in changes:
+        changes["K_evaluated"] = changes.pop("K")
     with cli(prog):
         device = device_of(args.device)
         dist.start(device)
         path, start = best_of("stmnet", args.checkpoint), time.time()
         predictor = load(path, device, **changes)
         config = predictor.config
-        result, pages = evaluate(predictor, sets_of(config, args.data, args.root))
+        out = Path(args.out or path.parent)
+        result, pages = evaluate(predictor, sets_of(config, args.data, args.root), out / f"sheets-{args.data}" if args.sheets else None)
         if dist.rank() == 0:
-            out = Path(args.out or path.parent)
             out.mkdir(parents=True, exist_ok=True)
             result |= {**predictor.report, "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})

@@ -17,23 +17,21 @@ from .vggish import RATE
 
 FILES = ("ave-boxes", "audioset-instrument")
 GRAIN = 4  # frames a second of scenes that are drawn, so that each lies within one stretch of sound or silence …
-SCORED = 2  # … and which one of every second is scored: the one at 0.625 s
+SHOWN = 2  # … and which one of every second is shown: the one at 0.625 s
 
 
 class Video(NamedTuple):
-    """T steps, which the memory sees, of which R are scored: about a second apart."""
+    """T steps, about a second apart (4.2: the annotated frames)."""
     frames: list  # of T (H, W, 3) uint8
     segments: torch.Tensor  # (T, samples), what is heard at each
-    scored: np.ndarray  # (R,) their numbers
-    times: np.ndarray  # (R,) in seconds
-    boxes: list  # of R (n, 4) x0, y0, x1, y1 in [0, 1], n = 0 where nothing is seen to sound
-    labels: list  # of R class names; BACKGROUND where nothing sounds, None where nobody said what does
-    silent: np.ndarray  # (R,) bool: nothing sounds in the whole segment
+    times: np.ndarray  # (T,) in seconds
+    boxes: list  # of T (n, 4) x0, y0, x1, y1 in [0, 1], n = 0 where nothing is seen to sound
+    labels: list  # of T class names; BACKGROUND where nothing sounds, None where nobody said what does
+    silent: np.ndarray  # (T,) bool: nothing sounds in the whole segment
 
 
 class SceneVideos:
-    """Held-out scenes, the same for every seed of training: config.video_fps steps a second, of which one is scored. turns: two
-    objects take turns (Figure 6)."""
+    """Held-out scenes, the same for every seed of training, a step a second. turns: two objects take turns (Figure 6)."""
 
     def __init__(self, config, turns: bool = False):
         self.config, self.turns, self.listed = config, turns, None
@@ -43,18 +41,14 @@ class SceneVideos:
 
     def video(self, i) -> Video:
         drawn = self.scenes.video(i, GRAIN, self.config.video_seconds, self.turns, self.config.blurred)
-        every = GRAIN // self.config.video_fps
-        steps = np.arange(SCORED % every, len(drawn.frames), every)
-        scored = np.arange(SCORED // every, len(steps), self.config.video_fps)
-        shown = steps[scored]
+        shown = np.arange(SHOWN, len(drawn.frames), GRAIN)
         times = (shown + 0.5) / GRAIN
         waveform = torch.from_numpy(np.rint(drawn.waveform * 32767) / 32767).float()  # 16 bit, as in training
         half = self.config.segment_seconds / 2
         heard = np.array([drawn.sounding[max(0, int((t - half) * GRAIN)):int(np.ceil((t + half) * GRAIN))].any() for t in times])
         boxes = [box[None][box[2:].any()[None]] for box in drawn.boxes[shown]]
         labels = [self.scenes.names[k] if k >= 0 else BACKGROUND for k in drawn.labels[shown]]
-        segments = segments_at(waveform, (steps + 0.5) / GRAIN, self.config.samples)
-        return Video(list(drawn.frames[steps]), segments, scored, times, boxes, labels, ~heard)
+        return Video(list(drawn.frames[shown]), segments_at(waveform, times, self.config.samples), times, boxes, labels, ~heard)
 
 
 class FileVideos:
@@ -77,7 +71,7 @@ class FileVideos:
         boxes = [s.boxes for s in samples]
         labels = [s.label if len(s.boxes) else BACKGROUND for s in samples]
         frames, silent = [read_image(s.image) for s in samples], np.array([not len(b) for b in boxes])
-        return Video(frames, segments, np.arange(len(frames)), times, boxes, labels, silent)
+        return Video(frames, segments, times, boxes, labels, silent)
 
 
 def sets_of(config, data: str, root: str) -> list:

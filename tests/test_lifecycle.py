@@ -343,7 +343,7 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                       "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none", "--audio cnn14",
                       "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear", "--blocks 1",
                       "--nms 2", "--confidence 2", "--encoders small", "--vision-weights gone.pth", "--audio-weights gone.pth",
-                      "--video-fps 3", "--blurred 2", "--tau 0", "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes",
+                      "--K-evaluated=-1", "--blurred 2", "--tau 0", "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes",
                       "--data nonsense", "--data vggss --root .", "--data ave", "--data ave --root gone", "--data ave --root .",
                       "--data ave --root . --encoders train", "--seed 1000000", "--objects gone", "--instances 0",
                       "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",

@@ -166,18 +166,17 @@ def test_missing_frames_are_named(ave, tmp_path):
 
 
 @pytest.mark.parametrize("turns", [False, True])
-@pytest.mark.parametrize("seconds, fps", [(0.25, 4), (0.96, 4), (0.25, 1), (0.25, 2)])
-def test_scene_videos(turns, seconds, fps):
-    config = replace(SMALL, segment_seconds=seconds, video_fps=fps)
+@pytest.mark.parametrize("seconds", [0.25, 0.96])
+def test_scene_videos(turns, seconds):
+    config = replace(SMALL, segment_seconds=seconds)
     test = videos.SceneVideos(config, turns)
     silent = edges = 0
     for i in range(len(test.ids)):
         video = test.video(i)
-        assert len(video.frames) == 6 * fps and np.allclose(np.diff(video.times), 1) and video.segments.shape == (6 * fps, config.samples)
-        assert np.allclose(video.times, np.arange(6) + 0.625) and np.array_equal(np.diff(video.scored), [fps] * 5)
+        assert np.allclose(video.times, np.arange(6) + 0.625)  # a frame a second
         drawn = test.scenes.video(i, 4, 6, turns, config.blurred)
-        assert all(np.array_equal(video.frames[t], drawn.frames[int(time * 4)]) for t, time in zip(video.scored, video.times, strict=True))
-        assert torch.equal(video.segments[video.scored], clips.segments_at(quantised(drawn), video.times, config.samples))
+        assert all(np.array_equal(frame, drawn.frames[int(time * 4)]) for frame, time in zip(video.frames, video.times, strict=True))
+        assert torch.equal(video.segments, clips.segments_at(quantised(drawn), video.times, config.samples))
         fine = Scenes(clips.TEST, 32, 16000).video(i, 32, 6, turns)  # 32 frames a second: what sounds when
         moments = (np.arange(6 * 32) + 0.5) / 32
         for t, time in enumerate(video.times):
@@ -204,7 +203,7 @@ def test_file_videos(ave):
     assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
     for i, name in enumerate(test.ids):
         video, own = test.video(i), sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0])
-        assert len(video.frames) == len(own) and not video.silent.any() and video.scored.tolist() == list(range(len(own)))
+        assert len(video.frames) == len(own) and not video.silent.any()
         for t, sample in enumerate(own):
             assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(video.boxes[t], sample.boxes)
             assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == sample.label

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.io import InputError, read_json, write_audio, write_image
+from common.io import InputError, read_image, read_json, write_audio, write_image
 from common.layouts import write
 from common.run import device_of
 from common.scenes import Scenes
@@ -28,7 +28,7 @@ from .test_lifecycle import bad, log
 
 pytestmark = pytest.mark.slow
 
-SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, video_fps=2, held_out=4)
+SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, held_out=4)
 NAMES = Scenes(0).names
 
 
@@ -41,6 +41,13 @@ def predictor(seed=0, **changes):
     with torch.no_grad():
         model.space_time.mlp[2].weight.mul_(8)
     return evaluate.Predictor(model, config, device_of("cpu"), classes)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    p = predictor(background=False, confidence=0.0)
+    torch.save({"method": "stmnet", "config": vars(p.config), "classes": p.classes, "model": p.model.state_dict()}, tmp_path / "best.pt")
+    return tmp_path / "best.pt"
 
 
 # Scores against loops ---------------------------------------------------------------------------------------------------------
@@ -144,22 +151,22 @@ class Told(evaluate.Predictor):
 
 
 class Set:
-    """Two videos of which the first one's sounds are at the top left, and the third scored frame is silent; the second's have class b.
-    Every other step is not scored, and says nothing."""
+    """Two videos of which the first one's sounds are at the top left, and the third frame is silent; the second's have class b."""
     name, group, listed, ids = "made up", "", None, ["x", "y"]
 
     def video(self, i):
         at = [np.array([[0, 0, 0.5, 0.5]])] * 2 + [np.zeros((0, 4))]
-        sound = torch.zeros(6, 4)
-        sound[[1, 3], 0] = 1.0 + i
+        sound = torch.zeros(3, 4)
+        sound[:2, 0] = 1.0 + i
         labels = ["a", "a", "background"] if i == 0 else ["a", "zebra", "background"]
-        frames = [np.zeros((16, 16, 3), np.uint8)] * 6
-        return Video(frames, sound, np.array([1, 3, 5]), np.arange(3) + 0.5, at, labels, np.array([False, False, True]))
+        frames = [np.zeros((16, 16, 3), np.uint8)] * 3
+        return Video(frames, sound, np.arange(3) + 0.5, at, labels, np.array([False, False, True]))
 
 
 def test_what_is_measured(capsys):
     told = Told.__new__(Told)
-    told.model, told.config, told.classes, told.report, told.detector = None, replace(SMALL), ["a", "b", "background"], {}, None
+    told.model = SimpleNamespace(space_time=SimpleNamespace(memory=SimpleNamespace(K=3)))
+    told.config, told.classes, told.report, told.detector = replace(SMALL), ["a", "b", "background"], {}, None
     found, pages = evaluate.evaluate(told, [Set()])
     assert found["frames/n"] == 4 and found["samples"] == 2
     assert found["frames/pointing"] == found["attention/pointing"] == 0.5  # the first video's two frames of four
@@ -188,31 +195,41 @@ def test_evaluation_against_frame_by_frame(background):
         for t, frame in enumerate(video.frames):
             maps, said, confidence, shown, past = p.answer(p.look([frame]), video.segments[t:t + 1], past)
             assert bool(shown[0]) == (p.names(said, shown)[0] != "background") and (background or shown[0] == (confidence[0] >= 0.3))
-            if t not in video.scored:
-                continue
-            r = video.scored.tolist().index(t)
-            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[r]]), shown)
+            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[t]]), shown)
             naive["ciou"].append(found["ciou"][0])
             naive["pointing"].append(found["pointing"][0])
-            naive["right"].append(p.names(said, shown)[0] == video.labels[r])
+            naive["right"].append(p.names(said, shown)[0] == video.labels[t])
     np.testing.assert_allclose(merged["attention", "ciou"], naive["ciou"], atol=2e-3)
     assert merged["attention", "pointing"].tolist() == naive["pointing"] and merged["class", "right"].tolist() == naive["right"]
     flat, _ = evaluate.results(merged, p.config)
     there = merged["truth", "there"]
     assert flat["frames/ciou_mean"] == pytest.approx(np.mean(np.array(naive["ciou"])[there]), abs=2e-3)
     other = test.video(2).segments  # what the control hears instead
-    assert torch.equal(evaluate.exchanged(test, 0, 10), other) and torch.equal(evaluate.exchanged(test, 0, 12)[10:], other[:2])
+    assert torch.equal(evaluate.exchanged(test, 0, 5), other) and torch.equal(evaluate.exchanged(test, 0, 7)[5:], other[:2])
 
 
-def test_memory_at_evaluation_is_a_setting(tmp_path):
+def test_memory_at_evaluation_is_a_setting(checkpoint):
     p = predictor()
-    torch.save({"method": "stmnet", "config": vars(p.config), "classes": p.classes, "model": p.model.state_dict()}, tmp_path / "a.pt")
     video, maps = SceneVideos(p.config).video(0), {}
     for K in (0, 1, 3):
-        q = evaluate.load(tmp_path / "a.pt", device_of("cpu"), K=K)
+        q = evaluate.load(checkpoint, device_of("cpu"), K=K)
         maps[K] = q.answer(q.look(video.frames), video.segments)[0]["scores"]
     assert torch.allclose(maps[0][0], maps[3][0], atol=1e-5) and torch.allclose(maps[1][1], maps[3][1], atol=1e-5)
     assert not torch.allclose(maps[0][1], maps[3][1]) and not torch.allclose(maps[1][2], maps[3][2])
+
+
+def test_evaluate(checkpoint, tmp_path):
+    """It remembers what --K says or else as much as the training said of an evaluation; --sheets has a sheet of every video."""
+    stable = {}
+    for flags in ([], ["--K", "1"], ["--K", "0"], ["--K", "3", "--sheets"]):
+        evaluate.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(tmp_path / "out"), *flags])
+        found = read_json(tmp_path / "out" / "metrics-scenes.json")
+        assert found["K_evaluated"] == int((flags or ["", "1"])[1])
+        stable[tuple(flags[1:])] = found["scores/ciou_mean"], found["turns/scores/ciou_mean"]
+    assert stable[()] == stable["1",] != stable["0",] != stable["3", "--sheets"] != stable[()]
+    pages = {path.stem: read_image(path) for path in (tmp_path / "out" / "sheets-scenes").iterdir()}
+    assert sorted(pages) == sorted(f"{kind}-00000{i}" for kind in ("video", "turns") for i in range(4))
+    assert len({page.tobytes() for page in pages.values()}) == 8 and read_image(tmp_path / "out" / "turns-scenes.png").shape
 
 
 # One's own videos -------------------------------------------------------------------------------------------------------------
@@ -227,13 +244,6 @@ def folder(tmp_path):
         write_image(tmp_path / "film" / f"shot2_{k + 7:03d}.png", frame[:41, :57])
     write_audio(tmp_path / "film" / "a.wav", video.waveform, 8000)
     return tmp_path / "film"
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    p = predictor(background=False, confidence=0.0)
-    torch.save({"method": "stmnet", "config": vars(p.config), "classes": p.classes, "model": p.model.state_dict()}, tmp_path / "best.pt")
-    return tmp_path / "best.pt"
 
 
 def test_localize_a_folder(folder, checkpoint, capsys):
