@@ -52,13 +52,16 @@ def portable(function):
 # Pixels. Inside, rows (N, n) of pixels are numpy arrays on the CPU, where numpy compares, counts and selects several times as
 # fast as torch, and tensors elsewhere; what there is one of in each row, (N,), is a tensor.
 
+BLOCK = 16  # rows
+
+
 def by_rows(function, *arrays):
     """function(*arrays), on the CPU in blocks of rows on torch's number of threads: a block stays in the cache, and numpy lets
     go of the interpreter while it works."""
-    if not isinstance(arrays[0], np.ndarray):
+    if not isinstance(arrays[0], np.ndarray) or len(arrays[0]) <= BLOCK:  # a single block is not worth a thread
         return function(*arrays)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        blocks = list(pool.map(lambda i: function(*(a[i:i + 16] for a in arrays)), range(0, len(arrays[0]), 16)))
+        blocks = list(pool.map(lambda i: function(*(a[i:i + BLOCK] for a in arrays)), range(0, len(arrays[0]), BLOCK)))
     return tuple(torch.cat(parts) for parts in zip(*blocks))
 
 

@@ -18,7 +18,7 @@ class Config(RunConfig):
     held_out_list: str = flag("valSet.txt", "which to choose best.pt by (none: --held-out of the training's)", practical=True)
     epochs: int = flag(16, "passes over the videos, a second of each (4.2)")
     batch_size: int = flag(32, "clips a step, over all processes (4.2)")
-    lr: float = flag(2e-3, "learning rate of Adam (4.2)")
+    lr: float = flag(4e-3, "learning rate of Adam (4.2)")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))
 
     # Inputs (4.2)
@@ -52,11 +52,11 @@ class Config(RunConfig):
     C: int = flag(64, "width of the joint space")
     depth: int = flag(2, "1×1 convolutions with ReLU in each projection to it")
     K: int = flag(3, "past steps in memory: T - 1 in training, and live")
-    K_evaluated: int = flag(1, "of an evaluation, whose steps are a second apart: as far back in time, nearly")
+    K_evaluated: int = flag(1, "past steps in memory of an evaluation, whose steps are a second apart", practical=True)
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", SIMILARITIES)
-    tau: float = flag(0.1, "what it is divided by before the softmax (1 in the paper)")
+    tau: float = flag(0.15, "what it is divided by before the softmax (1 in the paper)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
     av_memory: str = flag("pre", "what the cross-modal memory holds of a step: x_av before its temporal attention, or of raw features",
                           ("pre", "raw"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from common import dist, metrics
-from common.config import Parser, from_dict
+from common.config import Parser, from_dict, practical
 from common.io import InputError, contact_sheet, inside, write_json
 from common.run import best_of, cli, device_of, load_checkpoint, markdown, progress
 
@@ -216,7 +216,8 @@ def finish(run, benchmark) -> dict:
     sets = sets_of(run.config, "scenes", "") if scenes else [benchmark] if benchmark else []
     if run.main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
-    predictor = load(run.folder / "best.pt", run.device, proposals=run.config.proposals)
+    changes = {name: getattr(run.config, name) for name in practical(type(run.config)) - {"device"}}  # since best.pt was written
+    predictor = load(run.folder / "best.pt", run.device, **changes)
     result, pages = evaluate(predictor, sets) if sets else ({}, {})
     for name, page in pages.items():  # of the main process alone
         contact_sheet(path=run.folder / f"{name}.png", **page)

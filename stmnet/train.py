@@ -5,12 +5,14 @@ It learns from seconds of videos and what sounds in them: no box is read, neithe
 import time
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from common import dist
+from common.io import InputError
 from common.run import Run, amp, cli, configure, cosine, progress
 
 from . import small
@@ -43,6 +45,8 @@ def train(config) -> dict:
     run = Run("stmnet", config)
     source, held_out = clips(config)
     benchmark = FileVideos(config, config.benchmark, config.benchmark_root) if config.benchmark else None
+    if config.proposals and not Path(config.proposals).is_file():  # read at the end, missed now
+        raise InputError(config.proposals, "no such file")
     steps = Steps(source, config)
 
     weights = {} if not config.resume else {"vision_weights": "", "audio_weights": ""}  # a checkpoint holds them

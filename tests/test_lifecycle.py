@@ -349,6 +349,7 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                       "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",
                       "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",
                       "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 --audio-weights gone.pth",
+                      "--scenes 4 --held-out 2 --batch-size 4 --proposals gone.pth",
                       "--scenes 4 --held-out 2 --batch-size 4 --benchmark ave-boxes --benchmark-root gone",
                       "--scenes 4 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root ."]}
     for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",

@@ -442,6 +442,10 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
     metrics = read_json(tmp_path / "runs" / "stmnet" / "a" / "metrics.json")
     assert metrics["preset"] == "paper" and metrics["samples"] == 4 and "frames/iou@0.5" in metrics and "silence/accuracy" not in metrics
     assert [row["step"] for row in log(tmp_path / "runs" / "stmnet" / "a") if "loss" in row] == [1, 2]
+    train.main(["--resume", "--name", "a", "--box-map", "scores", "--K-evaluated", "0", "--workers", "0"])  # what nothing was trained for
+    again = read_json(tmp_path / "runs" / "stmnet" / "a" / "metrics.json")
+    assert again["frames/ciou_mean"] == again["scores/ciou_mean"] != metrics["frames/ciou_mean"] == metrics["attention/ciou_mean"]
+    assert (metrics["K_evaluated"], again["K_evaluated"]) == (1, 0)
     train.main([*flags, "--name", "b", "--steps", "1", "--background"])  # no benchmark: trained, not evaluated
     assert "samples" not in read_json(tmp_path / "runs" / "stmnet" / "b" / "metrics.json")
     frame = next((ave / "frames").glob("*/0007.jpg"))
