@@ -45,7 +45,7 @@ lint: $(VENV)/ready  ## style
 	$(RUN) -m ruff check .
 
 bench: $(VENV)/ready  ## how fast everything is on this machine
-	$(RUN) -m tests.bench $(ARGS)
+	$(RUN) -m tests.bench
 
 weights: $(VENV)/ready  ## fetch the published pretrained files: ARGS="NAME …"
 	$(RUN) -m third_party.fetch $(ARGS)

@@ -38,13 +38,13 @@ class Config(RunConfig):
     vision_weights: str = flag("", "published ResNet-18 file to begin F_v with (none: from scratch; the paper is silent)", practical=True)
 
     # Teachers (3.4): Table 2
-    teach_image: bool = flag(True, "the vision teacher, L_v of Eq. (2) (Table 2)")
+    teach_image: bool = flag(True, "the visual teacher, L_v of Eq. (2) (Table 2)")
     teach_audio: bool = flag(True, "the audio teacher, L_a of Eq. (3) (Table 2)")
     hints: str = flag("", "folder of `python -m avkd.teachers`; scenes make their own", practical=True)
     visual_hint: str = flag("backbone", "which features of DETR are e_v", HINTS)
     teacher_size: int = flag(224, "side of the picture that DETR sees; its map is then averaged to that of F_v")
     audio_teacher: str = flag("cnn14", "which of PANNs gives e_a", AUDIO_TEACHERS)
-    teacher_steps: int = flag(600, "steps of the small vision teacher that scenes train first; the audio teacher has half as many")
+    teacher_steps: int = flag(600, "steps of the small visual teacher that scenes train first; the audio teacher has half as many")
 
     # Losses (3.3, 3.4)
     tau: float = flag(0.1, "temperature of Eq. (1) (not given in the paper)")

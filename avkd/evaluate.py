@@ -53,7 +53,7 @@ class Objects(nn.Module):
 
 
 class SmallObjects(nn.Module):
-    """The same from the small vision teacher of scenes: its last map before the projection, and where it is confident of a class."""
+    """The same from the small visual teacher of scenes: its last map before the projection, and where it is confident of a class."""
 
     def __init__(self, detector):
         super().__init__()
@@ -147,7 +147,7 @@ def evaluate(predictor, sets) -> tuple[dict, dict]:
 
 def load(path, device, object_weights="", detr="", detr_size=224, make=False) -> Predictor:
     """The model of a checkpoint. The object-guided variants need published weights, of ResNet-18 and of DETR; on scenes the small
-    vision teacher serves, where its file is there; make: it is trained where it is not. Raises InputError."""
+    visual teacher serves, where its file is there; make: it is trained where it is not. Raises InputError."""
     checkpoint = load_checkpoint(path, "avkd")
     try:
         config = from_dict(PRESETS, checkpoint["config"])
@@ -161,7 +161,7 @@ def load(path, device, object_weights="", detr="", detr_size=224, make=False) ->
         objects = Objects(load_published(resnet18(), object_weights), detector, detr_size)
         note = "" if detr else "No OG-AVC-DETR: --detr names a DETR-R50."
     elif config.data == "scenes" and (make or small_teacher_there(config)):
-        objects, note = SmallObjects(small.teacher("e_v", config, device)), "Objects and detections are the small vision teacher's."
+        objects, note = SmallObjects(small.teacher("e_v", config, device)), "Objects and detections are the small visual teacher's."
     model = model.to(device, memory_format=torch.channels_last)
     return Predictor(model, config, device, checkpoint.get("report", {}), objects and objects.to(device).eval(), note)
 

@@ -85,7 +85,7 @@ def cells(scene, side: int, nothing: int) -> np.ndarray:
 def detections(scenes, config, count: int) -> tuple:
     """Pictures (count, 3, H, W) uint8 and what is in their cells (count, h, w)."""
     images, targets = [], []
-    for i in progress(range(count), name="drawing the vision teacher's scenes"):
+    for i in progress(range(count), name="drawing the visual teacher's scenes"):
         rng = scenes.rng(9, i)
         scene = scenes.scene(rng, scenes.classes(rng))
         images.append(torch.from_numpy(scene.image).permute(2, 0, 1))

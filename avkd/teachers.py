@@ -34,7 +34,7 @@ FILES = {"e_v": "e_v.npy", "e_a": "e_a.npy"}
 
 
 class Detr:
-    """The vision teacher: DETR-R50. A picture → e_v, by `visual_hint`: the backbone's map, the encoder's, or the decoder's, each
+    """The visual teacher: DETR-R50. A picture → e_v, by `visual_hint`: the backbone's map, the encoder's, or the decoder's, each
     query's output laid where it attends; the latter two have 256 channels and come through a fixed projection to c. All are averaged to
     the size of F_v's map."""
 

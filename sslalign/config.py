@@ -53,7 +53,7 @@ class Config(RunConfig):
     intra: bool = flag(False, "L_intra between positives of one modality (Table XII)")
     symmetric: bool = flag(False, "also contrast pictures for each sound (3.1)")
 
-    benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes, as vggss or is3")
+    benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or is3 (with scenes: instead of scenes)")
     benchmark_root: str = flag("", "its folder", practical=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 

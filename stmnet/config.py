@@ -70,7 +70,7 @@ class Config(RunConfig):
     area_normalised: bool = flag(False, "divide the score of a box by its area, else large boxes win", practical=True)
     grounded: int = flag(1, "boxes of a frame that are kept after that (not given in the paper)", practical=True)
 
-    benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes: ave-boxes or audioset-instrument")
+    benchmark: str = flag("", "benchmark to evaluate at the end: ave-boxes or audioset-instrument (with scenes: instead of scenes)")
     benchmark_root: str = flag("", "its folder", practical=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 

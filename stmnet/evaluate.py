@@ -227,7 +227,7 @@ def finish(run, benchmark) -> dict:
 def add_flags(parser):
     """The flags that evaluate and localize share: which checkpoint, and what no training depends on."""
     parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
-    parser.add_argument("--K", type=int, default=None, help="past steps in memory [as the training was told]")
+    parser.add_argument("--K", type=int, default=None, help="past steps in memory [evaluate: the training's --K-evaluated; localize: its --K]")
     parser.add_argument("--box-map", default=None, choices=BOX_MAPS, help="what boxes are of [the training's]")
     parser.add_argument("--proposals", default=None, metavar="FILE", help="published Faster R-CNN, whose proposals the map scores")
     parser.add_argument("--area-normalised", action="store_true", default=None, help="divide their scores by their areas")

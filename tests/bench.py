@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from common.config import Parser
 from common.run import markdown
 from common.scenes import Scenes
 from tests import bench_metrics
-
 
 RESNET18 = {"image_size": 224, "blocks": (2, 2, 2, 2), "width": 64, "last_stride": 2, "audio": "vggish", "audio_width": 64, "C": 256}
 
@@ -108,7 +108,8 @@ def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, f
     return statistics.median(step_s[warmup:]), statistics.median(data_s[warmup:])
 
 
-def main():
+def main(argv=None):
+    Parser(prog="python -m tests.bench", description=__doc__.splitlines()[0]).parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}\n")

@@ -5,6 +5,7 @@ fails while they differ.
 """
 from pathlib import Path
 
+from common.config import Parser
 from common.io import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,5 +38,6 @@ def sync(root: Path = ROOT, copies=None) -> list:
 
 
 if __name__ == "__main__":
+    Parser(prog="python -m tests.copies", description=__doc__.splitlines()[0]).parse_args()
     for source, target in sync():
         print(f"{source} -> {target}")

@@ -150,7 +150,7 @@ def test_objects_of_published_networks():
 @pytest.mark.slow
 def test_maps_and_controls(checkpoint):
     predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "interactive")
-    assert isinstance(predictor.objects, evaluate.SmallObjects) and "small vision teacher" in predictor.note
+    assert isinstance(predictor.objects, evaluate.SmallObjects) and "small visual teacher" in predictor.note
     rows = [0, 3]
     maps, features = predictor.on(test)(rows)
     assert set(maps) == KINDS and features == {}
@@ -207,7 +207,7 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
     assert found["validation/i2a_r@1"] == 0.5 and not [name for name in found if re.search("retrieval|alignment|pairs/", name)]
     assert all(0 <= x <= 1 for name, x in found.items() if re.match("(avc|og|og_detr|control|floor)/", name))
     assert found["floor/ceiling_ciou@0.5"] >= max(found["avc/ciou@0.5"], found["floor/whole_ciou@0.5"])
-    for heading in ("AVC", "OG-AVC", "OG-AVC-DETR", "silent", "shuffled", "ceiling", "small vision teacher's"):
+    for heading in ("AVC", "OG-AVC", "OG-AVC-DETR", "silent", "shuffled", "ceiling", "small visual teacher's"):
         assert heading in text
     for name in ("samples", "sounds"):
         assert read_image(tmp_path / f"{name}-scenes.png").shape[2] == 3

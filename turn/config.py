@@ -81,7 +81,7 @@ class Config(RunConfig):
     select: str = flag("zero", "best.pt by validation in the two training domains (zero), or by Flickr-SoundNet's annotated pairs "
                        "in --dev-root (flickr), the paper's way", ("zero", "flickr"))
     dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", practical=True)
-    benchmark: str = flag("", "benchmark to evaluate at the end when --data is not scenes, as vggss or music-solo")
+    benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo (with scenes: instead of scenes)")
     benchmark_root: str = flag("", "its folder", practical=True)
     validate_every: int = flag(2, "epochs between validations; the last epoch is always validated")
 
