@@ -22,12 +22,15 @@ TIMES = ("data_s", "step_s", "mem_mb")  # what a log says of the machine, not of
 
 @contextmanager
 def cli(prog: str):
-    """Around a command: bad input becomes one line on stderr and exit status 2, a loss that is not finite one with 1, an
-    interruption one with 130."""
+    """Around a command: bad input, and a file that cannot be written, become one line on stderr and exit status 2, a loss that
+    is not finite one with 1, an interruption one with 130."""
     try:
         yield
     except InputError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"{prog}: error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
         print(f"{prog}: {error}", file=sys.stderr)
@@ -49,12 +52,11 @@ def configure(method: str, presets: dict, about: str, argv=None):
     args_parser = parser(presets, prog, about)
     changes = given(type(presets["tiny"]), args_parser.parse_args(argv))
     try:
-        if not (changes.get("resume") or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))):
+        out, name = changes.get("out", presets["tiny"].out), changes.get("name", "")
+        folder = Path(out) / method
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # by torchrun, which says nothing of --resume
+        if not (changes.get("resume") or (restarted and name and (folder / name / "last.pt").is_file())):
             return resolve(presets, changes)
-        base = resolve(presets, changes)
-        folder, name = Path(base.out) / method, base.name
-        if not (changes.get("resume") or (name and (folder / name / "last.pt").is_file())):
-            return base  # restarted by torchrun, but nothing was written, or who knows which run it was
         name = name or newest(folder, "last.pt")
         path = folder / name / "last.pt"
         values = load_checkpoint(path, method)["config"]
@@ -66,7 +68,8 @@ def configure(method: str, presets: dict, about: str, argv=None):
         for key, value in changes.items():
             if key not in free and getattr(config, key) != value:
                 raise InputError(path, f"was trained with --{key.replace('_', '-')} {getattr(config, key)}, not {value}")
-        return replace(config, **{**{k: v for k, v in changes.items() if k in free}, "resume": True, "name": name, "out": base.out})
+        changes = {k: v for k, v in changes.items() if k in free}
+        return resolve({"tiny": config}, {**changes, "resume": True, "name": name, "out": out})  # the checkpoint's, checked anew
     except ValueError as error:
         args_parser.error(str(error))
 

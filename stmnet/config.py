@@ -7,7 +7,6 @@ from .vggish import BANDS, HOP, RATE, WINDOW
 
 ENCODERS = ("train", "frozen")
 AUDIO = ("resnet", "vggish")
-SIMILARITIES = ("dot", "cosine")
 BOX_MAPS = ("attention", "scores")
 
 
@@ -26,13 +25,14 @@ class Config(RunConfig):
     clip_seconds: int = flag(4, "length of each of them in seconds, of which a clip is one")
     video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, at a frame a second")
     blurred: float = flag(0.4, "share of the frames of scenes that are out of focus")
-    held_out: int = flag(100, "videos in each set of the evaluation on scenes; videos held out for validation")
+    held_out: int = flag(100, "videos held out for validation")
+    test_videos: int = flag(200, "videos in each set of the evaluation on scenes", practical=True)
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
     segment_seconds: float = flag(0.25, "sound of a frame, centred on it: T a second, or the 0.96 of VGGish (the paper gives no length)")
     augment: bool = flag(False, "frames resized by 1.1 and cropped at random, all of a clip at the same place")
     background: bool = flag(True, "a background class, the label of steps at which nothing sounds (Figure 6)")
-    confidence: float = flag(0.5, "without a background class: a frame whose best class has less counts as background")
+    confidence: float = flag(0.5, "without a background class: a frame whose best class has less counts as background", practical=True)
 
     # Encoders (3.1, 4.2)
     encoders: str = flag("frozen", "frozen, with published weights or on scenes with those of small.py; or trained (the paper is silent)",
@@ -55,7 +55,7 @@ class Config(RunConfig):
     K_evaluated: int = flag(1, "past steps in memory of an evaluation, whose steps are a second apart", practical=True)
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
-    similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", SIMILARITIES)
+    similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", ("dot", "cosine"))
     tau: float = flag(0.15, "what it is divided by before the softmax (1 in the paper)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
     av_memory: str = flag("pre", "what the cross-modal memory holds of a step: x_av before its temporal attention, or of raw features",
@@ -80,8 +80,8 @@ class Config(RunConfig):
                      "grounded", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        if min(self.held_out, self.video_seconds) < 2:
-            raise ValueError("--held-out and --video-seconds must be at least 2: sounds are exchanged, neighbours compared")
+        if min(self.held_out, self.test_videos, self.video_seconds) < 2:
+            raise ValueError("--held-out, --test-videos and --video-seconds must be at least 2: sounds are exchanged, neighbours compared")
         if not (self.epochs or self.steps):
             raise ValueError("--epochs or --steps must not be 0")
         if not 0.16 <= self.segment_seconds <= 60:

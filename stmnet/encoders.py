@@ -9,7 +9,6 @@ from torch import nn
 
 from common.weights import load_published
 
-from .memory import EMPTY
 from .model import SpaceTime
 from .resnet import BasicBlock, Bottleneck, ResNet, resnet152
 from .vggish import VGGish, log_mel
@@ -73,9 +72,9 @@ class Stmnet(nn.Module):
             self.auditory.eval()
         return self
 
-    def forward(self, frames, segments, past=EMPTY):
-        """frames (B, T, 3, S, S), segments (B, T, n), the memory of the steps before → Output with axes (B, T)."""
+    def forward(self, frames, segments):
+        """frames (B, T, 3, S, S), segments (B, T, n) → Output with axes (B, T)."""
         B = frames.shape[:2]
         features_v = self.visual(frames.flatten(0, 1)).unflatten(0, B)  # (B, T, channels, h, w)
         features_a = self.auditory(segments.flatten(0, 1)).unflatten(0, B)  # (B, T, channels, m, n')
-        return self.space_time(features_v, features_a, past)
+        return self.space_time(features_v, features_a)

@@ -3,7 +3,7 @@
 `python -m stmnet.evaluate --checkpoint runs/stmnet/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,16 @@ from common.run import best_of, cli, device_of, load_checkpoint, markdown, progr
 from . import faster_rcnn
 from .boxes import boxes_from_maps
 from .clips import BACKGROUND
-from .config import BOX_MAPS, PRESETS
+from .config import BOX_MAPS, PRESETS, Config
 from .encoders import Stmnet
 from .memory import EMPTY
-from .model import Output
 from .score import SIZE, enlarged, floors, grounded, iou_of_boxes, stability, summary, truth_of, values
 from .sheets import SHOWN, rows_of, sheet
 from .videos import sets_of
 from .views import test_view
 
 BESIDE = {"shuffled": "control/shuffled_", "silent": "control/silent_", "centre": "floor/centre_", "whole": "floor/whole_"}
+OF_BOXES = {"confidence": float, "instances": int, "nms": float, "grounded": int}  # settings that evaluate and localize can change
 WORDS = {"ciou_mean": "cIoU", "ciou@0.5": "share with cIoU@0.5", "iou@0.5": "IoU@0.5"}
 
 
@@ -45,17 +45,14 @@ class Predictor:
         return self.model.visual(torch.stack([test_view(f, self.config.image_size) for f in frames]).to(self.device))[None]
 
     @torch.no_grad()
-    def attend(self, features_v, segments, past=EMPTY):
-        """features_v of T steps, segments (T, samples) → Output without the axis of the one video, on the CPU but for its `past`."""
-        *now, past = self.model.space_time(features_v, self.model.auditory(segments.to(self.device))[None], past)
-        return Output(*(x[0].float().cpu() for x in now), past)
-
     def answer(self, features_v, segments, past=EMPTY):
-        """→ {"attention", "scores"} (T, h, w), said (T,) numbers of classes, confidence (T,), shown (T,) bool, and the memory.
+        """features_v of T steps, segments (T, samples) → {"attention", "scores"} (T, h, w), said (T,) numbers of classes, confidence
+        (T,), shown (T,) bool, all on the CPU, and the memory.
 
         shown: frames that are not background, by its class or, without one, by config.confidence.
         """
-        logits, alpha, scores, past = self.attend(features_v, segments, past)
+        *now, past = self.model.space_time(features_v, self.model.auditory(segments.to(self.device))[None], past)
+        logits, alpha, scores = (x[0].float().cpu() for x in now)
         confidence, said = logits.softmax(-1).max(-1)
         shown = said != self.classes.index(BACKGROUND) if BACKGROUND in self.classes else confidence >= self.config.confidence
         return {"attention": alpha, "scores": scores}, said, confidence, shown, past
@@ -87,40 +84,42 @@ class Predictor:
 
 def measure(predictor, test, folder=None) -> tuple[dict, list]:
     """Every frame of a set, by as many processes as there are → {(column, name): (N,)} in order of the videos, in every process, and what
-    `sheet` shows of the first videos, in the main process. folder: where every video gets a contact sheet of its own, or None."""
-    parts, first = {}, []
+    `sheet` shows of the first videos. folder: where every video gets a contact sheet of its own, or None."""
+    parts, firsts = {}, {}
     own_map, count = predictor.config.box_map, len(test.ids)
     for i in progress(list(dist.share(count)), name=test.name):
         video = test.video(i)
         features_v, truth = predictor.look(video.frames), truth_of(video.boxes)
         maps, said, _, shown, _ = predictor.answer(features_v, video.segments)
-        found = {kind: values(enlarged(x), truth, shown) for kind, x in maps.items()}
+        found = {kind: values(enlarged(x), truth, shown, video.times) for kind, x in maps.items()}
         boxes = found[own_map]["boxes"]
         if predictor.detector:
             boxes = predictor.proposed(video.frames, maps["attention"], shown)
             found["proposals"] = {"iou": iou_of_boxes(boxes, truth)}
-        for kind, segments in (("shuffled", exchanged(test, i, len(video.segments))), ("silent", torch.zeros_like(video.segments))):
+        instead = {"silent": torch.zeros_like(video.segments)}
+        if count > 1:
+            instead["shuffled"] = exchanged(test, i, len(video.segments))
+        for kind, segments in instead.items():
             other, _, _, seen, _ = predictor.answer(features_v, segments)
-            found[kind] = values(enlarged(other[own_map]), truth, seen)
+            found[kind] = values(enlarged(other[own_map]), truth, seen, video.times)
         found |= floors(truth)
         names = predictor.names(said, shown)
-        known = [x if x in (*predictor.classes, BACKGROUND) else None for x in video.labels]
-        found["truth"] = {"stability": stability(truth > 0, truth), "there": truth.flatten(1).any(1)}
-        found["class"] = {"right": torch.tensor([a == b for a, b in zip(names, known)]),
-                          "known": torch.tensor([x is not None for x in known]), "silent": torch.from_numpy(video.silent),
+        known = [x in (*predictor.classes, BACKGROUND) for x in video.labels]
+        found["truth"] = {"stability": stability(truth > 0, truth, video.times), "there": truth.flatten(1).any(1)}
+        found["class"] = {"right": torch.tensor([a == b for a, b in zip(names, video.labels)]),
+                          "known": torch.tensor(known), "silent": torch.from_numpy(video.silent),
                           "sounds": torch.tensor([x != BACKGROUND for x in video.labels])}
         parts[i] = {(c, name): np.asarray(x) for c, named in found.items() for name, x in named.items() if name != "boxes"}
-        parts[i]["class", "label"] = np.array([str(x) for x in video.labels])
-        main = i < SHOWN and dist.rank() == 0
-        if main or folder:
-            part = rows_of(video, maps[own_map], boxes, names)
+        parts[i]["class", "label"] = np.array(video.labels)
+        if i < SHOWN or folder:
+            page = rows_of(video, maps[own_map], boxes, names)
             if folder:
-                contact_sheet(path=inside(folder, f"{test.ids[i]}.png"), **sheet([part]))
-            if main:
-                first.append(part)
-    parts = {i: part for own in dist.gather_objects(parts) for i, part in own.items()}
+                contact_sheet(path=inside(folder, f"{test.ids[i]}.png"), **sheet([page]))
+            if i < SHOWN:
+                firsts[i] = page
+    parts, firsts = ({i: part for own in dist.gather_objects(found) for i, part in own.items()} for found in (parts, firsts))
     merged = {key: np.concatenate([parts[i][key] for i in range(count)]) for key in parts[0]}
-    return merged, first
+    return merged, [firsts[i] for i in sorted(firsts)]
 
 
 def exchanged(test, i, steps):
@@ -202,11 +201,11 @@ def load(path, device, **changes) -> Predictor:
         config = replace(from_dict(PRESETS, checkpoint["config"]), **changes)
         model = Stmnet(replace(config, vision_weights="", audio_weights=""), len(checkpoint["classes"]))
         model.load_state_dict(checkpoint["model"])
-        classes = [str(name) for name in checkpoint["classes"]]
+        classes, report = [str(name) for name in checkpoint["classes"]], dict(checkpoint.get("report", {}))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(path, " ".join(str(error).split())[:300]) from None
     model = model.to(device, memory_format=torch.channels_last)
-    return Predictor(model, config, device, classes, checkpoint.get("report", {}))
+    return Predictor(model, config, device, classes, report)
 
 
 def finish(run, benchmark) -> dict:
@@ -227,17 +226,22 @@ def finish(run, benchmark) -> dict:
 def add_flags(parser):
     """The flags that evaluate and localize share: which checkpoint, and what no training depends on."""
     parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
-    parser.add_argument("--K", type=int, default=None, help="past steps in memory [evaluate: the training's --K-evaluated; localize: its --K]")
+    parser.add_argument("--K", type=int, default=None, help="past steps in memory [the training's --K-evaluated; of localize: its --K]")
     parser.add_argument("--box-map", default=None, choices=BOX_MAPS, help="what boxes are of [the training's]")
     parser.add_argument("--proposals", default=None, metavar="FILE", help="published Faster R-CNN, whose proposals the map scores")
     parser.add_argument("--area-normalised", action="store_true", default=None, help="divide their scores by their areas")
+    for name, kind in OF_BOXES.items():
+        text = next(f.metadata["help"] for f in fields(Config) if f.name == name)
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"{text} [the training's]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
 
 
 def changes_of(args, parser) -> dict:
-    found = {name: getattr(args, name) for name in ("K", "box_map", "proposals", "area_normalised") if getattr(args, name) is not None}
-    if found.get("K", 0) < 0:
-        parser.error("--K must not be negative")
+    names = ("K", "box_map", "proposals", "area_normalised", *OF_BOXES)
+    found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for name in ("K", *OF_BOXES):
+        if not found.get(name, 0) >= 0:
+            parser.error(f"--{name} must not be negative")
     return found
 
 
@@ -266,9 +270,9 @@ def main(argv=None):
         predictor = load(path, device, **changes)
         config = predictor.config
         out = Path(args.out or path.parent)
+        out.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
         result, pages = evaluate(predictor, sets_of(config, args.data, args.root), out / f"sheets-{args.data}" if args.sheets else None)
         if dist.rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
             result |= {**predictor.report, "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})
             for name, page in pages.items():

@@ -44,12 +44,13 @@ def opened(path, fps):
     program = ffmpeg()
     with tempfile.TemporaryDirectory() as folder:
         frames, sound = Path(folder) / "frames", Path(folder) / "sound.wav"
-        try:
-            extract(program, path.resolve(), sound, SOUND)
-        except InputError as error:
-            missing = "does not contain any stream" in str(error) or "matches no streams" in str(error)
-            raise InputError(path, "has no sound track" if missing else error.reason) from None
-        extract(program, path.resolve(), frames, ([], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"]))
+        pictures = ([], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"])
+        for target, flags, track in ((sound, SOUND, "sound track"), (frames, pictures, "pictures")):
+            try:
+                extract(program, path.resolve(), target, flags)
+            except InputError as error:
+                missing = "does not contain any stream" in str(error) or "matches no streams" in str(error)
+                raise InputError(path, f"has no {track}" if missing else error.reason) from None
         yield Film(numbered(frames), sound, fps)
 
 
@@ -87,6 +88,8 @@ def write(path, pictures, fps, sound) -> None:
     try:
         (_write_mp4 if path.suffix.lower() == ".mp4" else _write_gif)(part, iter(pictures), fps, sound)
         part.replace(path)
+    except subprocess.CalledProcessError as error:
+        raise InputError(path, error.stderr) from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -118,4 +121,5 @@ def _write_mp4(path, pictures, fps, sound):
                 raise
         if process.returncode:
             said.seek(0)
-            raise InputError(path.name, (said.read().decode(errors="replace").strip().splitlines() or ["ffmpeg failed"])[-1])
+            reason = (said.read().decode(errors="replace").strip().splitlines() or ["ffmpeg failed"])[-1]
+            raise subprocess.CalledProcessError(process.returncode, "ffmpeg", stderr=reason)

@@ -39,8 +39,9 @@ def localize(predictor, video):
 
 
 def offline(predictor, args, path):
-    out = Path(args.out)
-    found = []
+    out, found = Path(args.out), []
+    if out.resolve() == Path(args.video).resolve():
+        raise InputError(out, "would take the place of the video itself")
 
     def pictures(video):
         for picture, said in localize(predictor, video):
@@ -90,8 +91,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if bool(args.video) == args.stream:
         parser.error("either --video or --stream")
-    if not 0 < args.fps <= 120:
-        parser.error("--fps is between 0 and 120")
+    if not 0.1 <= args.fps <= 100:
+        parser.error("--fps is between 0.1 and 100")
     if args.stream and not (args.frames and args.sound and re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", args.size)):
         parser.error("--stream needs --frames, --sound and --size WIDTHxHEIGHT")
     changes = changes_of(args, parser)

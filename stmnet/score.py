@@ -9,6 +9,7 @@ from .rois import nms
 
 SIZE = 256  # side of the maps on which predictions and truths are compared (4.2)
 TAU = 0.5  # of cIoU (4.2)
+NEIGHBOURS = 1.5  # seconds: annotated frames are one apart, where none is left out
 
 
 def enlarged(maps):
@@ -30,17 +31,17 @@ def padded(boxes):
     return found
 
 
-def values(maps, truth, shown) -> dict:
-    """maps (T, SIZE, SIZE), truth likewise 0/1, shown (T,) bool: frames that are not background → {name: (T,)} and "boxes".
+def values(maps, truth, shown, times) -> dict:
+    """maps (T, SIZE, SIZE), truth likewise 0/1, shown (T,) bool: frames that are not background, times (T,) in seconds → {name: (T,)}
+    and "boxes".
 
     ciou: of {map > TAU}, the map being normalised; NaN where nothing is there and nothing is predicted. pointing. iou: of the unions
-    of boxes; frames that count as background have none. stability: IoU of {map > TAU} with that of the next frame, NaN at
-    the end and where one of the two has no truth.
+    of boxes; frames that count as background have none. stability: see there, of {map > TAU}.
     """
     masks = metrics.binarize(maps, "fixed", tau=TAU)
     boxes = [b if there else b[:0] for b, there in zip(boxes_from_maps(maps), shown.tolist())]
     return {"ciou": metrics.ciou(masks, truth), "pointing": metrics.pointing(maps, truth), "iou": iou_of_boxes(boxes, truth),
-            "stability": stability(masks, truth), "boxes": boxes}
+            "stability": stability(masks, truth, times), "boxes": boxes}
 
 
 def iou_of_boxes(boxes, truth):
@@ -48,11 +49,14 @@ def iou_of_boxes(boxes, truth):
     return metrics.iou(truth_of(boxes) > 0, truth > 0)
 
 
-def stability(masks, truth):
+def stability(masks, truth, times):
+    """IoU of each frame's mask with the next one's: (T,); NaN at the end, where one of the two has no truth, and where they are
+    more than NEIGHBOURS apart."""
     there = truth.flatten(1).any(1)
     found = torch.full((len(masks),), torch.nan, dtype=torch.float64)
     if len(masks) > 1:
-        found[:-1] = torch.where(there[:-1] & there[1:], metrics.iou(masks[:-1], masks[1:]), torch.nan)
+        both = there[:-1] & there[1:] & torch.from_numpy(np.diff(times) <= NEIGHBOURS)
+        found[:-1] = torch.where(both, metrics.iou(masks[:-1], masks[1:]), torch.nan)
     return found
 
 

@@ -3,6 +3,7 @@
 A set has `name`, `group` (the prefix of its metrics, "" for the main one), `ids`, `listed` (how many frames the annotations name, None for
 scenes) and `video(i)` → Video. Nothing is kept of a video that was looked at.
 """
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from .vggish import RATE
 
 FILES = ("ave-boxes", "audioset-instrument")
 GRAIN = 4  # frames a second of scenes that are drawn, so that each lies within one stretch of sound or silence …
-SHOWN = 2  # … and which one of every second is shown: the one at 0.625 s
+OFFSET = 2  # … and which one of every second is taken: the one at 0.625 s
 
 
 class Video(NamedTuple):
@@ -26,7 +27,7 @@ class Video(NamedTuple):
     segments: torch.Tensor  # (T, samples), what is heard at each
     times: np.ndarray  # (T,) in seconds
     boxes: list  # of T (n, 4) x0, y0, x1, y1 in [0, 1], n = 0 where nothing is seen to sound
-    labels: list  # of T class names; BACKGROUND where nothing sounds, None where nobody said what does
+    labels: list  # of T class names; BACKGROUND where nothing sounds
     silent: np.ndarray  # (T,) bool: nothing sounds in the whole segment
 
 
@@ -37,11 +38,11 @@ class SceneVideos:
         self.config, self.turns, self.listed = config, turns, None
         self.name, self.group = ("scenes, two take turns", "turns/") if turns else ("scenes", "")
         self.scenes = scenes_of(TEST, config)
-        self.ids = [f"{'turns' if turns else 'video'}-{i:06d}" for i in range(config.held_out)]
+        self.ids = [f"{'turns' if turns else 'video'}-{i:06d}" for i in range(config.test_videos)]
 
     def video(self, i) -> Video:
         drawn = self.scenes.video(i, GRAIN, self.config.video_seconds, self.turns, self.config.blurred)
-        shown = np.arange(SHOWN, len(drawn.frames), GRAIN)
+        shown = np.arange(OFFSET, len(drawn.frames), GRAIN)
         times = (shown + 0.5) / GRAIN
         waveform = torch.from_numpy(np.rint(drawn.waveform * 32767) / 32767).float()  # 16 bit, as in training
         half = self.config.segment_seconds / 2
@@ -56,11 +57,16 @@ class FileVideos:
 
     def __init__(self, config, name: str, root: str):
         if name not in FILES:
-            raise InputError("--data", f"{name!r} is none of {', '.join(FILES)}: only they have boxes of a video's frames")
+            raise InputError(name, f"none of {', '.join(FILES)}: only they have boxes of a video's frames")
         self.config, self.name, self.group = config, name, ""
         self.listed = len(benchmarks.listed(name, root))
+        samples = benchmarks.load(name, root)
+        if config.skip_bad:
+            samples = benchmarks.readable(benchmarks.readable(samples, "image", read_image), "audio", lambda path: read_audio(path, RATE))
+        events = (Path(root) / "metadata" / "Annotations.txt").is_file() and name == "ave-boxes"  # there boxes have a number for a class
+        self.labels = {s.id: s.label for s in benchmarks.listed("ave", root)} if events else {}
         self.videos = {}
-        for sample in benchmarks.load(name, root):
+        for sample in samples:
             self.videos.setdefault(sample.group, []).append(sample)
         self.ids = sorted(self.videos)
 
@@ -69,7 +75,7 @@ class FileVideos:
         times = np.array([s.seconds[0] + 0.5 / FILE_FPS for s in samples])  # the second's first frame: see common.benchmarks
         segments = segments_at(read_audio(samples[0].audio, RATE)[0], times, self.config.samples)
         boxes = [s.boxes for s in samples]
-        labels = [s.label if len(s.boxes) else BACKGROUND for s in samples]
+        labels = [self.labels.get(s.group, s.label) if len(s.boxes) else BACKGROUND for s in samples]
         frames, silent = [read_image(s.image) for s in samples], np.array([not len(b) for b in boxes])
         return Video(frames, segments, times, boxes, labels, silent)
 

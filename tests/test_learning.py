@@ -109,8 +109,8 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
     assert found > 0.25, found  # 0.10 untrained
 
 
-STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 500 --scenes 300 --held-out 2 --video-seconds 2 --batch-size 20 --epochs 12 "
-          "--blurred 0 --validate-every 1000 --device cpu --name a")
+STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 500 --scenes 300 --held-out 2 --test-videos 2 --video-seconds 2 --batch-size 20 "
+          "--epochs 12 --blurred 0 --validate-every 1000 --device cpu --name a")
 
 
 @pytest.mark.slow

@@ -378,6 +378,9 @@ def test_cli_reports_and_lets_through(capsys):
         with pytest.raises(SystemExit) as end, cli("prog"):
             raise error
         assert end.value.code == code and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as end, cli("prog"):
+        Path("/dev/null/out.json").touch()
+    assert end.value.code == 2 and capsys.readouterr().err == "prog: error: /dev/null/out.json: Not a directory\n"
     with pytest.raises(ZeroDivisionError), cli("prog"):
         1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
 

@@ -16,7 +16,8 @@ from stmnet import clips, data, videos
 from stmnet.config import PAPER, TINY
 from stmnet.vggish import RATE, log_mel
 
-SMALL = replace(TINY, scenes=12, held_out=4, batch_size=4, image_size=32, clip_seconds=4, video_seconds=6, segment_seconds=0.25)
+SMALL = replace(TINY, scenes=12, held_out=4, batch_size=4, image_size=32, test_videos=4, clip_seconds=4, video_seconds=6,
+                segment_seconds=0.25)
 
 
 @settings(max_examples=40, deadline=None)
@@ -199,14 +200,14 @@ def quantised(video):
 
 def test_file_videos(ave):
     test = videos.FileVideos(settings_of(ave), "ave-boxes", str(ave))
-    samples = load("ave-boxes", ave)
+    samples, events = load("ave-boxes", ave), {s.id: s.label for s in load("ave", ave, "Annotations.txt")}
     assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
     for i, name in enumerate(test.ids):
         video, own = test.video(i), sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0])
         assert len(video.frames) == len(own) and not video.silent.any()
         for t, sample in enumerate(own):
             assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(video.boxes[t], sample.boxes)
-            assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == sample.label
+            assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == events[name] != sample.label
     for name in ("ave", "vggss", "music-solo"):
         with pytest.raises(InputError, match="none of"):
             videos.FileVideos(settings_of(ave), name, str(ave))

@@ -16,7 +16,7 @@ from common.io import InputError, read_image, read_json, write_audio, write_imag
 from common.layouts import write
 from common.run import device_of
 from common.scenes import Scenes
-from stmnet import evaluate, film, localize, score, stream, train
+from stmnet import evaluate, film, localize, score, sheets, stream, train
 from stmnet.boxes import boxes_from_maps
 from stmnet.clips import segments_at
 from stmnet.config import TINY
@@ -28,7 +28,7 @@ from .test_lifecycle import bad, log
 
 pytestmark = pytest.mark.slow
 
-SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, held_out=4)
+SMALL = replace(TINY, image_size=32, width=8, audio_width=8, C=16, segment_seconds=0.25, video_seconds=5, held_out=4, test_videos=4)
 NAMES = Scenes(0).names
 
 
@@ -53,7 +53,7 @@ def checkpoint(tmp_path):
 # Scores against loops ---------------------------------------------------------------------------------------------------------
 
 
-def loop_over_frames(maps, boxes, shown):
+def loop_over_frames(maps, boxes, shown, times):
     """ciou, pointing, iou and stability of maps (T, n, n), one pixel of one frame after the other."""
     n, rows = maps.shape[-1], []
     for t, m in enumerate(maps.numpy()):
@@ -68,7 +68,7 @@ def loop_over_frames(maps, boxes, shown):
         y, x = np.unravel_index(m.argmax(), m.shape)
         union = (predicted | truth).sum()
         rows.append([hit / (truth.sum() + false), truth[y, x], (predicted & truth).sum() / union if union else np.nan, over, truth.any()])
-    both = [rows[t][4] and rows[t + 1][4] for t in range(len(rows) - 1)]
+    both = [rows[t][4] and rows[t + 1][4] and times[t + 1] - times[t] <= 1.5 for t in range(len(rows) - 1)]
     steady = [(a[3] & b[3]).sum() / (a[3] | b[3]).sum() if ok else np.nan for a, b, ok in zip(rows, rows[1:], both)] + [np.nan]
     return {"ciou": [r[0] for r in rows], "pointing": [float(r[1]) for r in rows], "iou": [r[2] for r in rows], "stability": steady}
 
@@ -81,12 +81,14 @@ def test_values_against_loops(seed):
     low = rng.random((6, 2, 2)) * 0.6
     boxes = [np.concatenate([b, b + 0.3], 1)[:k] for b, k in zip(low, (1, 2, 0, 1, 1, 2))]
     shown = torch.tensor([True, True, True, False, True, True])
-    found = score.values(maps, score.truth_of(boxes), shown)
-    expected = loop_over_frames(maps, boxes, shown)
+    times = np.array([0.1, 1.1, 2.1, 3.1, 4.1, [5.1, 7.1][seed % 2]])
+    found = score.values(maps, score.truth_of(boxes), shown, times)
+    expected = loop_over_frames(maps, boxes, shown, times)
     for name, own in expected.items():
         np.testing.assert_allclose(np.asarray(found[name]), own, atol=1e-12, err_msg=name)
     assert [len(b) > 0 for b in found["boxes"]] == shown.tolist()
-    one = score.values(maps[:1], score.truth_of(boxes[:1]), shown[:1])
+    assert np.isnan(np.asarray(found["stability"])).tolist() == [False, True, True, False, seed % 2 == 1, True]
+    one = score.values(maps[:1], score.truth_of(boxes[:1]), shown[:1], times[:1])
     assert torch.isnan(one["stability"]).all() and one["ciou"][0] == found["ciou"][0]
 
 
@@ -96,10 +98,10 @@ def test_floors_and_a_perfect_map():
     found = score.floors(truth)
     assert found["centre"]["ciou"].tolist() == pytest.approx([1, 1 / 7], abs=0.02) and found["centre"]["pointing"][0] == 1
     assert found["whole"]["iou"].tolist() == [0.25, 0.25] and found["whole"]["ciou"].tolist() == [0.25, 0.25]
-    perfect = score.values(truth, truth, torch.ones(2, dtype=torch.bool))
+    perfect = score.values(truth, truth, torch.ones(2, dtype=torch.bool), np.arange(2))
     assert perfect["ciou"].tolist() == perfect["iou"].tolist() == perfect["pointing"].tolist() == [1, 1]
     assert score.enlarged(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
-    assert not len(score.values(score.enlarged(torch.ones(1, 3, 3)), truth[:1], torch.ones(1))["boxes"][0])
+    assert not len(score.values(score.enlarged(torch.ones(1, 3, 3)), truth[:1], torch.ones(1), np.zeros(1))["boxes"][0])
 
 
 @pytest.mark.parametrize("area_normalised", [False, True])
@@ -179,6 +181,13 @@ def test_what_is_measured(capsys):
     assert found["class/a/iou@0.5"] == pytest.approx(2 / 3) and found["class/zebra/iou@0.5"] == 0 and found["class/a/n"] == 3
     assert "N = 4" in capsys.readouterr().out and len(pages["samples"]["rows"]) == 8
     assert evaluate.evaluate(told, [Set()])[0]["floor/whole_iou@0.5"] == 0
+    assert len(pages["samples"]["columns"]) == 3 and pages["samples"]["captions"][4] == ""
+    for test in (single := Set(), later := Set()):
+        test.ids = ["x"]
+    assert not [key for key in evaluate.evaluate(told, [single])[0] if key.startswith("control/shuffled")]  # its own sound is no control
+    later.video = lambda i: Set().video(i)._replace(times=np.arange(3) + 5.5)
+    page = sheets.sheet([sheets.rows_of(s.video(0), torch.zeros(3, 2, 2), [torch.zeros(0, 5)] * 3, "abc") for s in (single, later)])
+    assert page["columns"] == () and page["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
     told.config = replace(SMALL, box_map="scores")
     assert evaluate.evaluate(told, [Set()])[0]["frames/iou@0.5"] == found["scores/iou@0.5"]
 
@@ -195,7 +204,7 @@ def test_evaluation_against_frame_by_frame(background):
         for t, frame in enumerate(video.frames):
             maps, said, confidence, shown, past = p.answer(p.look([frame]), video.segments[t:t + 1], past)
             assert bool(shown[0]) == (p.names(said, shown)[0] != "background") and (background or shown[0] == (confidence[0] >= 0.3))
-            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[t]]), shown)
+            found = score.values(score.enlarged(maps["attention"]), score.truth_of([video.boxes[t]]), shown, video.times[t:t + 1])
             naive["ciou"].append(found["ciou"][0])
             naive["pointing"].append(found["pointing"][0])
             naive["right"].append(p.names(said, shown)[0] == video.labels[t])
@@ -303,6 +312,8 @@ def test_bad_videos(folder, checkpoint, capsys, monkeypatch):
     fails("gone", video=folder / "gone")
     fails("c.png", out="c.png")
     fails("--fps", "--fps", "0")
+    fails("--fps", "--fps", "0.001")
+    fails("--nms", "--nms", "-1")
     fails("--K", "--K", "-1")
     monkeypatch.setenv("PATH", str(folder))
     (folder.parent / "v.mp4").write_bytes(b"not a video")
@@ -322,12 +333,16 @@ def test_video_files(folder, checkpoint, capsys, monkeypatch):
     localize.main(["--video", str(out), "--out", str(folder.parent / "b.gif"), "--fps", "2", *flags])
     assert len(read_json(folder.parent / "b.json")["frames"]) == pytest.approx(4, abs=1)
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(out), "-an", "-c", "copy", str(folder.parent / "mute.mp4")], check=True)
-    for name, reason in (("mute.mp4", "has no sound track"), ("text.mp4", "text.mp4: ")):
+    shutil.copy(folder / "a.wav", folder.parent / "sound.wav")
+    for name, reason in (("mute.mp4", "has no sound track"), ("text.mp4", "text.mp4: "), ("sound.wav", "has no pictures")):
         (folder.parent / "text.mp4").write_bytes(b"not a video" * 50)
         paths = ["--video", str(folder.parent / name), "--out", str(folder.parent / "c.gif")]
         err = bad("stmnet.localize", [*paths, *flags], capsys, monkeypatch)
         assert name in err and reason in err
     assert not list(folder.parent.glob("c.*"))
+    kept = out.read_bytes()
+    err = bad("stmnet.localize", ["--video", str(out), "--out", str(out), *flags], capsys, monkeypatch)
+    assert "the video itself" in err and out.read_bytes() == kept
 
 
 # The stream -------------------------------------------------------------------------------------------------------------------
@@ -441,8 +456,11 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
     train.main([*flags, "--name", "a", "--steps", "2", "--benchmark", "ave-boxes", "--benchmark-root", str(ave)])
     metrics = read_json(tmp_path / "runs" / "stmnet" / "a" / "metrics.json")
     assert metrics["preset"] == "paper" and metrics["samples"] == 4 and "frames/iou@0.5" in metrics and "silence/accuracy" not in metrics
+    assert metrics["events/n"] == metrics["frames/n"] and any(key.startswith("class/") and key.split("/")[1] in NAMES for key in metrics)
     assert [row["step"] for row in log(tmp_path / "runs" / "stmnet" / "a") if "loss" in row] == [1, 2]
-    train.main(["--resume", "--name", "a", "--box-map", "scores", "--K-evaluated", "0", "--workers", "0"])  # what nothing was trained for
+    moved = str(shutil.move(ave, tmp_path / "moved"))
+    train.main(["--resume", "--name", "a", "--box-map", "scores", "--K-evaluated", "0", "--root", moved, "--benchmark-root", moved])
+    shutil.move(moved, ave)
     again = read_json(tmp_path / "runs" / "stmnet" / "a" / "metrics.json")
     assert again["frames/ciou_mean"] == again["scores/ciou_mean"] != metrics["frames/ciou_mean"] == metrics["attention/ciou_mean"]
     assert (metrics["K_evaluated"], again["K_evaluated"]) == (1, 0)
@@ -468,8 +486,8 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
     sound = Stmnet(replace(SMALL, audio="vggish", audio_width=64), 3).auditory.body.state_dict()
     torch.save({f"features.{k}": x for k, x in sound.items()}, "vggish.pth")
     flags = ("--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish --audio-width 64 --last-stride 2 --image-size 32 "
-             "--vision-weights resnet152.pth --audio-weights vggish.pth --scenes 4 --held-out 2 --video-seconds 2 --batch-size 2 --steps 2 "
-             "--C 8 --name a --device cpu")
+             "--vision-weights resnet152.pth --audio-weights vggish.pth --scenes 4 --held-out 2 --test-videos 2 "
+             "--video-seconds 2 --batch-size 2 --steps 2 --C 8 --name a --device cpu")
     train.main(flags.split())
     saved = torch.load("runs/stmnet/a/last.pt", weights_only=True)
     for k, x in published.items():
@@ -508,7 +526,7 @@ def test_cuts_of_a_video_do_not_matter(K):
         torch.testing.assert_close(maps["attention"].sum(), torch.tensor(1.0))
 
 
-def test_a_stream_of_nothing_is_an_error():
+def test_a_stream_that_ends_within_a_frame():
     with pytest.raises(InputError, match="within a frame"):
         list(stream.frames_of(io.BytesIO(bytes(10)), "x", 2, 2))
     assert list(stream.frames_of(io.BytesIO(bytes(24)), "x", 2, 2))[1].shape == (2, 2, 3)
