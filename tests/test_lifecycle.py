@@ -29,8 +29,8 @@ TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-int
                     "--k 4 --mine-from 0 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
         "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
                 "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
-        "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 --audio-width 8 "
-                  "--C 8 --augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4"}
+        "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 "
+                  "--audio-width 8 --C 8 --augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4"}
 # What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
 KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
         "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
@@ -340,10 +340,10 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
                     "--vision-weights gone.pth",
                     "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
            "stmnet": ["--width 0", "--audio-width 0", "--C 0", "--T 0", "--heads 0", "--depth 0", "--held-out 1", "--epochs 0",
-                      "--test-videos 1", "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none", "--audio cnn14",
-                      "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear", "--blocks 1",
-                      "--nms 2", "--confidence 2", "--encoders small", "--vision-weights gone.pth", "--audio-weights gone.pth",
-                      "--K-evaluated=-1", "--blurred 2", "--tau 0", "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes",
+                      "--test-videos 1", "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none",
+                      "--audio cnn14", "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear",
+                      "--blocks 1", "--nms 2", "--confidence 2", "--encoders small", "--vision-weights gone.pth",
+                      "--audio-weights gone.pth", "--K-evaluated=-1", "--blurred 2", "--tau 0", "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes",
                       "--data nonsense", "--data vggss --root .", "--data ave", "--data ave --root gone", "--data ave --root .",
                       "--data ave --root . --encoders train", "--seed 1000000", "--objects gone", "--instances 0",
                       "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",
