@@ -269,9 +269,9 @@ def main(argv=None):
         path, start = best_of("stmnet", args.checkpoint), time.time()
         predictor = load(path, device, **changes)
         config = predictor.config
-        out = Path(args.out or path.parent)
+        sets, out = sets_of(config, args.data, args.root), Path(args.out or path.parent)
         out.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
-        result, pages = evaluate(predictor, sets_of(config, args.data, args.root), out / f"sheets-{args.data}" if args.sheets else None)
+        result, pages = evaluate(predictor, sets, out / f"sheets-{args.data}" if args.sheets else None)
         if dist.rank() == 0:
             result |= {**predictor.report, "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})
