@@ -259,7 +259,7 @@ class Scenes:
     def _film(self, rng, classes, frames, fps):
         """→ images (T, S, S, 3), boxes (T, K, 4): every object drifts on a straight line and bounces off the edges."""
         wall = background(rng, self.size)
-        start = np.rint(place(rng, np.array([self.bank.aspect(c, rng) for c in classes]), 0.6 * self.object_scale) * self.size)
+        start = np.rint(place(rng, np.array([self.bank.aspect(c, rng) for c in classes]), self.object_scale) * self.size)
         extent = (start[:, 2:] - start[:, :2]).astype(int).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(c, rng, *extent[k]) for k, c in enumerate(classes)]
         velocity = rng.uniform(-0.06, 0.06, (len(classes), 2)) * self.size  # pixels a second

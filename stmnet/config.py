@@ -88,6 +88,8 @@ class Config(RunConfig):
             raise ValueError("--segment-seconds must be between 0.16 and 60: VGGish's map has a cell for 16 frames of 10 ms")
         if self.image_size % 16 or self.image_size < 32:
             raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
+        if self.image_size < 2**len(self.blocks) * 2 * self.last_stride:
+            raise ValueError(f"--image-size {self.image_size} gives a map of one position, after --blocks and --last-stride")
         if bool(self.benchmark) != bool(self.benchmark_root):
             raise ValueError("--benchmark goes with --benchmark-root")
         if not 2 <= len(self.blocks) <= 4 or min(self.blocks) < 1:

@@ -353,6 +353,15 @@ def test_videos_sound_when_and_where_they_say(turns, fps, seconds):
         assert level[sounding].min() > 0.02 > 0.003 > level[~sounding].max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", [False, True])
+def test_what_sounds_in_a_video_is_as_large_as_in_is3(turns):
+    scenes = Scenes(0, size=48)
+    boxes = np.concatenate([video.boxes[video.sounding] for video in (scenes.video(i, 1, 10, turns) for i in range(250))])
+    quartiles = np.quantile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(quartiles, [0.16, 0.30, 0.46], atol=0.05)
+
+
 def test_boxes_follow_the_object_that_sounds():
     scenes, moved = Scenes(8), 0
     for i in range(10):
