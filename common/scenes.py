@@ -15,6 +15,7 @@ from common.bank import Directory, Procedural, hiss
 # Quartiles of the area of an object's box as a share of the picture, as in IS3 (0.16 / 0.30 / 0.46), at 0, 1/4 … 1. A test
 # holds the outcome; the inner values are a little larger because of what the objects in front hide.
 AREA_QUANTILES = (0.05, 0.17, 0.32, 0.49, 0.72)
+SMALLER = 0.8  # areas in videos: 0.13 / 0.24 / 0.37, between those of VGG-SS (0.08 / 0.20 / 0.41) and IS3, and room to move in
 PLACES = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
 COUNTS = ("nearby", "once", "twice", "three times")  # by how often it sounds, 0 where that is not known
 
@@ -259,7 +260,7 @@ class Scenes:
     def _film(self, rng, classes, frames, fps):
         """→ images (T, S, S, 3), boxes (T, K, 4): every object drifts on a straight line and bounces off the edges."""
         wall = background(rng, self.size)
-        start = np.rint(place(rng, np.array([self.bank.aspect(c, rng) for c in classes]), self.object_scale) * self.size)
+        start = np.rint(place(rng, np.array([self.bank.aspect(c, rng) for c in classes]), SMALLER * self.object_scale) * self.size)
         extent = (start[:, 2:] - start[:, :2]).astype(int).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(c, rng, *extent[k]) for k, c in enumerate(classes)]
         velocity = rng.uniform(-0.06, 0.06, (len(classes), 2)) * self.size  # pixels a second

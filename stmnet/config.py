@@ -56,7 +56,7 @@ class Config(RunConfig):
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", ("dot", "cosine"))
-    tau: float = flag(0.15, "what it is divided by before the softmax (1 in the paper)")
+    tau: float = flag(0.12, "what it is divided by before the softmax (1 in the paper)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
     av_memory: str = flag("pre", "what the cross-modal memory holds of a step: x_av before its temporal attention, or of raw features",
                           ("pre", "raw"))

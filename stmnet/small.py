@@ -17,7 +17,7 @@ from common import dist
 from common.arrays import alone
 from common.io import atomic
 from common.run import cosine, progress
-from common.scenes import Scenes
+from common.scenes import SMALLER, Scenes
 from common.weights import load_published
 
 from .clips import scenes_of
@@ -33,7 +33,7 @@ RECIPE = 2  # to be raised with what a task draws or how it is learned: files of
 def pictures(config, count: int, side: int, objects: int) -> tuple:
     """Pictures (count, 3, side, side) uint8, with objects as large in pixels as those of videos, and which classes are in
     them (count, classes) 0/1."""
-    scale = (config.image_size / side)**2
+    scale = SMALLER * (config.image_size / side)**2
     scenes = Scenes(SEED, side, RATE, objects=objects, folder=config.objects or None, object_scale=scale)
     images, present = [], torch.zeros(count, len(scenes.names))
     for i in progress(range(count), name=f"drawing pictures of {objects}"):

@@ -96,7 +96,7 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
         segments, present = small.sounds(config, 300)
         found = fitted(auditory(segments).mean((2, 3)), present.argmax(1))
         assert found > 0.65, found  # 0.53 untrained
-        scenes, features, classes = small.Scenes(3, 48), [], []
+        scenes, features, classes = small.Scenes(3, 48, object_scale=small.SMALLER), [], []
         for i in range(300):
             rng = scenes.rng(9, i)
             scene = scenes.scene(rng, scenes.classes(rng))
@@ -131,5 +131,5 @@ def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
             pointing[kind] += metrics.pointing(enlarged(maps["attention"]), truth)[film.sounding].tolist()
             right += (said.numpy() == np.where(film.sounding, film.cls, 12)).tolist() if kind == "own" else []
     own, another = (np.mean(pointing[kind]) for kind in ("own", "another"))
-    # sound alone: 0.68, which is silence and half of the rest; places by chance: 0.36
-    assert np.mean(right) > 0.8 and own > 0.5 and own > another, (np.mean(right), own, another)
+    # sound alone: 0.68, which is silence and half of the rest; places by chance: 0.28
+    assert np.mean(right) > 0.8 and own > 0.45 and own > another, (np.mean(right), own, another)

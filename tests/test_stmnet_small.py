@@ -20,7 +20,7 @@ def test_pictures_and_what_is_in_them(objects):
     images, present = small.pictures(SMALL, 8, side, objects)
     assert images.shape == (8, 3, side, side) and images.dtype == torch.uint8
     assert present.shape == (8, 12) and present.sum(1).tolist() == [objects] * 8 and set(present.unique().tolist()) == {0, 1}
-    scenes = small.Scenes(small.SEED, side, objects=objects, object_scale=(48 / side)**2)
+    scenes = small.Scenes(small.SEED, side, objects=objects, object_scale=0.8 * (48 / side)**2)
     rng = scenes.rng(9, 3)
     scene = scenes.scene(rng, scenes.classes(rng))
     assert np.array_equal(images[3].permute(1, 2, 0), scene.image) and sorted(scene.classes) == present[3].nonzero()[:, 0].tolist()
@@ -29,7 +29,7 @@ def test_pictures_and_what_is_in_them(objects):
 def test_objects_of_both_sizes_of_pictures_have_those_of_videos():
     """In pixels, but for what does not fit into half a picture."""
     def extent(side, objects):
-        scenes = small.Scenes(5, side, objects=objects, object_scale=(64 / side)**2)
+        scenes = small.Scenes(5, side, objects=objects, object_scale=0.8 * (64 / side)**2)
         found = []
         for i in range(200):
             rng = scenes.rng(9, i)
