@@ -15,7 +15,7 @@ from common.bank import Directory, Procedural, hiss
 # Quartiles of the area of an object's box as a share of the picture, as in IS3 (0.16 / 0.30 / 0.46), at 0, 1/4 … 1. A test
 # holds the outcome; the inner values are a little larger because of what the objects in front hide.
 AREA_QUANTILES = (0.05, 0.17, 0.32, 0.49, 0.72)
-SMALLER = 0.8  # areas in videos: 0.13 / 0.24 / 0.37, between those of VGG-SS (0.08 / 0.20 / 0.41) and IS3, and room to move in
+SMALLER = 0.8  # times that in videos, for room to move in: 0.13 / 0.24 / 0.37, where VGG-SS has 0.08 / 0.20 / 0.41
 PLACES = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
 COUNTS = ("nearby", "once", "twice", "three times")  # by how often it sounds, 0 where that is not known
 

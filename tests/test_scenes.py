@@ -355,11 +355,11 @@ def test_videos_sound_when_and_where_they_say(turns, fps, seconds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turns", [False, True])
-def test_what_sounds_in_a_video_is_larger_than_in_vgg_ss_and_smaller_than_in_is3(turns):
+def test_what_sounds_in_a_video_is_a_little_smaller_than_in_is3(turns):
     scenes = Scenes(0, size=48)
     boxes = np.concatenate([video.boxes[video.sounding] for video in (scenes.video(i, 1, 10, turns) for i in range(250))])
     quartiles = np.quantile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), [0.25, 0.5, 0.75])
-    assert (quartiles[:2] > [0.08, 0.20]).all() and (quartiles < [0.16, 0.30, 0.46]).all(), quartiles
+    assert (quartiles < [0.16, 0.30, 0.46]).all(), quartiles
     np.testing.assert_allclose(quartiles, [0.13, 0.24, 0.37], atol=0.03)
 
 
