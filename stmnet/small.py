@@ -27,7 +27,7 @@ from .vggish import RATE
 SEED = 10**6 + 7  # of their scenes: no seed of training, validation or test
 COUNT, BATCH, LR = 10_000, 32, 5e-3
 MOST = 2**28  # values that are drawn for a task, at most
-RECIPE = 2  # to be raised with what a task draws or how it is learned: files of another one are not taken
+RECIPE = 3  # to be raised with what a task draws or how it is learned: files of another one are not taken
 
 
 def pictures(config, count: int, side: int, objects: int) -> tuple:

@@ -485,7 +485,7 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
     torch.save(published, "resnet152.pth")
     sound = Stmnet(replace(SMALL, audio="vggish", audio_width=64), 3).auditory.body.state_dict()
     torch.save({f"features.{k}": x for k, x in sound.items()}, "vggish.pth")
-    flags = ("--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish --audio-width 64 --last-stride 1 --image-size 32 "
+    flags = ("--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish --audio-width 64 --last-stride 2 --image-size 64 "
              "--vision-weights resnet152.pth --audio-weights vggish.pth --scenes 4 --held-out 2 --test-videos 2 "
              "--video-seconds 2 --batch-size 2 --steps 2 --C 8 --name a --device cpu")
     train.main(flags.split())
