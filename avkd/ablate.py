@@ -1,5 +1,5 @@
 """The paper's ablation of the teachers on embedded scenes, and what the weights do: `python -m avkd.ablate --table 2 weights`."""
-from common.ablate import ablate
+from common.training.ablation import ablate
 
 from .config import TINY
 

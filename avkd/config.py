@@ -1,7 +1,7 @@
 """avkd's configuration. `tiny` is the embedded default, `paper` is sections 3.4, 3.6 and 4.1 of the paper."""
 from dataclasses import dataclass, replace
 
-from common.config import RunConfig, flag
+from common.training import RunConfig, flag
 
 HINTS = ("backbone", "encoder", "decoder")
 AUDIO_TEACHERS = ("cnn14", "wavegram_logmel_cnn14")
@@ -10,12 +10,12 @@ AUDIO_TEACHERS = ("cnn14", "wavegram_logmel_cnn14")
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
-    ids: str = flag("", "file with the ids to train on, as flickr_10k.txt (none: all of the data set)", practical=True)
+    ids: str = flag("", "file with the ids to train on, as flickr_10k.txt (none: all of the data set)", free_on_resume=True)
     epochs: int = flag(16, "passes over the pairs (4.1)")
     batch_size: int = flag(32, "pairs a step, over all processes: k of Eqs. (1) to (3)")
     lr: float = flag(3e-3, "learning rate of Adam")
     schedule: str = flag("cosine", "of the learning rate; cosine begins with half an epoch of warm-up", ("constant", "cosine"))
-    repeats: int = flag(1, "trainings with the seeds from --seed on; the table then has mean ± standard deviation", practical=True)
+    repeats: int = flag(1, "trainings with the seeds from --seed on; the table then has mean ± standard deviation", free_on_resume=True)
 
     # Inputs (3.6)
     scenes: int = flag(4000, "pairs to learn from, when --data is scenes")
@@ -35,12 +35,12 @@ class Config(RunConfig):
     width: int = flag(16, "width of their first stage; each further one is twice as wide")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage", (1, 2))
     channels: int = flag(128, "c, width of the shared space (as the hints', but for DETR's encoder and decoder)")
-    vision_weights: str = flag("", "published ResNet-18 file to begin F_v with (none: from scratch; the paper is silent)", practical=True)
+    vision_weights: str = flag("", "published ResNet-18 file to begin F_v with (none: from scratch; the paper is silent)", free_on_resume=True)
 
     # Teachers (3.4): Table 2
     teach_image: bool = flag(True, "the visual teacher, L_v of Eq. (2) (Table 2)")
     teach_audio: bool = flag(True, "the audio teacher, L_a of Eq. (3) (Table 2)")
-    hints: str = flag("", "folder of `python -m avkd.teachers`; scenes make their own", practical=True)
+    hints: str = flag("", "folder of `python -m avkd.teachers`; scenes make their own", free_on_resume=True)
     visual_hint: str = flag("backbone", "which features of DETR are e_v", HINTS)
     teacher_size: int = flag(224, "side of the picture that DETR sees; its map is then averaged to that of F_v")
     audio_teacher: str = flag("cnn14", "which of PANNs gives e_a", AUDIO_TEACHERS)
@@ -55,7 +55,7 @@ class Config(RunConfig):
     chunk: int = flag(128, "pictures whose k maps of Eq. (1) are in memory at a time")
 
     benchmark: str = flag("", "benchmark to evaluate at the end, as flickr or vggss (with scenes: instead of scenes)")
-    benchmark_root: str = flag("", "its folder", practical=True)
+    benchmark_root: str = flag("", "its folder", free_on_resume=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:

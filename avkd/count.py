@@ -2,11 +2,11 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.run import markdown
+from common.training import markdown_table
 
-from .detr import detr_r50
+from .backbones.detr import detr_r50
 from .model import Avkd, localization_map
-from .resnet import resnet18
+from .backbones.resnet import resnet18
 
 
 def cost(module, run) -> tuple[int, int]:
@@ -30,6 +30,6 @@ def table(config) -> str:
     rows = [("AVC", [own], "24.5 M / 7.2 G"), ("+ ResNet-18 = OG-AVC", [own, objects], "+ 11.2 M / 1.8 G"),
             ("+ DETR-R50 = OG-AVC-DETR", [own, objects, found], ""), ("the same, DETR at 800 × 800", [own, objects, at_800], ""),
             ("AVC + DETR-R50 at 800 × 800", [own, at_800], "61.3 M / 64.3 G")]
-    return markdown([[name, *(f"{sum(part[k] for part in parts) / scale:.{digits}f} {unit}" for k, scale, digits, unit in
+    return markdown_table([[name, *(f"{sum(part[k] for part in parts) / scale:.{digits}f} {unit}" for k, scale, digits, unit in
                               ((0, 1e6, 3, "M"), (1, 1e9, 2, "G"))), paper] for name, parts, paper in rows],
                     ["variant", "parameters", "multiply-adds", "the paper: parameters / FLOPs"])

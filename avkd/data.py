@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from common import dist
+from common.training import dist
 from common.io import InputError
 
-from .pairs import heard
-from .views import draw_view, test_view, train_view
+from common.benchmarks.pairs import heard
+from .backbones.views import draw_view, test_view, train_view
 
 
 def moved(e_v: torch.Tensor, size: int, drawn: tuple[int, int, bool]) -> torch.Tensor:
@@ -36,7 +36,7 @@ class Steps(Dataset):
             raise InputError("--batch-size", f"{config.batch_size} pairs a step are more than the {len(source.ids)} pairs")
         self.per_epoch = len(source.ids) // config.batch_size
         self.total = config.steps or config.epochs * self.per_epoch
-        self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
+        self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} pairs are too few for {self.world} processes")
 

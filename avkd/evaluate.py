@@ -11,24 +11,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common import dist, metrics
-from common.config import Parser, from_dict
-from common.io import InputError, contact_sheet, write_json
-from common.run import best_of, cli, device_of, load_checkpoint, progress
-from common.weights import load_published
+from common import metrics
+from common.training import dist
+from common.training import Parser, from_dict
+from common.io import InputError, contact_sheet, write_image, write_json
+from common.training import best_checkpoint, cli, select_device, load_checkpoint, progress_bar
+from common.io import load_published
 
 from . import small
 from .config import PRESETS
 from .count import table
-from .detr import detr_r50
-from .measure import batches, measure
+from .backbones.detr import detr_r50
+from common.evaluation.measure import batches, measure
 from .model import Avkd, localization_map
-from .report import BESIDE, PROTOCOL, key, report
-from .resnet import resnet18
-from .score import SIZE, summary
-from .sets import CROSS_MODAL, others, sets_of
-from .sheets import samples
-from .views import normalise, test_view
+from common.evaluation.tables import BESIDE, PROTOCOL, key, report
+from .backbones.resnet import resnet18
+from common.evaluation.scoring import SIZE, summary
+from common.evaluation.test_sets import CROSS_MODAL, others, sets_of
+from common.evaluation.figures import samples
+from .backbones.views import normalise, test_view
 
 COLUMNS = {"AVC": "avc/", "OG-AVC": "og/", "OG-AVC-DETR": "og_detr/", **BESIDE}  # heading → prefix in metrics.json
 MAPS = {"AVC": "AVC", "OG-AVC": "OG-AVC", "OG-AVC-DETR": "OG-AVC-DETR"}  # on the contact sheet
@@ -117,8 +118,8 @@ class Predictor:
 
     def on(self, test):
         """Hear all of a set → a function of rows: maps by column {name: (n, h, w)}, and no features, on the CPU."""
-        parts = progress(batches(list(dist.share(len(test.ids)))), name=f"listening, {test.name}")
-        f_a = dist.merge([self.listen(torch.stack([test.sound(i) for i in rows])) for rows in parts], len(test.ids))
+        parts = progress_bar(batches(list(dist.split(len(test.ids)))), name=f"listening, {test.name}")
+        f_a = dist.merge_rows([self.listen(torch.stack([test.sound(i) for i in rows])) for rows in parts], len(test.ids))
         silence = self.listen(torch.zeros(1, round(self.config.crop * self.config.sample_rate))).cpu()
         sounds = {"AVC": f_a, "shuffled": f_a[others(test.groups)], "silent": silence.expand(len(f_a), -1)}
         return partial(self._answer, test, sounds)
@@ -173,16 +174,16 @@ def small_teacher_there(config) -> bool:
 
 def finish(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark (a FileSet, or None) or on scenes; metrics.json and sheets."""
-    run.end()
+    run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
     sets = sets_of(run.config, "scenes", "") if scenes else [benchmark] if benchmark else []
-    if run.main:
+    if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     predictor = first_here(lambda: load(run.folder / "best.pt", run.device, make=True))
     result, pages = evaluate(predictor, sets) if sets else ({}, {})
     for name, page in pages.items():  # of the main process alone
-        contact_sheet(path=run.folder / f"{name}.png", **page)
-    return run.finish({**result, **predictor.report})
+        write_image(run.folder / f"{name}.png", contact_sheet(**page))
+    return run.write_metrics({**result, **predictor.report})
 
 
 def first_here(make):
@@ -217,9 +218,9 @@ def main(argv=None):
         print(table(PRESETS[args.preset]))
         return
     with cli(prog):
-        device = device_of(args.device)
+        device = select_device(args.device)
         dist.start(device)
-        path, start = best_of("avkd", args.checkpoint), time.time()
+        path, start = best_checkpoint("avkd", args.checkpoint), time.time()
         predictor = first_here(lambda: load(path, device, args.object_weights, args.detr, args.detr_size))
         bank = predictor.config.objects if args.objects is None else "" if args.objects == "procedural" else args.objects
         result, pages = evaluate(predictor, sets_of(replace(predictor.config, objects=bank), args.data, args.root))
@@ -231,7 +232,7 @@ def main(argv=None):
             result |= {**(predictor.report or {}), "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{tag}.json", {**result, "seed": predictor.config.seed, "preset": predictor.config.preset})
             for name, page in pages.items():
-                contact_sheet(path=out / f"{name}-{tag}.png", **page)
+                write_image(out / f"{name}-{tag}.png", contact_sheet(**page))
 
 
 if __name__ == "__main__":

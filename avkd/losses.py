@@ -6,7 +6,7 @@ shares add up.
 import torch
 import torch.nn.functional as F
 
-from common import dist
+from common.training import dist
 
 
 def similarity(f_v, f_a, chunk: int = 128):
@@ -28,9 +28,9 @@ def L_S(f_v, f_a, tau: float, chunk: int = 128):
     The logarithm of the product of both softmaxes is a sum: each picture is to find its sound among all sounds, and each sound
     its picture among all pictures.
     """
-    own = torch.arange(len(f_v), device=f_v.device) + dist.offset(f_v)
-    S = similarity(f_v, dist.gather(f_a), chunk) / tau  # (k, n): all sounds, this process's pictures
-    everyone = dist.gather(S.T.contiguous())  # (k, k): a row for each picture
+    own = torch.arange(len(f_v), device=f_v.device) + dist.first_row(f_v)
+    S = similarity(f_v, dist.gather_rows(f_a), chunk) / tau  # (k, n): all sounds, this process's pictures
+    everyone = dist.gather_rows(S.T.contiguous())  # (k, k): a row for each picture
     by_picture = F.cross_entropy(S.T, own, reduction="sum")
     by_sound = F.cross_entropy(everyone.T[own], own, reduction="sum")
     return (by_picture + by_sound) / len(everyone)  # Eq. (1)
@@ -38,7 +38,7 @@ def L_S(f_v, f_a, tau: float, chunk: int = 128):
 
 def hint(f, e):
     """The mean squared error over elements of normalised features (n, …), which Eqs. (2) and (3) share: this process's part."""
-    count = dist.total(torch.full((), float(len(f)), device=f.device))
+    count = dist.all_sum(torch.full((), float(len(f)), device=f.device))
     return (f - e).square().flatten(1).mean(1).sum() / count
 
 

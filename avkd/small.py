@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.io import atomic
-from common.run import cosine, progress
-from common.weights import load_published
+from common.training import cosine_schedule, progress_bar
+from common.io import load_published
 
-from .frontend import log_spectrogram
-from .pairs import heard, scenes_of
-from .resnet import BasicBlock, ResNet
-from .views import normalise, test_view
+from .backbones.frontend import log_spectrogram
+from common.benchmarks.pairs import heard, scenes_of
+from .backbones.resnet import BasicBlock, ResNet
+from .backbones.views import normalise, test_view
 
 SEED = 10**6 + 7  # of the teachers' scenes: no seed of training, validation or test
 COUNT, BATCH, LR = 3000, 32, 5e-3
@@ -85,7 +85,7 @@ def cells(scene, side: int, nothing: int) -> np.ndarray:
 def detections(scenes, config, count: int) -> tuple:
     """Pictures (count, 3, H, W) uint8 and what is in their cells (count, h, w)."""
     images, targets = [], []
-    for i in progress(range(count), name="drawing the visual teacher's scenes"):
+    for i in progress_bar(range(count), name="drawing the visual teacher's scenes"):
         rng = scenes.rng(9, i)
         scene = scenes.scene(rng, scenes.classes(rng))
         images.append(torch.from_numpy(scene.image).permute(2, 0, 1))
@@ -96,7 +96,7 @@ def detections(scenes, config, count: int) -> tuple:
 def sounds(scenes, config, count: int) -> tuple:
     """Sounds (count, samples) and their classes (count,)."""
     waveforms, targets = [], []
-    for i in progress(range(count), name="drawing the audio teacher's sounds"):
+    for i in progress_bar(range(count), name="drawing the audio teacher's sounds"):
         rng = scenes.rng(10, i)
         targets.append(int(rng.integers(len(scenes.names))))
         waveforms.append(torch.from_numpy(scenes.sound(targets[-1], rng, config.crop)[0]))
@@ -121,10 +121,10 @@ def teacher(name: str, config, device="cpu"):
     steps = max(config.teacher_steps // fewer, 1)
     inputs, targets = (x.to(device) for x in draw(scenes, config, min(COUNT, steps * BATCH)))
     optimizer = torch.optim.Adam(net.parameters(), LR, fused=True)
-    for step in progress(range(steps), name=f"training the teacher of {name}"):
+    for step in progress_bar(range(steps), name=f"training the teacher of {name}"):
         rows = torch.from_numpy(np.random.default_rng([SEED, 11, step]).integers(len(inputs), size=BATCH)).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = LR * cosine(step, steps, max(steps // 20, 1))
+            group["lr"] = LR * cosine_schedule(step, steps, max(steps // 20, 1))
         loss = F.cross_entropy(net(inputs[rows]), targets[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from common import arrays, dist
-from common.config import given, parser, resolve
+from common.training import array_files, dist
+from common.training import given_flags, parser, resolve
 from common.io import InputError, read_json
-from common.resample import resample
-from common.run import cli, device_of
-from common.weights import load_published
+from common.io import resample
+from common.training import cli, select_device
+from common.io import load_published
 
 from . import small
 from .config import PRESETS
-from .detr import detr_r50
-from .pairs import heard, pairs
-from .panns import cnn14, wavegram_logmel_cnn14
-from .views import normalise, test_view
+from .backbones.detr import detr_r50
+from common.benchmarks.pairs import heard, pairs
+from .backbones.panns import cnn14, wavegram_logmel_cnn14
+from .backbones.views import normalise, test_view
 
 BATCH = 32
 FILES = {"e_v": "e_v.npy", "e_a": "e_a.npy"}
@@ -114,15 +114,15 @@ def write(source, config, name: str, teacher, weights, folder, workers=0, device
     Raises InputError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays.write_ids(folder / "ids.txt", source.ids)
+    array_files.write_ids(folder / "ids.txt", source.ids)
 
     @torch.inference_mode()
     def blocks(first):
         for x in DataLoader(Views(teacher, source, first), BATCH, num_workers=workers):
             yield teacher.hint(x.to(device)).half().cpu().numpy()
 
-    of = {**made_of(config)[name], "ids": arrays.crc32(folder / "ids.txt"), "weights": arrays.crc32(weights)}
-    return arrays.fill(folder / FILES[name], shapes(config, len(source.ids))[name], np.float16, of, blocks, f"hints {name}")
+    of = {**made_of(config)[name], "ids": array_files.file_crc32(folder / "ids.txt"), "weights": array_files.file_crc32(weights)}
+    return array_files.fill_array(folder / FILES[name], shapes(config, len(source.ids))[name], np.float16, of, blocks, f"hints {name}")
 
 
 def load(config, ids) -> tuple:
@@ -137,10 +137,10 @@ def load(config, ids) -> tuple:
         advice = "`python -m avkd.teachers` with the flags of this training makes it"
         if not (folder / "ids.txt").is_file():
             raise InputError(folder / "ids.txt", f"no such file: {advice}")
-        arrays.same_ids(folder / "ids.txt", ids)
+        array_files.check_ids(folder / "ids.txt", ids)
         if path.with_name(path.name + ".part").exists():
             raise InputError(path, "is not finished; the same `python -m avkd.teachers` continues it")
-        array = arrays.opened(path, advice)
+        array = array_files.open_array(path, advice)
         record = path.with_name(path.name + ".json")
         if not record.is_file():
             raise InputError(record, "is missing: nobody knows which teacher made the hints")
@@ -161,7 +161,7 @@ def hints(config, source, device="cpu") -> tuple:
     if config.data == "scenes":
         folder = small.folder(config) / f"hints-{zlib.crc32(chr(10).join(source.ids).encode()):08x}"
         if dist.rank() == 0:
-            with arrays.alone(folder.parent):  # other trainings may want the same teachers
+            with array_files.exclusive_lock(folder.parent):  # other trainings may want the same teachers
                 for name in [name for name, wanted in wants(config).items() if wanted]:
                     write(source, config, name, small.teacher(name, config, device), small.weights(name, config), folder, device=device)
         dist.gather_objects(None)  # the files are there
@@ -176,7 +176,7 @@ def main(argv=None):
     args_parser.add_argument("--panns", default="", help="the file of --audio-teacher: writes e_a")
     args = args_parser.parse_args(argv)
     try:
-        config = resolve(PRESETS, given(type(PRESETS["tiny"]), args))
+        config = resolve(PRESETS, given_flags(type(PRESETS["tiny"]), args))
     except ValueError as error:
         args_parser.error(str(error))
     if config.data == "scenes":
@@ -184,7 +184,7 @@ def main(argv=None):
     if not (args.detr or args.panns):
         args_parser.error("name the teachers' weights: --detr, --panns or both")
     with cli(prog):
-        device = device_of(config.device)
+        device = select_device(config.device)
         teachers = {name: make(config, path, device) for name, make, path in
                     (("e_v", Detr, args.detr), ("e_a", Panns, args.panns)) if path}  # before anything is read or written
         source, _ = pairs(config)

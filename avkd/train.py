@@ -12,20 +12,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import dist
-from common.config import as_dict, practical
+from common.training import dist
+from common.training import as_dict, fields_free_on_resume
 from common.io import InputError, read_json, write_json
-from common.run import Run, amp, cli, configure, cosine, markdown, progress
+from common.training import Run, autocast, cli, configure, cosine_schedule, markdown_table, progress_bar
 
 from .config import PRESETS
 from .data import Steps
 from .evaluate import finish
 from .losses import losses, similarity
 from .model import Avkd
-from .pairs import heard, pairs
-from .sets import FileSet
+from common.benchmarks.pairs import heard, pairs
+from common.evaluation.test_sets import FileSet
 from .teachers import hints
-from .views import test_view
+from .backbones.views import test_view
 
 
 @torch.no_grad()
@@ -33,13 +33,13 @@ def validate(model, held_out, config, device) -> dict:
     """The score by which best.pt is chosen, from held-out pairs without a label or a teacher: Eq. (1) over all of them, and how often a
     picture's greatest similarity is with its own sound."""
     model.eval()
-    own, f_v, f_a = list(dist.share(len(held_out.ids))), [], []
-    for i in progress(range(0, len(own), 64), name="validation"):
+    own, f_v, f_a = list(dist.split(len(held_out.ids))), [], []
+    for i in progress_bar(range(0, len(own), 64), name="validation"):
         rows = own[i:i + 64]
         f_v.append(model.look(torch.stack([test_view(held_out.image(j), config.image_size) for j in rows]).to(device)))
         f_a.append(model.listen(torch.stack([heard(held_out.sound(j), config) for j in rows]).to(device)).cpu())
-    f_a = dist.merge(f_a, len(held_out.ids)).to(device)
-    S = dist.merge([similarity(x, f_a, config.chunk).T.cpu() for x in f_v], len(held_out.ids)) / config.tau  # a row for each picture
+    f_a = dist.merge_rows(f_a, len(held_out.ids)).to(device)
+    S = dist.merge_rows([similarity(x, f_a, config.chunk).T.cpu() for x in f_v], len(held_out.ids)) / config.tau  # a row for each picture
     target = torch.arange(len(S))
     loss = F.cross_entropy(S, target) + F.cross_entropy(S.T, target)
     return {"validation/score": -loss.item(), "validation/i2a_r@1": (S.argmax(1) == target).float().mean().item()}
@@ -56,19 +56,19 @@ def train(config) -> dict:
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     steps.e_v, steps.e_a = hints(config, source, run.device)
-    run.begin({"model": model, "optimizer": optimizer}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
+    run.start({"model": model, "optimizer": optimizer}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=steps.total, name="training", initial=run.step)
     before = time.perf_counter()
     for batch in steps.loader(run.step, steps.total):
         fetched = time.perf_counter()
         model.train()
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-        rate = cosine(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
+        rate = cosine_schedule(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate
-        with amp(run):
+        with autocast(run):
             f_v, f_a = forward(batch["images"], batch["waveforms"])
         terms = losses(f_v, f_a, batch.get("e_v"), batch.get("e_a"), config)
         optimizer.zero_grad(set_to_none=True)
@@ -83,12 +83,12 @@ def train(config) -> dict:
         ended = run.step % steps.per_epoch == 0 or run.step == steps.total
         if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
             report = validate(model, held_out, config, run.device)
-            run.report(report)
+            run.log_metrics(report)
             if report["validation/score"] > run.best:
                 run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
                 del run.extra["report"]  # last.pt is the same whether the run was continued or not
-        run.checkpoint(ended)
+        run.end_step(ended)
     bar.close()
     return finish(run, benchmark)
 
@@ -104,7 +104,7 @@ def repeat(config) -> None:
         folder = Path(config.out) / "avkd" / one.name
         if (folder / "config.json").is_file():
             saved, ours = read_json(folder / "config.json"), json.loads(json.dumps(as_dict(one)))
-            if odd := [k for k in ours if k not in practical(type(one)) and saved.get(k) != ours[k]]:
+            if odd := [k for k in ours if k not in fields_free_on_resume(type(one)) and saved.get(k) != ours[k]]:
                 raise InputError(folder, f"is of another configuration ({', '.join(odd[:6])}): take another --name")
         if (folder / "metrics.json").is_file():
             found.append(read_json(folder / "metrics.json"))
@@ -115,7 +115,7 @@ def repeat(config) -> None:
         both = {k: {"mean": float(np.mean(x)), "std": float(np.std(x, ddof=1)) if len(x) > 1 else 0.0} for k, x in both.items()}
         write_json(Path(config.out) / "avkd" / f"{name}.json", {"repeats": len(found), **both})
         rows = [[k, f"{100 * x['mean']:.1f} ± {100 * x['std']:.1f}"] for k, x in both.items() if k.startswith(("avc/", "og"))]
-        print(markdown(rows, ["", f"mean ± std of {len(found)} trainings, %"]))
+        print(markdown_table(rows, ["", f"mean ± std of {len(found)} trainings, %"]))
 
 
 def main(argv=None):

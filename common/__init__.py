@@ -1,1 +1,1 @@
-"""What the four methods share: metrics, input and output, runs, processes, and the embedded scenes."""
+"""What the four methods share: metrics, files, embedded data, benchmarks, evaluation, runs."""

@@ -1,5 +1,5 @@
 """The paper's ablations on embedded scenes: `python -m sslalign.ablate --table 8 9 10 11 12 --seeds 3` (Tables VIII to XII)."""
-from common.ablate import ablate
+from common.training.ablation import ablate
 
 from .config import TINY
 

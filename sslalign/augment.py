@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .views import planes
+from .backbones.views import planes
 
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue weigh in grey (Rec. 601)
 RATIO = 3 / 4, 4 / 3  # width to height of a random crop

@@ -1,13 +1,13 @@
 """sslalign's configuration. `tiny` is the embedded default, `paper` is section 4.1.3 of the paper and its released evaluation."""
 from dataclasses import dataclass, replace
 
-from common.config import RunConfig, flag
+from common.training import RunConfig, flag
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, vggsound or flickr-soundnet (pairs of a picture and a sound; no labels are read)")
-    ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all of the data set)", practical=True)
+    ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all of the data set)", free_on_resume=True)
     epochs: int = flag(3, "passes over the pairs (4.1.3)")
     easy: int = flag(5, "before them, passes over as many easy scenes: one large object, half the side (when --data is scenes)")
     batch_size: int = flag(32, "anchors a step, over all processes (not given in the paper)")
@@ -33,7 +33,7 @@ class Config(RunConfig):
     blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the two ResNets; 2 2 2 2 is ResNet-18")
     width: int = flag(16, "width of their first stage; each further one is twice as wide")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage: 1 as in the released checkpoints, or 2", (1, 2))
-    vision_weights: str = flag("", "published ResNet-18 file to begin the visual encoder with (none: from scratch)", practical=True)
+    vision_weights: str = flag("", "published ResNet-18 file to begin the visual encoder with (none: from scratch)", free_on_resume=True)
     projection: int = flag(128, "width of the projections p_v and p_a, Eq. (4)")
 
     # Positives (3.3): Table VIII, IX, X, XI
@@ -54,7 +54,7 @@ class Config(RunConfig):
     symmetric: bool = flag(False, "also contrast pictures for each sound (3.1)")
 
     benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or is3 (with scenes: instead of scenes)")
-    benchmark_root: str = flag("", "its folder", practical=True)
+    benchmark_root: str = flag("", "its folder", free_on_resume=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:

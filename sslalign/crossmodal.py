@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 from common import metrics
 from common.io import overlay
-from common.run import markdown
+from common.training import markdown_table
 
-from .sets import others
-from .sheets import SHOWN, TILE
+from common.evaluation.test_sets import others
+from common.evaluation.figures import SHOWN, TILE
 
 RECALLS = (1, 5, 10)
 NEAREST = 5
@@ -43,7 +43,7 @@ def table(found) -> str:
                 names = [f"retrieval/{way}_r@{k}{suffix}_{kind}" for k in RECALLS]
                 if names[0] in found:
                     rows.append([f"{text}, {features}, {kind}", *(f"{100 * found[name]:.1f}" for name in names)])
-    return (f"{markdown(rows, ['retrieval', *(f'R@{k}' for k in RECALLS)])}\nalignment: cosine {found['alignment/cosine']:.3f}, "
+    return (f"{markdown_table(rows, ['retrieval', *(f'R@{k}' for k in RECALLS)])}\nalignment: cosine {found['alignment/cosine']:.3f}, "
             f"distance {found['alignment/magnitude']:.3f} ± {found['alignment/magnitude_std']:.3f}")
 
 

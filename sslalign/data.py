@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common import dist
+from common.training import dist
 from common.io import InputError
-from common.run import progress
+from common.training import progress_bar
 from common.scenes import Scenes
 
 from .augment import colours, crop_view, draw_colours
-from .pairs import ScenePairs, heard
-from .views import draw_view, train_view
+from common.benchmarks.pairs import ScenePairs, heard
+from .backbones.views import draw_view, train_view
 
 
 class EasyPairs(ScenePairs):
@@ -23,7 +23,7 @@ class EasyPairs(ScenePairs):
     def __init__(self, config):
         scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate, config.seconds or config.crop, 1,
                         config.objects or None, object_scale=2.0)
-        self.samples = [scenes.pair(config.scenes + i) for i in progress(range(config.scenes), name="drawing easy scenes")]
+        self.samples = [scenes.pair(config.scenes + i) for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
         self.ids = [f"easy-{scenes.bank.mark:08x}-{config.seed}-{i}" for i in range(config.scenes)]
 
 
@@ -41,7 +41,7 @@ class Steps(Dataset):
         self.per_epoch = len(source.ids) // config.batch_size
         self.easy = config.easy if config.data == "scenes" else 0
         self.total = config.steps or (self.easy + config.epochs) * self.per_epoch
-        self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
+        self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} anchors are too few for {self.world} processes")
         self.easy_source = EasyPairs(config) if self.easy else None

@@ -11,23 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import dist, metrics
-from common.config import Parser, from_dict
-from common.io import InputError, contact_sheet, write_json
-from common.run import best_of, cli, device_of, load_checkpoint, progress
-from common.weights import load_published
+from common import metrics
+from common.training import dist
+from common.training import Parser, from_dict
+from common.io import InputError, contact_sheet, write_image, write_json
+from common.training import best_checkpoint, cli, select_device, load_checkpoint, progress_bar
+from common.io import load_published
 
 from . import saved
 from .config import PRESETS, TINY
 from .crossmodal import compositions, cross_modal, table
-from .measure import batches, measure
+from common.evaluation.measure import batches, measure
 from .model import Sslalign, cosine_map
-from .report import BESIDE, PROTOCOL, key, report
-from .resnet import resnet18
-from .score import SIZE, summary
-from .sets import others, sets_of
-from .sheets import samples
-from .views import normalise, test_view
+from common.evaluation.tables import BESIDE, PROTOCOL, key, report
+from .backbones.resnet import resnet18
+from common.evaluation.scoring import SIZE, summary
+from common.evaluation.test_sets import others, sets_of
+from common.evaluation.figures import samples
+from .backbones.views import normalise, test_view
 
 COLUMNS = {"model": "", "object-guided": "ogl/", **BESIDE}  # heading → prefix in metrics.json
 MAPS = {"model": "map"}  # on the contact sheet
@@ -58,8 +59,8 @@ class Predictor:
 
     def on(self, test):
         """Hear all of a set → a function of rows: maps by column {name: (n, h, w)}, features {name: (n, d)}, on the CPU."""
-        parts = progress(batches(list(dist.share(len(test.ids)))), name=f"listening, {test.name}")
-        a = dist.merge([self.listen(torch.stack([test.sound(i) for i in rows])) for rows in parts], len(test.ids))
+        parts = progress_bar(batches(list(dist.split(len(test.ids)))), name=f"listening, {test.name}")
+        a = dist.merge_rows([self.listen(torch.stack([test.sound(i) for i in rows])) for rows in parts], len(test.ids))
         silence = self.listen(torch.zeros(1, round(self.config.crop * self.config.sample_rate))).cpu()
         sounds = {"model": a, "shuffled": a[others(test.groups)], "silent": silence.expand(len(a), -1)}
         return partial(self._answer, test, sounds)
@@ -136,17 +137,17 @@ def load(path, device, ogl=False, object_weights="") -> Predictor:
 
 def finish(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark (a FileSet, or None) or on scenes; metrics.json and sheets."""
-    run.end()
+    run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
     sets = sets_of(run.config, "scenes", "") if scenes else [benchmark] if benchmark else []
-    if run.main:
+    if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is there
     predictor = load(run.folder / "best.pt", run.device)
     result, pages = evaluate(predictor, sets) if sets else ({}, {})
     for name, page in pages.items():  # of the main process alone
-        contact_sheet(path=run.folder / f"{name}.png", **page)
-    return run.finish({**result, **predictor.report})
+        write_image(run.folder / f"{name}.png", contact_sheet(**page))
+    return run.write_metrics({**result, **predictor.report})
 
 
 def main(argv=None):
@@ -171,9 +172,9 @@ def main(argv=None):
     if args.object_weights and not args.ogl:
         parser.error("--object-weights goes with --ogl")
     with cli(prog):
-        device = device_of(args.device)
+        device = select_device(args.device)
         dist.start(device)
-        path, start = None if args.maps and not args.checkpoint else best_of("sslalign", args.checkpoint), time.time()
+        path, start = None if args.maps and not args.checkpoint else best_checkpoint("sslalign", args.checkpoint), time.time()
         model = load(path, device, args.ogl, args.object_weights) if path else None
         predictor, config = saved.Saved(args.maps) if args.maps else model, model.config if model else TINY
         config = replace(config, objects=args.objects or config.objects)
@@ -184,7 +185,7 @@ def main(argv=None):
             result |= {**(predictor.report or {}), "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})
             for name, page in pages.items():
-                contact_sheet(path=out / f"{name}-{args.data}.png", **page)
+                write_image(out / f"{name}-{args.data}.png", contact_sheet(**page))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.arrays import fill
+from common.training.array_files import fill_array
 from common.io import read_audio, read_image
-from common.weights import load_published
+from common.io import load_published
 
-from .frontend import excerpt, log_spectrogram
-from .resnet import resnet18
-from .views import normalise, test_view
+from common.io import crop_audio
+from .backbones.frontend import log_spectrogram
+from .backbones.resnet import resnet18
+from .backbones.views import normalise, test_view
 
 SIZE = 224  # of the picture
 RATE, SECONDS = 16000, 10.0  # of the sound
@@ -33,7 +34,7 @@ class Inputs(Dataset):
         if self.modality == "image":
             return test_view(read_image(self.samples[i].image), SIZE)
         waveform, _ = read_audio(self.samples[i].audio, RATE, seconds=SECONDS)
-        return standardised(excerpt(waveform, RATE, clip=SECONDS, crop=SECONDS))
+        return standardised(crop_audio(waveform, RATE, clip=SECONDS, crop=SECONDS))
 
 
 def standardised(waveform: torch.Tensor) -> torch.Tensor:
@@ -62,4 +63,4 @@ def extract(samples, modality: str, net, path, made_of: dict, device="cpu", batc
             maps = net.features(normalise(x) if modality == "image" else x)  # (B, 512, H/32, W/32)
             yield maps.mean((2, 3)).half().cpu().numpy()
 
-    return fill(path, (len(samples), net.channels), np.float16, made_of, blocks, f"{modality} features")
+    return fill_array(path, (len(samples), net.channels), np.float16, made_of, blocks, f"{modality} features")

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 
 from common import metrics
-from common.config import Parser
+from common.training import Parser
 from common.io import InputError, overlay, read_image, write_image, write_json
-from common.run import best_of, cli, device_of
+from common.training import best_checkpoint, cli, select_device
 
-from .boxes import boxes_from_maps
+from common.evaluation.boxes import boxes_from_maps
 from .evaluate import PROTOCOL, load
 from .model import cosine_map
-from .pairs import heard, read_sound
-from .score import SIZE
+from common.benchmarks.pairs import heard, read_sound
+from common.evaluation.scoring import SIZE
 
 
 def localize(predictor, image, audio):
@@ -40,9 +40,9 @@ def main(argv=None):
         out = Path(args.out)
         if out.suffix.lower() != ".png":
             raise InputError(out, "the overlay is a PNG; name it so")
-        path = best_of("sslalign", args.checkpoint)
+        path = best_checkpoint("sslalign", args.checkpoint)
         image = read_image(args.image)
-        found, boxes = localize(load(path, device_of(args.device)), image, args.audio)
+        found, boxes = localize(load(path, select_device(args.device)), image, args.audio)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_image(out, overlay(image, heat=metrics.normalise(found[None])[0], boxes=boxes[:, :4]))
         height, width = image.shape[:2]

@@ -7,7 +7,7 @@ the samples of all processes (see common/dist.py), so that shares add up.
 import torch
 import torch.nn.functional as F
 
-from common import dist
+from common.training import dist
 
 
 def s_L(mean, a):
@@ -25,10 +25,10 @@ def s_A(p_v, p_a):
 
 def everyone(x, count: int):
     """(count·B, d) of this process, stacked by positive → the same of all processes, (count·N, d)."""
-    if dist.world() == 1:
+    if dist.world_size() == 1:
         return x
     rows = x.view(count, -1, x.shape[-1]).transpose(0, 1)  # (B, count, d): processes are put together along samples
-    return dist.gather(rows.contiguous()).transpose(0, 1).flatten(0, 1)
+    return dist.gather_rows(rows.contiguous()).transpose(0, 1).flatten(0, 1)
 
 
 def contrast(s, x, y, P: int, Q: int, tau: float):
@@ -38,14 +38,14 @@ def contrast(s, x, y, P: int, Q: int, tau: float):
     """
     B = len(x) // P
     S = s(x, everyone(y, Q)).view(P, B, Q, -1) / tau  # (P, B, Q, N)
-    own = torch.arange(B, device=x.device) + dist.offset(x[:B])
+    own = torch.arange(B, device=x.device) + dist.first_row(x[:B])
     positive = S.gather(3, own[None, :, None, None].expand(P, B, Q, 1))[..., 0]  # (P, B, Q)
     return (torch.logsumexp(S, 3) - positive).transpose(1, 2)  # Eq. (2)
 
 
 def share(values):
     """(…, B) → this process's part of the mean over samples of the sum over everything else."""
-    count = dist.total(torch.full((), float(values.shape[-1]), device=values.device))
+    count = dist.all_sum(torch.full((), float(values.shape[-1]), device=values.device))
     return values.sum() / count
 
 

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.weights import load_published
+from common.io import load_published
 
-from .frontend import log_spectrogram
-from .resnet import BasicBlock, ResNet, resnet18
-from .views import normalise
+from .backbones.frontend import log_spectrogram
+from .backbones.resnet import BasicBlock, ResNet, resnet18
+from .backbones.views import normalise
 
 
 class Seen(NamedTuple):

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.annotations import lines
-from common.arrays import crc32, fill, opened, same_ids, write_ids
-from common.config import Parser
+from common.benchmarks.annotations import read_lines
+from common.training.array_files import file_crc32, fill_array, open_array, check_ids, write_ids
+from common.training import Parser
 from common.io import InputError
-from common.run import cli, device_of
+from common.training import cli, select_device
 
 from .config import PAPER
 from .features import encoder, extract
-from .pairs import pairs
+from common.benchmarks.pairs import pairs
 
 MODALITIES = "image", "audio"
 SCORES = 2**25  # similarities that are in memory at a time: 128 MiB
@@ -99,7 +99,7 @@ def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -
     def blocks(first):
         return (found.cpu().numpy() for found in topk_blocks(x, k, first, block))
 
-    return fill(path, (count, k), np.int32, {"features": {"crc32": crc, "width": width, "dtype": rows.dtype.str}}, blocks, name)
+    return fill_array(path, (count, k), np.int32, {"features": {"crc32": crc, "width": width, "dtype": rows.dtype.str}}, blocks, name)
 
 
 def load(folder, ids) -> tuple[np.memmap, np.memmap]:
@@ -108,25 +108,25 @@ def load(folder, ids) -> tuple[np.memmap, np.memmap]:
     Raises InputError where `folder` is of other samples or in another order, or a file is missing, unfinished, or not such.
     """
     folder, ids = Path(folder), list(ids)
-    same_ids(folder / "ids.txt", ids)
+    check_ids(folder / "ids.txt", ids)
     return tuple(_neighbours(folder / f"{modality}_neighbours.npy", len(ids)) for modality in MODALITIES)
 
 
 def _neighbours(path, count):
     if path.with_name(path.name + ".part").exists():
         raise InputError(path, f"is not finished; `python -m sslalign.neighbors {path.parent}` continues it")
-    array = opened(path, f"`python -m sslalign.neighbors {path.parent}` makes it")
+    array = open_array(path, f"`python -m sslalign.neighbors {path.parent}` makes it")
     if array.ndim != 2 or len(array) != count or not array.size or array.dtype != np.int32:
         raise InputError(path, f"{array.dtype} {array.shape}: not (N, k) int32 with N = {count}")
     for i in range(0, count, ROWS):
         rows = array[i:i + ROWS]
         if rows.min() < 0 or rows.max() >= count or (rows == np.arange(i, i + len(rows))[:, None]).any():
             raise InputError(path, f"rows {i} to {i + len(rows) - 1}: not the rows of other samples, from 0 to {count - 1}")
-    return opened(path)  # anew, so that its pages are not all in memory
+    return open_array(path)  # anew, so that its pages are not all in memory
 
 
 def _features(path, count):
-    array = opened(path, "put the features of your encoders there, or name --data, --root and weights")
+    array = open_array(path, "put the features of your encoders there, or name --data, --root and weights")
     if array.ndim != 2 or len(array) != count or not array.size or array.dtype not in (np.float16, np.float32):
         raise InputError(path, f"{array.dtype} {array.shape}: not (N, d) float16 or float32 with N = {count}, the ids in ids.txt")
     return array
@@ -156,11 +156,11 @@ def main(argv=None):
     if min(args.batch_size, args.workers + 1, args.held_out + 1) < 1:
         parser.error("--batch-size must be at least 1, --workers and --held-out not negative")
     with cli(prog):
-        folder, device = Path(args.folder), device_of(args.device)
+        folder, device = Path(args.folder), select_device(args.device)
         if args.data:
             data = replace(PAPER, data=args.data, root=args.root, ids=args.ids, held_out=args.held_out, skip_bad=args.skip_bad)
             supervised(folder, pairs(data)[0].samples, weights, device, args.batch_size, args.workers)
-        count = len(lines(folder / "ids.txt"))
+        count = len(read_lines(folder / "ids.txt"))
         _check(args.k, count)
         for modality in MODALITIES:
             _features(folder / f"{modality}_features.npy", count)  # both are good before the first search begins
@@ -175,7 +175,7 @@ def supervised(folder, samples, weights: dict, device="cpu", batch_size=64, work
     nets = {modality: encoder(modality, *of, device) for modality, of in weights.items() if of[0]}  # before anything is written
     write_ids(folder / "ids.txt", [sample.id for sample in samples])
     for modality, net in nets.items():
-        made_of = {"ids": crc32(folder / "ids.txt"), "weights": crc32(weights[modality][0])}
+        made_of = {"ids": file_crc32(folder / "ids.txt"), "weights": file_crc32(weights[modality][0])}
         extract(samples, modality, net, folder / f"{modality}_features.npy", made_of, device, batch_size, workers)
 
 

@@ -10,7 +10,7 @@ import torch
 from common import metrics
 from common.io import InputError, atomic, inside
 
-from .score import SIZE
+from common.evaluation.scoring import SIZE
 
 MAX_BYTES = 64 * 2**20  # of one file
 

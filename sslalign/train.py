@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from common import dist, metrics
+from common import metrics
+from common.training import dist
 from common.io import InputError
-from common.run import Run, amp, cli, configure, cosine, progress
+from common.training import Run, autocast, cli, configure, cosine_schedule, progress_bar
 
 from . import neighbors
 from .config import PRESETS
@@ -19,9 +20,9 @@ from .data import Steps
 from .evaluate import finish
 from .losses import losses, s_L
 from .model import Heard, Seen, Sslalign
-from .pairs import heard, pairs
-from .sets import FileSet
-from .views import test_view
+from common.benchmarks.pairs import heard, pairs
+from common.evaluation.test_sets import FileSet
+from .backbones.views import test_view
 
 
 class Mined(nn.Module):
@@ -40,14 +41,14 @@ class Mined(nn.Module):
 def features(model, source, config, device, name: str):
     """All pairs of a source as they are in evaluation → model.Seen and model.Heard of them, on the CPU, in every process."""
     model.eval()
-    own, parts = list(dist.share(len(source.ids))), [[] for _ in (*Seen._fields, *Heard._fields)]
-    for i in progress(range(0, len(own), 64), name=name):
+    own, parts = list(dist.split(len(source.ids))), [[] for _ in (*Seen._fields, *Heard._fields)]
+    for i in progress_bar(range(0, len(own), 64), name=name):
         rows = own[i:i + 64]
         seen = model.see(model.look(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
         played = model.hear(model.listen(torch.stack([heard(source.sound(j), config) for j in rows]).to(device)))
         for part, x in zip(parts, (*seen, *played)):
             part.append(x.float().cpu())
-    parts = [dist.merge(part, len(source.ids)) for part in parts]
+    parts = [dist.merge_rows(part, len(source.ids)) for part in parts]
     return Seen(*parts[:3]), Heard(*parts[3:])
 
 
@@ -92,13 +93,13 @@ def train(config) -> dict:
     model = dist.sync_batchnorm(Sslalign(replace(config, vision_weights=weights)))
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # 4.1.3
-    run.begin({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
+    run.start({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     mine_from = steps.easy + config.mine_from
-    if own and mine_from * steps.per_epoch >= steps.total and run.main:
+    if own and mine_from * steps.per_epoch >= steps.total and run.is_main:
         print(f"no semantic positives: the training ends before --easy and --mine-from, {mine_from} epochs, are over")
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=steps.total, name="training", initial=run.step)
     before = time.perf_counter()
     while run.step < steps.total:
         epoch, done = divmod(run.step, steps.per_epoch)
@@ -110,10 +111,10 @@ def train(config) -> dict:
             fetched = time.perf_counter()
             model.train()
             batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-            rate = cosine(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
+            rate = cosine_schedule(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rate
-            with amp(run):
+            with autocast(run):
                 seen, played = forward(batch["images"], batch["waveforms"])
             terms = losses(seen, played, len(batch["images"]), len(batch["waveforms"]), config)
             optimizer.zero_grad(set_to_none=True)
@@ -128,12 +129,12 @@ def train(config) -> dict:
             ended = run.step % steps.per_epoch == 0 or run.step == steps.total
             if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
                 report = validate(model, held_out, config, run.device)
-                run.report(report)
+                run.log_metrics(report)
                 if report["validation/score"] > run.best:
                     run.best, run.extra["report"] = report["validation/score"], report
                     run.save("best.pt")
                     del run.extra["report"]  # last.pt is the same whether the run was continued or not
-            run.checkpoint(ended)
+            run.end_step(ended)
     bar.close()
     return finish(run, benchmark)
 

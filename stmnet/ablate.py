@@ -1,5 +1,5 @@
 """The paper's ablation of the memory on embedded scenes: `python -m stmnet.ablate --seeds 3` (Table 2)."""
-from common.ablate import ablate
+from common.training.ablation import ablate
 
 TABLES = {"2": {"without temporal": ["--memory", "none"], "U": ["--memory", "U"], "C+U": []}}
 COLUMNS = {"attention/ciou@0.5": "cIoU@0.5", "attention/iou@0.5": "IoU@0.5", "scores/ciou@0.5": "scores: cIoU@0.5",

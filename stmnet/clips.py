@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from common import benchmarks
-from common.benchmarks import RATE as FILE_FPS
+from common.benchmarks import FRAME_RATE as FILE_FPS
 from common.io import InputError, read_audio, read_image
-from common.run import progress
+from common.training import progress_bar
 from common.scenes import Scenes
 
-from .vggish import RATE
+from .backbones.vggish import RATE
 
 # Seeds of the held-out scenes; training uses --seed, which is smaller.
 VALIDATION, TEST = 10**6, 10**6 + 19
@@ -47,7 +47,7 @@ class SceneClips:
     def __init__(self, seed: int, count: int, config):
         scenes = scenes_of(seed, config)
         self.config, self.classes, self.videos = config, classes_of(scenes.names, config), []
-        for i in progress(range(count), name="drawing scenes"):
+        for i in progress_bar(range(count), name="drawing scenes"):
             video = scenes.video(i, config.T, config.clip_seconds, blurred=config.blurred)
             self.videos.append(video._replace(waveform=np.rint(video.waveform * 32767).astype(np.int16), boxes=None))
         bank = scenes.bank.mark  # other objects, other videos
@@ -66,7 +66,7 @@ class FileClips:
 
     def __init__(self, samples, classes, config):
         self.samples, self.classes, self.config, self.ids = samples, classes, config, [s.id for s in samples]
-        self.seconds = [frames_in(s.image) // FILE_FPS for s in progress(samples, name="looking for frames")]
+        self.seconds = [frames_in(s.image) // FILE_FPS for s in progress_bar(samples, name="looking for frames")]
 
     def draw(self, i, rng):
         sample, c = self.samples[i], self.config
@@ -94,9 +94,9 @@ def ave(config):
     root = config.root
     if not root or not Path(root).is_dir():
         raise InputError(root or "--root", "not a folder; --root names the one that holds ave")
-    classes = classes_of(sorted({s.label for s in benchmarks.listed("ave", root)}), config)
-    samples = benchmarks.load("ave", root, config.train_list or None)
-    held_out = benchmarks.load("ave", root, config.held_out_list) if config.held_out_list else []
+    classes = classes_of(sorted({s.label for s in benchmarks.listed_samples("ave", root)}), config)
+    samples = benchmarks.load_samples("ave", root, config.train_list or None)
+    held_out = benchmarks.load_samples("ave", root, config.held_out_list) if config.held_out_list else []
     if config.skip_bad:
         samples, held_out = (readable(part) for part in (samples, held_out))
     if not config.held_out_list:  # those with the smallest checksums of their ids: the same for every seed
@@ -113,7 +113,7 @@ def readable(samples) -> list:
     def frames(folder):
         for k in range(frames_in(folder)):
             read_image(folder / f"{k:04d}.jpg")
-    return benchmarks.readable(benchmarks.readable(samples, "image", frames), "audio", lambda path: read_audio(path, RATE))
+    return benchmarks.readable_samples(benchmarks.readable_samples(samples, "image", frames), "audio", lambda path: read_audio(path, RATE))
 
 
 def clips(config):

@@ -1,9 +1,9 @@
 """stmnet's configuration. `tiny` is the embedded default, `paper` is sections 3 and 4.2 of the paper."""
 from dataclasses import dataclass, replace
 
-from common.config import RunConfig, flag
+from common.training import RunConfig, flag
 
-from .vggish import BANDS, HOP, RATE, WINDOW
+from .backbones.vggish import BANDS, HOP, RATE, WINDOW
 
 ENCODERS = ("train", "frozen")
 AUDIO = ("resnet", "vggish")
@@ -13,8 +13,8 @@ BOX_MAPS = ("attention", "scores")
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or ave (videos with one label each)")
-    train_list: str = flag("trainSet.txt", "which videos of ave to train on: a list in ROOT/metadata, or a path", practical=True)
-    held_out_list: str = flag("valSet.txt", "which to choose best.pt by (none: --held-out of the training's)", practical=True)
+    train_list: str = flag("trainSet.txt", "which videos of ave to train on: a list in ROOT/metadata, or a path", free_on_resume=True)
+    held_out_list: str = flag("valSet.txt", "which to choose best.pt by (none: --held-out of the training's)", free_on_resume=True)
     epochs: int = flag(16, "passes over the videos, a second of each (4.2)")
     batch_size: int = flag(32, "clips a step, over all processes (4.2)")
     lr: float = flag(4e-3, "learning rate of Adam (4.2)")
@@ -26,13 +26,13 @@ class Config(RunConfig):
     video_seconds: int = flag(10, "length of the videos of scenes that are evaluated, at a frame a second")
     blurred: float = flag(0.4, "share of the frames of scenes that are out of focus")
     held_out: int = flag(100, "videos held out for validation")
-    test_videos: int = flag(200, "videos in each set of the evaluation on scenes", practical=True)
+    test_videos: int = flag(200, "videos in each set of the evaluation on scenes", free_on_resume=True)
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
     segment_seconds: float = flag(0.25, "sound of a frame, centred on it: T a second, or the 0.96 of VGGish (the paper gives no length)")
     augment: bool = flag(False, "frames resized by 1.1 and cropped at random, all of a clip at the same place")
     background: bool = flag(True, "a background class, the label of steps at which nothing sounds (Figure 6)")
-    confidence: float = flag(0.5, "without a background class: a frame whose best class has less counts as background", practical=True)
+    confidence: float = flag(0.5, "without a background class: a frame whose best class has less counts as background", free_on_resume=True)
 
     # Encoders (3.1, 4.2)
     encoders: str = flag("frozen", "frozen, with published weights or on scenes with those of small.py; or trained (the paper is silent)",
@@ -45,14 +45,14 @@ class Config(RunConfig):
     last_stride: int = flag(1, "stride of its last stage", (1, 2))
     audio: str = flag("resnet", "the audio encoder: a small ResNet of the log-mel patch, or VGGish's convolutions", AUDIO)
     audio_width: int = flag(16, "width of its first stage (VGGish: 64)")
-    vision_weights: str = flag("", "published ResNet-152 (scenes have a small encoder without)", practical=True)
-    audio_weights: str = flag("", "published VGGish (likewise)", practical=True)
+    vision_weights: str = flag("", "published ResNet-152 (scenes have a small encoder without)", free_on_resume=True)
+    audio_weights: str = flag("", "published VGGish (likewise)", free_on_resume=True)
 
     # Memory and model (3.2 to 3.4)
     C: int = flag(64, "width of the joint space")
     depth: int = flag(2, "1×1 convolutions with ReLU in each projection to it")
     K: int = flag(3, "past steps in memory: T - 1 in training, and live")
-    K_evaluated: int = flag(1, "past steps in memory of an evaluation, whose steps are a second apart", practical=True)
+    K_evaluated: int = flag(1, "past steps in memory of an evaluation, whose steps are a second apart", free_on_resume=True)
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal alone, or none (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of x_v and x_a in Eq. (1): the paper's dot product, or the cosine", ("dot", "cosine"))
@@ -64,14 +64,14 @@ class Config(RunConfig):
     # Boxes (3.3): nothing of this is trained
     box_map: str = flag("attention", "what boxes and frames/ are of: the attention map, or the scores before its softmax", BOX_MAPS, True)
     proposals: str = flag("", "published Faster R-CNN, whose proposals are scored by the attention map (none: no such column)",
-                          practical=True)
-    instances: int = flag(100, "proposals of a frame: N (not given in the paper)", practical=True)
-    nms: float = flag(0.5, "IoU above which the box of lower score goes (not given in the paper)", practical=True)
-    area_normalised: bool = flag(False, "divide the score of a box by its area, else large boxes win", practical=True)
-    grounded: int = flag(1, "boxes of a frame that are kept after that (not given in the paper)", practical=True)
+                          free_on_resume=True)
+    instances: int = flag(100, "proposals of a frame: N (not given in the paper)", free_on_resume=True)
+    nms: float = flag(0.5, "IoU above which the box of lower score goes (not given in the paper)", free_on_resume=True)
+    area_normalised: bool = flag(False, "divide the score of a box by its area, else large boxes win", free_on_resume=True)
+    grounded: int = flag(1, "boxes of a frame that are kept after that (not given in the paper)", free_on_resume=True)
 
     benchmark: str = flag("", "benchmark to evaluate at the end: ave-boxes or audioset-instrument (with scenes: instead of scenes)")
-    benchmark_root: str = flag("", "its folder", practical=True)
+    benchmark_root: str = flag("", "its folder", free_on_resume=True)
     validate_every: int = flag(1, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:

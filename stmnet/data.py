@@ -3,10 +3,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common import dist
+from common.training import dist
 from common.io import InputError
 
-from .views import draw_view, test_view, train_view
+from .backbones.views import draw_view, test_view, train_view
 
 
 def clip(source, i: int, config, rng) -> dict:
@@ -36,7 +36,7 @@ class Steps(Dataset):
             raise InputError("--batch-size", f"{config.batch_size} clips a step are more than the {len(source.ids)} videos")
         self.per_epoch = len(source.ids) // config.batch_size
         self.total = config.steps or config.epochs * self.per_epoch
-        self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
+        self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} clips are too few for {self.world} processes")
 

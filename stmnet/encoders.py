@@ -7,12 +7,12 @@ X_a^t               segments             (B, T, n)       samples at 16 kHz; the 
 import torch
 from torch import nn
 
-from common.weights import load_published
+from common.io import load_published
 
 from .model import SpaceTime
-from .resnet import BasicBlock, Bottleneck, ResNet, resnet152
-from .vggish import VGGish, log_mel
-from .views import normalise
+from .backbones.resnet import BasicBlock, Bottleneck, ResNet, resnet152
+from .backbones.vggish import VGGish, log_mel
+from .backbones.views import normalise
 
 
 class VisualEncoder(nn.Module):

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import dist, metrics
-from common.config import Parser, from_dict, practical
-from common.io import InputError, contact_sheet, inside, write_json
-from common.run import best_of, cli, device_of, load_checkpoint, markdown, progress
+from common import metrics
+from common.training import dist
+from common.training import Parser, from_dict, fields_free_on_resume
+from common.io import InputError, contact_sheet, inside, write_image, write_json
+from common.training import best_checkpoint, cli, select_device, load_checkpoint, markdown_table, progress_bar
 
-from . import faster_rcnn
-from .boxes import boxes_from_maps
+from .backbones import faster_rcnn
+from common.evaluation.boxes import boxes_from_maps
 from .clips import BACKGROUND
 from .config import BOX_MAPS, PRESETS, Config
 from .encoders import Stmnet
@@ -23,7 +24,7 @@ from .memory import EMPTY
 from .score import SIZE, enlarged, floors, grounded, iou_of_boxes, stability, summary, truth_of, values
 from .sheets import SHOWN, rows_of, sheet
 from .videos import sets_of
-from .views import test_view
+from .backbones.views import test_view
 
 BESIDE = {"shuffled": "control/shuffled_", "silent": "control/silent_", "centre": "floor/centre_", "whole": "floor/whole_"}
 OF_BOXES = {"confidence": float, "instances": int, "nms": float, "grounded": int}  # settings that evaluate and localize can change
@@ -87,7 +88,7 @@ def measure(predictor, test, folder=None) -> tuple[dict, list]:
     `sheet` shows of the first videos. folder: where every video gets a contact sheet of its own, or None."""
     parts, firsts = {}, {}
     own_map, count = predictor.config.box_map, len(test.ids)
-    for i in progress(list(dist.share(count)), name=test.name):
+    for i in progress_bar(list(dist.split(count)), name=test.name):
         video = test.video(i)
         features_v, truth = predictor.look(video.frames), truth_of(video.boxes)
         maps, said, _, shown, _ = predictor.answer(features_v, video.segments)
@@ -114,7 +115,7 @@ def measure(predictor, test, folder=None) -> tuple[dict, list]:
         if i < SHOWN or folder:
             page = rows_of(video, maps[own_map], boxes, names)
             if folder:
-                contact_sheet(path=inside(folder, f"{test.ids[i]}.png"), **sheet([page]))
+                write_image(inside(folder, f"{test.ids[i]}.png"), contact_sheet(**sheet([page])))
             if i < SHOWN:
                 firsts[i] = page
     parts, firsts = ({i: part for own in dist.gather_objects(found) for i, part in own.items()} for found in (parts, firsts))
@@ -176,7 +177,7 @@ def report(test, columns, flat, config) -> str:
              if f"{group}{key}" in flat]
     if f"{group}truth/stability" in flat:
         lines.append(f"stability of the truth itself: {100 * flat[f'{group}truth/stability']:.1f}")
-    return "\n".join(["", ", ".join(filter(None, head)), markdown(rows, ["", *columns]), *lines])
+    return "\n".join(["", ", ".join(filter(None, head)), markdown_table(rows, ["", *columns]), *lines])
 
 
 def evaluate(predictor, sets, folder=None) -> tuple[dict, dict]:
@@ -210,17 +211,17 @@ def load(path, device, **changes) -> Predictor:
 
 def finish(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark (a FileVideos, or None) or on scenes; metrics.json and sheets."""
-    run.end()
+    run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
     sets = sets_of(run.config, "scenes", "") if scenes else [benchmark] if benchmark else []
-    if run.main:
+    if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
-    changes = {name: getattr(run.config, name) for name in practical(type(run.config)) - {"device"}}  # since best.pt was written
+    changes = {name: getattr(run.config, name) for name in fields_free_on_resume(type(run.config)) - {"device"}}  # since best.pt was written
     predictor = load(run.folder / "best.pt", run.device, **changes)
     result, pages = evaluate(predictor, sets) if sets else ({}, {})
     for name, page in pages.items():  # of the main process alone
-        contact_sheet(path=run.folder / f"{name}.png", **page)
-    return run.finish({**result, **predictor.report})
+        write_image(run.folder / f"{name}.png", contact_sheet(**page))
+    return run.write_metrics({**result, **predictor.report})
 
 
 def add_flags(parser):
@@ -264,9 +265,9 @@ def main(argv=None):
     if "K" in changes:
         changes["K_evaluated"] = changes.pop("K")
     with cli(prog):
-        device = device_of(args.device)
+        device = select_device(args.device)
         dist.start(device)
-        path, start = best_of("stmnet", args.checkpoint), time.time()
+        path, start = best_checkpoint("stmnet", args.checkpoint), time.time()
         predictor = load(path, device, **changes)
         config = predictor.config
         sets, out = sets_of(config, args.data, args.root), Path(args.out or path.parent)
@@ -276,7 +277,7 @@ def main(argv=None):
             result |= {**predictor.report, "seconds": round(time.time() - start, 1)}
             write_json(out / f"metrics-{args.data}.json", {**result, "seed": config.seed, "preset": config.preset})
             for name, page in pages.items():
-                contact_sheet(path=out / f"{name}-{args.data}.png", **page)
+                write_image(out / f"{name}-{args.data}.png", contact_sheet(**page))
 
 
 if __name__ == "__main__":

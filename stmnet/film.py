@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from common.io import InputError, read_audio, read_image
-from common.prepare import SOUND, extract, ffmpeg
+from common.benchmarks.prepare import SOUND, extract, ffmpeg
 
-from .vggish import RATE
+from .backbones.vggish import RATE
 
 PICTURES, SOUNDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
 WIDEST = 480  # pixels of an animated GIF

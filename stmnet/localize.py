@@ -10,9 +10,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from common.config import Parser
+from common.training import Parser
 from common.io import InputError, overlay, write_json
-from common.run import best_of, cli, device_of
+from common.training import best_checkpoint, cli, select_device
 
 from . import film, stream
 from .clips import segments_at
@@ -100,8 +100,8 @@ def main(argv=None):
         args.out = args.out or ("" if args.stream else "localized.gif")
         if not args.stream and Path(args.out).suffix.lower() not in ENDS:
             raise InputError(args.out, f"the film is one of {', '.join(ENDS)}; name it so")
-        path = best_of("stmnet", args.checkpoint)
-        predictor = load(path, device_of(args.device), **changes)
+        path = best_checkpoint("stmnet", args.checkpoint)
+        predictor = load(path, select_device(args.device), **changes)
         live(predictor, args) if args.stream else offline(predictor, args, path)
 
 

@@ -4,8 +4,8 @@ import torch
 
 from common import metrics
 
-from .boxes import boxes_from_maps
-from .rois import nms
+from common.evaluation.boxes import boxes_from_maps
+from .backbones.rois import nms
 
 SIZE = 256  # side of the maps on which predictions and truths are compared (4.2)
 TAU = 0.5  # of cIoU (4.2)

@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import dist
-from common.arrays import alone
+from common.training import dist
+from common.training.array_files import exclusive_lock
 from common.io import atomic
-from common.run import cosine, progress
-from common.scenes import SMALLER, Scenes
-from common.weights import load_published
+from common.training import cosine_schedule, progress_bar
+from common.scenes import Scenes
+from common.scenes.composition import SMALLER
+from common.io import load_published
 
 from .clips import scenes_of
 from .encoders import AudioEncoder, VisualEncoder
-from .vggish import RATE
+from .backbones.vggish import RATE
 
 SEED = 10**6 + 7  # of their scenes: no seed of training, validation or test
 COUNT, BATCH, LR = 10_000, 32, 5e-3
@@ -36,7 +37,7 @@ def pictures(config, count: int, side: int, objects: int) -> tuple:
     scale = SMALLER * (config.image_size / side)**2
     scenes = Scenes(SEED, side, RATE, objects=objects, folder=config.objects or None, object_scale=scale)
     images, present = [], torch.zeros(count, len(scenes.names))
-    for i in progress(range(count), name=f"drawing pictures of {objects}"):
+    for i in progress_bar(range(count), name=f"drawing pictures of {objects}"):
         rng = scenes.rng(9, i)
         scene = scenes.scene(rng, scenes.classes(rng))
         images.append(torch.from_numpy(scene.image).permute(2, 0, 1))
@@ -48,7 +49,7 @@ def sounds(config, count: int) -> tuple:
     """Segments of sound (count, samples) and their classes (count, classes) 0/1."""
     scenes, segments = scenes_of(SEED, config), []
     present = torch.zeros(count, len(scenes.names))
-    for i in progress(range(count), name="drawing sounds"):
+    for i in progress_bar(range(count), name="drawing sounds"):
         rng = scenes.rng(10, i)
         cls = int(rng.integers(len(scenes.names)))
         segments.append(torch.from_numpy(scenes.sound(cls, rng, config.samples / RATE)[0]))
@@ -80,7 +81,7 @@ def encoder(name: str, config, device="cpu"):
     The plainest supervised training: Adam and a cosine for each task, whose last layer is then forgotten.
     """
     path, gpus = folder(config) / f"{name}.pt", [device] if torch.device(device).type == "cuda" else []
-    with alone(path.parent), torch.random.fork_rng(gpus):  # other trainings may want the same
+    with exclusive_lock(path.parent), torch.random.fork_rng(gpus):  # other trainings may want the same
         torch.manual_seed(SEED)
         net = KINDS[name](config).to(device, memory_format=torch.channels_last)
         if path.is_file():
@@ -99,10 +100,10 @@ def learn(net, draw, loss, steps: int, config, name: str) -> None:
     head = nn.Conv2d(net.channels, present.shape[1], 1).to(device)
     nn.init.constant_(head.bias, -2)  # most classes are not there
     optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], LR, fused=True)
-    for step in progress(range(steps), name=f"training the {name} encoder"):
+    for step in progress_bar(range(steps), name=f"training the {name} encoder"):
         rows = torch.from_numpy(np.random.default_rng([SEED, 11, step]).integers(len(inputs), size=BATCH)).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = LR * cosine(step, steps, max(steps // 20, 1))
+            group["lr"] = LR * cosine_schedule(step, steps, max(steps // 20, 1))
         value = loss(head(net(inputs[rows])), present[rows])
         optimizer.zero_grad(set_to_none=True)
         value.backward()

@@ -13,7 +13,7 @@ import torch
 from common.io import InputError, append_jsonl
 
 from .memory import EMPTY
-from .vggish import RATE
+from .backbones.vggish import RATE
 
 BLOCK = 4096  # bytes of sound that are read at once, at most
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from common import benchmarks
-from common.benchmarks import RATE as FILE_FPS
+from common.benchmarks import FRAME_RATE as FILE_FPS
 from common.io import InputError, read_audio, read_image
 
 from .clips import BACKGROUND, TEST, scenes_of, segments_at
-from .vggish import RATE
+from .backbones.vggish import RATE
 
 FILES = ("ave-boxes", "audioset-instrument")
 GRAIN = 4  # frames a second of scenes that are drawn, so that each lies within one stretch of sound or silence …
@@ -59,12 +59,12 @@ class FileVideos:
         if name not in FILES:
             raise InputError(name, f"none of {', '.join(FILES)}: only they have boxes of a video's frames")
         self.config, self.name, self.group = config, name, ""
-        self.listed = len(benchmarks.listed(name, root))
-        samples = benchmarks.load(name, root)
+        self.listed = len(benchmarks.listed_samples(name, root))
+        samples = benchmarks.load_samples(name, root)
         if config.skip_bad:
-            samples = benchmarks.readable(benchmarks.readable(samples, "image", read_image), "audio", lambda path: read_audio(path, RATE))
+            samples = benchmarks.readable_samples(benchmarks.readable_samples(samples, "image", read_image), "audio", lambda path: read_audio(path, RATE))
         events = (Path(root) / "metadata" / "Annotations.txt").is_file() and name == "ave-boxes"  # there boxes have a number for a class
-        self.labels = {s.id: s.label for s in benchmarks.listed("ave", root)} if events else {}
+        self.labels = {s.id: s.label for s in benchmarks.listed_samples("ave", root)} if events else {}
         self.videos = {}
         for sample in samples:
             self.videos.setdefault(sample.group, []).append(sample)

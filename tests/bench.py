@@ -1,4 +1,5 @@
 """How fast everything is on this machine: `make bench`. Medians after warm-up; compare only within one run of one machine."""
+
 import os
 import platform
 import resource
@@ -9,12 +10,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from common.config import Parser
-from common.run import markdown
+from common.training import Parser
+from common.training import markdown_table
 from common.scenes import Scenes
 from tests import bench_metrics
 
-RESNET18 = {"image_size": 224, "blocks": (2, 2, 2, 2), "width": 64, "last_stride": 2, "audio": "vggish", "audio_width": 64, "C": 256}
+RESNET18 = {
+    "image_size": 224,
+    "blocks": (2, 2, 2, 2),
+    "width": 64,
+    "last_stride": 2,
+    "audio": "vggish",
+    "audio_width": 64,
+    "C": 256,
+}
 
 
 def per_second(make, count=200) -> float:
@@ -37,7 +46,12 @@ def turn(device):
     net = model.Turn(settings, tokenizer).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(train.parameter_groups(net, settings), settings.lr)
     batches = data.Steps(*domains, tokenizer, settings)
-    return settings.batch_size, batches, optimizer, lambda batch: losses.losses(net(batch), batch, settings)["loss"]
+    return (
+        settings.batch_size,
+        batches,
+        optimizer,
+        lambda batch: losses.losses(net(batch), batch, settings)["loss"],
+    )
 
 
 def sslalign(device):
@@ -50,7 +64,10 @@ def sslalign(device):
 
     def loss(batch):
         seen, heard = net(batch["images"], batch["waveforms"])
-        return losses.losses(seen, heard, len(batch["images"]), len(batch["waveforms"]), settings)["loss"]
+        return losses.losses(seen, heard, len(batch["images"]), len(batch["waveforms"]), settings)[
+            "loss"
+        ]
+
     return settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr), loss
 
 
@@ -59,10 +76,19 @@ def avkd(device):
     from avkd import config, data, losses, model, pairs, teachers
     settings = replace(config.TINY, scenes=256)
     net = model.Avkd(settings).to(device, memory_format=torch.channels_last)
-    e_v, e_a = (np.random.default_rng(0).random(shape, np.float32).astype(np.float16) for shape in teachers.shapes(settings, 256).values())
+    e_v, e_a = (
+        np.random.default_rng(0).random(shape, np.float32).astype(np.float16)
+        for shape in teachers.shapes(settings, 256).values()
+    )
     batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a)
-    return (settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr),
-            lambda batch: losses.losses(*net(batch["images"], batch["waveforms"]), batch["e_v"], batch["e_a"], settings)["loss"])
+    return (
+        settings.batch_size,
+        batches,
+        torch.optim.Adam(net.parameters(), settings.lr),
+        lambda batch: losses.losses(
+            *net(batch["images"], batch["waveforms"]), batch["e_v"], batch["e_a"], settings
+        )["loss"],
+    )
 
 
 def stmnet(device):
@@ -70,9 +96,17 @@ def stmnet(device):
     from stmnet import clips, config, data, encoders, losses
     settings = replace(config.TINY, scenes=64)
     source = clips.SceneClips(0, settings.scenes, settings)
-    net = encoders.Stmnet(settings, len(source.classes)).to(device, memory_format=torch.channels_last)
-    return (settings.batch_size, data.Steps(source, settings), torch.optim.Adam(net.parameters(), settings.lr),
-            lambda batch: losses.losses(net(batch["frames"], batch["segments"]).logits, batch["labels"], settings.batch_size)["loss"])
+    net = encoders.Stmnet(settings, len(source.classes)).to(
+        device, memory_format=torch.channels_last
+    )
+    return (
+        settings.batch_size,
+        data.Steps(source, settings),
+        torch.optim.Adam(net.parameters(), settings.lr),
+        lambda batch: losses.losses(
+            net(batch["frames"], batch["segments"]).logits, batch["labels"], settings.batch_size
+        )["loss"],
+    )
 
 
 def live(device, **changes) -> float:
@@ -82,12 +116,22 @@ def live(device, **changes) -> float:
     from stmnet import config, encoders, evaluate, stream
     settings = replace(config.TINY, **changes)
     classes = [str(k) for k in range(13)]
-    predictor = evaluate.Predictor(encoders.Stmnet(settings, len(classes)).to(device), settings, device, classes)
-    frames = np.random.default_rng(0).integers(0, 256, (40, settings.image_size, settings.image_size, 3), np.uint8)
+    predictor = evaluate.Predictor(
+        encoders.Stmnet(settings, len(classes)).to(device), settings, device, classes
+    )
+    frames = np.random.default_rng(0).integers(
+        0, 256, (40, settings.image_size, settings.image_size, 3), np.uint8
+    )
     sound = np.random.default_rng(1).integers(-3000, 3000, 16000 * 10).astype("<i2").tobytes()
     for count in (8, 40):  # the first time to warm up
         start = time.perf_counter()
-        stream.stream(predictor, iter(frames[:count]), stream.Sound(io.BytesIO(sound), settings.samples), 4.0, io.StringIO())
+        stream.stream(
+            predictor,
+            iter(frames[:count]),
+            stream.Sound(io.BytesIO(sound), settings.samples),
+            4.0,
+            io.StringIO(),
+        )
     return 40 / (time.perf_counter() - start)
 
 
@@ -111,8 +155,14 @@ def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, f
 def main(argv=None):
     Parser(prog="python -m tests.bench", description=__doc__.splitlines()[0]).parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}\n")
+    name = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    print(
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}\n"
+    )
     scenes = Scenes(0)
     rows = [["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
             ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
@@ -120,13 +170,25 @@ def main(argv=None):
     for method in (turn, sslalign, avkd, stmnet):
         size, batches, *parts = method(device)
         step_s, data_s = step(batches, *parts, device)
-        rows += [[f"{method.__name__}, tiny: training step",
-                  f"{1000 * step_s:.0f} ms, {size / (step_s + data_s):.0f} samples a second"],
-                 [f"{method.__name__}, tiny: its batch", f"{1000 * data_s:.0f} ms, {100 * data_s / (step_s + data_s):.0f} % of the time"]]
-    rows += [["stmnet, tiny: live, a frame after the other", f"{live(device):.0f} frames a second"],
-             ["stmnet, ResNet-18 and VGGish at 224 px: live", f"{live(device, **RESNET18):.0f} frames a second"]]
+        rows += [
+            [
+                f"{method.__name__}, tiny: training step",
+                f"{1000 * step_s:.0f} ms, {size / (step_s + data_s):.0f} samples a second",
+            ],
+            [
+                f"{method.__name__}, tiny: its batch",
+                f"{1000 * data_s:.0f} ms, {100 * data_s / (step_s + data_s):.0f} % of the time",
+            ],
+        ]
+    rows += [
+        ["stmnet, tiny: live, a frame after the other", f"{live(device):.0f} frames a second"],
+        [
+            "stmnet, ResNet-18 and VGGish at 224 px: live",
+            f"{live(device, **RESNET18):.0f} frames a second",
+        ],
+    ]
     rows += [["peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"]]
-    print(markdown(rows, ["what", "median"]) + "\n")
+    print(markdown_table(rows, ["what", "median"]) + "\n")
     bench_metrics.main(["--samples", "1024"])
 
 

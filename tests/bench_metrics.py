@@ -25,10 +25,17 @@ def make(start, stop):
     for i in range(start, stop):
         rng = np.random.default_rng(i)
         grids.append(rng.random((1, 14, 14), dtype=np.float32))
-        x, y, w, h = rng.integers(0, 150), rng.integers(0, 150), rng.integers(20, 200), rng.integers(20, 200)
+        x, y, w, h = (
+            rng.integers(0, 150),
+            rng.integers(0, 150),
+            rng.integers(20, 200),
+            rng.integers(20, 200),
+        )
         boxes.append([[x, y, min(x + w, SIZE), min(y + h, SIZE)]])
     gt = metrics.boxes_to_map(torch.tensor(np.array(boxes)), SIZE)
-    coarse = torch.from_numpy(np.stack(grids)) + F.avg_pool2d(gt[:, None], SIZE // 14)  # noise, higher where the box is
+    coarse = torch.from_numpy(np.stack(grids)) + F.avg_pool2d(
+        gt[:, None], SIZE // 14
+    )  # noise, higher where the box is
     maps = F.interpolate(coarse, (SIZE, SIZE), mode="bicubic")[:, 0]
     return metrics.normalise(maps).numpy(), gt.numpy()
 
@@ -53,7 +60,9 @@ def published_set(values, groups):
     for value, group in zip(values, groups):
         members.setdefault(group, []).append(value)
     rate = [sum(v >= 0.05 * i for v in values) / len(values) for i in range(21)]
-    together = [np.mean([min(v >= 0.05 * i for v in g) for g in members.values()]) for i in range(21)]
+    together = [
+        np.mean([min(v >= 0.05 * i for v in g) for g in members.values()]) for i in range(21)
+    ]
     area = [sum(0.05 * (a + b) / 2 for a, b in pairwise(r)) for r in (rate, together)]
     return [rate[10], area[0], together[10], area[1]]  # 10: at 0.5
 
@@ -70,9 +79,13 @@ def ours_set(values, groups):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=5158, help="number of maps (default: as many as VGG-SS has)")
+    parser.add_argument(
+        "--samples", type=int, default=5158, help="number of maps (default: as many as VGG-SS has)"
+    )
     parser.add_argument("--batch", type=int, default=256, help="maps at a time")
-    parser.add_argument("--threads", type=int, default=2, help="threads of ours; the published formulation has one")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of ours; the published formulation has one"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     ours(*make(0, 2))  # start the threads
@@ -90,14 +103,18 @@ def main(argv=None):
         results[name] = [*function(values[name][0], groups), *function(values[name][1], groups)]
         seconds[name] += time.perf_counter() - begin
     print(f"{args.samples} maps of {SIZE}x{SIZE}, {args.threads} threads")
-    names = [f"{n}{kind}" for kind in ("", " adaptive") for n in ("cIoU@0.5", "AUC", "IIoU", "IAUC")]
+    names = [
+        f"{n}{kind}" for kind in ("", " adaptive") for n in ("cIoU@0.5", "AUC", "IIoU", "IAUC")
+    ]
     for name, a, b in zip(names, results["ours"], results["published"]):
         print(f"{name:20} ours {a:.6f}   published {b:.6f}")
     for name, s in seconds.items():
         print(f"{name:20} {s:8.2f} s {1e6 * s / args.samples:9.1f} us/map")
     print(f"{'ratio':20} {seconds['published'] / seconds['ours']:8.2f}")
-    print(f"{'largest difference':20} {np.abs(values['ours'] - values['published']).max():.2e} of a sample, "
-          f"{np.abs(np.subtract(results['ours'], results['published'])).max():.2e} of a result")
+    print(
+        f"{'largest difference':20} {np.abs(values['ours'] - values['published']).max():.2e} of a sample, "
+        f"{np.abs(np.subtract(results['ours'], results['published'])).max():.2e} of a result"
+    )
 
 
 if __name__ == "__main__":

@@ -5,20 +5,24 @@ fails while they differ.
 """
 from pathlib import Path
 
-from common.config import Parser
+from common.training import Parser
 from common.io import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIES = [("turn/resnet.py", "sslalign/resnet.py", "avkd/resnet.py", "stmnet/resnet.py"), ("turn/detr.py", "avkd/detr.py"),
-          *((f"sslalign/{part}.py", f"avkd/{part}.py", f"stmnet/{part}.py") for part in ("boxes", "views")),
-          *((f"sslalign/{part}.py", f"avkd/{part}.py") for part in
-            ("frontend", "measure", "pairs", "report", "score", "sets", "sheets"))]  # paths from the repository's root
+COPIES = [  # paths from the repository's root
+    tuple(f"{house}/backbones/resnet.py" for house in ("turn", "sslalign", "avkd", "stmnet")),
+    tuple(f"{house}/backbones/detr.py" for house in ("turn", "avkd")),
+    tuple(f"{house}/backbones/views.py" for house in ("sslalign", "avkd", "stmnet")),
+    tuple(f"{house}/backbones/frontend.py" for house in ("sslalign", "avkd")),
+]
 
 
 def drifted(root: Path = ROOT, copies=None) -> list:
     """The tuples whose files are not all there and all the same."""
     def differ(paths):
-        contents = [(root / path).read_bytes() if (root / path).is_file() else None for path in paths]
+        contents = [
+            (root / path).read_bytes() if (root / path).is_file() else None for path in paths
+        ]
         return None in contents or len(set(contents)) > 1
     return [paths for paths in (COPIES if copies is None else copies) if differ(paths)]
 
@@ -27,7 +31,9 @@ def sync(root: Path = ROOT, copies=None) -> list:
     """Carry the newest of each tuple's files to the others. Returns (from, to) of what was written."""
     written = []
     for paths in drifted(root, copies):
-        newest = max((p for p in paths if (root / p).is_file()), key=lambda p: (root / p).stat().st_mtime_ns)
+        newest = max(
+            (p for p in paths if (root / p).is_file()), key=lambda p: (root / p).stat().st_mtime_ns
+        )
         part = (root / newest).read_bytes()
         for path in paths:
             if not (root / path).is_file() or (root / path).read_bytes() != part:

@@ -17,13 +17,13 @@ FILE = Path(__file__).with_name("pins.json")
 STEPS = 20
 FLAGS = {  # several epochs each, so that what changes from epoch to epoch is in the losses too
     "turn": "--scenes 80 --sounds 48 --held-out 8 --batch-size 16 --batch-intermediate 8 --augment "
-            "--flip --jitter --image-size 64 --dim 32 --backbone-width 8 --codes 64",
+    "--flip --jitter --image-size 64 --dim 32 --backbone-width 8 --codes 64",
     "sslalign": "--scenes 64 --held-out 8 --batch-size 8 --easy 1 --epochs 2 --mine-from 0 --k 3 "
-                "--width 8 --projection 32 --intra --symmetric",
+    "--width 8 --projection 32 --intra --symmetric",
     "avkd": "--scenes 64 --held-out 8 --batch-size 8 --epochs 4 --width 8 --channels 32 --augment "
-            "--teacher-steps 6",
+    "--teacher-steps 6",
     "stmnet": "--scenes 32 --held-out 8 --test-videos 4 --video-seconds 3 --batch-size 8 --epochs 5 "
-              "--width 8 --audio-width 8 --C 16 --clip-seconds 2 --augment --encoder-steps 6",
+    "--width 8 --audio-width 8 --C 16 --clip-seconds 2 --augment --encoder-steps 6",
 }
 
 
@@ -47,7 +47,9 @@ def largest_difference(ours: dict, pinned: dict) -> float:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m tests.pins", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.pins", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(FLAGS)}")
     parser.add_argument("--write", action="store_true", help="write tests/pins.json anew")
     args = parser.parse_args(argv)

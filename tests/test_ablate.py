@@ -1,10 +1,11 @@
 """common/ablate.py with a method whose training is a line: what is run, what is not run again, and the table."""
+
 import importlib
 from pathlib import Path
 
 import pytest
 
-from common.ablate import ablate
+from common.training.ablation import ablate
 from common.io import read_json
 from turn import ablate as turn
 
@@ -25,7 +26,11 @@ if args.x > 1:
     raise SystemExit("toy.train: error: x is too large")
 (folder / "metrics.json").write_text(json.dumps({"a/score": args.x + args.seed / 100, "samples": 7}))
 """
-TABLES = {"1": {"default": [], "more": ["--x", "0.7"]}, "2": {"ours": [], "less": ["--x", "0.1"]}, "bad": {"broken": ["--x", "2"]}}
+TABLES = {
+    "1": {"default": [], "more": ["--x", "0.7"]},
+    "2": {"ours": [], "less": ["--x", "0.1"]},
+    "bad": {"broken": ["--x", "2"]},
+}
 
 
 @pytest.fixture
@@ -34,30 +39,49 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "toy" / "__init__.py").touch()
     (tmp_path / "toy" / "train.py").write_text(TRAIN)
     monkeypatch.chdir(tmp_path)
-    return lambda *argv: ablate("toy", "about", TABLES, {"a/score": "score", "b/score": "other"}, ["--jobs", "1", *argv])
+    return lambda *argv: ablate(
+        "toy", "about", TABLES, {"a/score": "score", "b/score": "other"}, ["--jobs", "1", *argv]
+    )
 
 
 def test_the_table(toy, capsys):
     toy("--seeds", "3")
     lines = capsys.readouterr().out.splitlines()
-    assert [c.strip() for c in lines[0].strip("|").split("|")] == ["", "score"]  # what was not measured is no column
-    assert "default" in lines[2] and "51.0 ± 1.0" in lines[2] and "more" in lines[3] and "71.0 ± 1.0" in lines[3]
+    assert [c.strip() for c in lines[0].strip("|").split("|")] == [
+        "",
+        "score",
+    ]  # what was not measured is no column
+    assert (
+        "default" in lines[2]
+        and "51.0 ± 1.0" in lines[2]
+        and "more" in lines[3]
+        and "71.0 ± 1.0" in lines[3]
+    )
     assert "3 seeds" in lines[-1] and "7 samples" in lines[-1]
     assert Path("runs/toy/ablate-1.md").read_text().splitlines() == lines
-    assert sorted(Path("runs/log").read_text().splitlines()) == sorted(f"{x} {s} False" for x in (0.5, 0.7) for s in range(3))
+    assert sorted(Path("runs/log").read_text().splitlines()) == sorted(
+        f"{x} {s} False" for x in (0.5, 0.7) for s in range(3)
+    )
 
 
 def test_nothing_is_done_twice(toy, capsys):
     """Rows that two tables share, calls that are repeated, trainings that were interrupted."""
     toy("--table", "1", "2", "--seeds", "1")
-    assert "1: default" in capsys.readouterr().out and len(Path("runs/log").read_text().splitlines()) == 3
+    assert (
+        "1: default" in capsys.readouterr().out
+        and len(Path("runs/log").read_text().splitlines()) == 3
+    )
     toy("--table", "2", "--seeds", "2")
     assert len(Path("runs/log").read_text().splitlines()) == 5
     done = sorted(Path("runs/toy").glob("ablate-*-seed1"))
     (done[0] / "metrics.json").rename(done[0] / "last.pt")
     toy("--table", "2", "--seeds", "2")
-    assert [line.split()[2] for line in Path("runs/log").read_text().splitlines()] == ["False"] * 5 + ["True"]
-    toy("--seeds", "1", "--x", "0.2")  # flags for all trainings come last; other flags are other runs
+    assert [line.split()[2] for line in Path("runs/log").read_text().splitlines()] == [
+        "False"
+    ] * 5 + ["True"]
+    toy(
+        "--seeds", "1", "--x", "0.2"
+    )  # flags for all trainings come last; other flags are other runs
     assert sum(read_json(p)["a/score"] == 0.2 for p in Path("runs/toy").glob("*/metrics.json")) == 2
 
 
@@ -89,6 +113,8 @@ def test_the_rows_are_settings(method):
     for table, rows in module.TABLES.items():
         made = []
         for flags in rows.values():
-            args = parser(config.PRESETS, "p", "").parse_args([*flags, *["--augment"] * (table == "3")])
+            args = parser(config.PRESETS, "p", "").parse_args(
+                [*flags, *["--augment"] * (table == "3")]
+            )
             made.append(resolve(config.PRESETS, given(type(config.TINY), args)))
         assert len(set(made)) == len(made), table

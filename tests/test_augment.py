@@ -1,4 +1,5 @@
 """turn/augment.py: a rectangle is drawn, the picture transformed, and the box has to be where the rectangle is now."""
+
 import numpy as np
 import pytest
 import torch
@@ -37,19 +38,38 @@ def corners(box):
 
 
 @settings(max_examples=60, deadline=None)
-@given(sides, sides, fractions, fractions, fractions, fractions, st.integers(0, 10**6), st.booleans(),
-       st.sampled_from(["a dog", "the left dog", "dog at the TOP"]))
-def test_the_box_moves_with_its_object_and_stays_in_the_picture(width, height, a, b, c, d, seed, flip, phrase):
+@given(
+    sides,
+    sides,
+    fractions,
+    fractions,
+    fractions,
+    fractions,
+    st.integers(0, 10**6),
+    st.booleans(),
+    st.sampled_from(["a dog", "the left dog", "dog at the TOP"]),
+)
+def test_the_box_moves_with_its_object_and_stays_in_the_picture(
+    width, height, a, b, c, d, seed, flip, phrase
+):
     image, box = scene(width, height, a, b, c, d)
-    out, moved, _, mask = train_view(image, box, phrase, SIZE, np.random.default_rng(seed), flip=flip)
-    assert out.shape == (3, SIZE, SIZE) and out.dtype == torch.float32 and mask.shape == (SIZE, SIZE)
+    out, moved, _, mask = train_view(
+        image, box, phrase, SIZE, np.random.default_rng(seed), flip=flip
+    )
+    assert (
+        out.shape == (3, SIZE, SIZE) and out.dtype == torch.float32 and mask.shape == (SIZE, SIZE)
+    )
     assert torch.all(out[:, mask] == 0)
     ys, xs = torch.nonzero(~mask, as_tuple=True)
     inside = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
-    assert len(ys) == (inside[2] - inside[0]) * (inside[3] - inside[1])  # what is seen is a rectangle
+    assert len(ys) == (inside[2] - inside[0]) * (
+        inside[3] - inside[1]
+    )  # what is seen is a rectangle
     expected = corners(moved) * SIZE
     assert torch.all(moved[2:] > 0) and moved.dtype == torch.float32
-    assert torch.all(expected[:2] >= inside[:2] - 1e-3) and torch.all(expected[2:] <= inside[2:] + 1e-3)
+    assert torch.all(expected[:2] >= inside[:2] - 1e-3) and torch.all(
+        expected[2:] <= inside[2:] + 1e-3
+    )
     if (expected[2:] - expected[:2]).min() >= 3:  # a thinner one may be nowhere brighter than half
         grey = torch.where(mask, 0., brightness(out))
         torch.testing.assert_close(drawn_box(grey), expected, rtol=0, atol=1.01)
@@ -57,7 +77,9 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(width, height, a
 
 def test_crops_scales_and_places_differ_and_follow_the_generator():
     image, box = scene(100, 80, .5, .5, .2, .2)
-    views = [train_view(image, box, "a dog", SIZE, np.random.default_rng(seed)) for seed in range(40)]
+    views = [
+        train_view(image, box, "a dog", SIZE, np.random.default_rng(seed)) for seed in range(40)
+    ]
     again = train_view(image, box, "a dog", SIZE, np.random.default_rng(7))
     assert torch.equal(views[7][0], again[0]) and torch.equal(views[7][1], again[1])
     assert len({tuple(v[1].tolist()) for v in views}) == 40
@@ -74,7 +96,10 @@ def test_no_crop_where_the_phrase_says_the_place(word):
         for seed in range(30):
             _, moved, _, mask = train_view(image, box, phrase, SIZE, np.random.default_rng(seed))
             relative.append((moved[2] * SIZE / (~mask).any(0).sum()).item())
-        return max(relative) > 1.02 * box[2]  # the object takes more of what is seen than of the picture
+        return (
+            max(relative) > 1.02 * box[2]
+        )  # the object takes more of what is seen than of the picture
+
     assert not cropped(f"dog on the {word}")
     assert cropped("dog under the bright stop sign")
 
@@ -83,8 +108,14 @@ def test_flip_swaps_left_and_right():
     image, box = scene(100, 60, 0, .5, .3, .3)
     seen = set()
     for seed in range(20):
-        _, moved, phrase, mask = train_view(image, box, "Left dog, bright, right of the leftmost cat", SIZE,
-                                            np.random.default_rng(seed), flip=True)
+        _, moved, phrase, mask = train_view(
+            image,
+            box,
+            "Left dog, bright, right of the leftmost cat",
+            SIZE,
+            np.random.default_rng(seed),
+            flip=True,
+        )
         mirrored = phrase == "Right dog, bright, left of the rightmost cat"
         assert mirrored or phrase == "Left dog, bright, right of the leftmost cat"
         columns = torch.nonzero((~mask).any(0)).flatten()
@@ -132,16 +163,23 @@ def test_mapping_back_inverts_the_view(width, height, corner, crop):
     x0, x1 = sorted(corner[:2])
     y0, y1 = sorted(corner[2:])
     # in pixels of the view, and from there by hand into the whole picture
-    px = torch.tensor([x0 * view.width, y0 * view.height, x1 * view.width, y1 * view.height], dtype=torch.float64)
+    px = torch.tensor(
+        [x0 * view.width, y0 * view.height, x1 * view.width, y1 * view.height], dtype=torch.float64
+    )
     seen = torch.tensor([view.width, view.height] * 2)
     full = torch.tensor([view.full_width, view.full_height] * 2)
     shift = torch.tensor([view.left, view.top] * 2)
 
     def centred(c):
         return torch.cat([(c[:2] + c[2:]) / 2, c[2:] - c[:2]])
-    torch.testing.assert_close(view.to_picture(centred(px / seen)[None])[0], centred((px + shift) / full))
+
+    torch.testing.assert_close(
+        view.to_picture(centred(px / seen)[None])[0], centred((px + shift) / full)
+    )
 
 
 def test_what_lies_outside_the_picture_is_cut_off():
-    whole = View(0, 0, 64, 64, 64, 64).to_picture(torch.tensor([[.5, .5, 2., 2.], [.95, .95, .2, .2]]))
+    whole = View(0, 0, 64, 64, 64, 64).to_picture(
+        torch.tensor([[0.5, 0.5, 2.0, 2.0], [0.95, 0.95, 0.2, 0.2]])
+    )
     torch.testing.assert_close(whole, torch.tensor([[.5, .5, 1., 1.], [.925, .925, .15, .15]]))

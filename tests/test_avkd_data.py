@@ -1,4 +1,5 @@
 """avkd/data.py: which pairs a step holds, whose hints, and that a hint moves as its picture does."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,22 @@ from hypothesis import strategies as st
 
 from avkd.config import TINY
 from avkd.data import Steps, moved
-from avkd.pairs import ScenePairs, heard
-from avkd.views import test_view as whole_view
-from avkd.views import train_view
+from common.benchmarks.pairs import ScenePairs, heard
+from avkd.backbones.views import test_view as whole_view
+from avkd.backbones.views import train_view
 from common.io import InputError
 
-CONFIG = replace(TINY, scenes=20, held_out=4, batch_size=6, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32)
+CONFIG = replace(
+    TINY,
+    scenes=20,
+    held_out=4,
+    batch_size=6,
+    epochs=2,
+    image_size=32,
+    sample_rate=2000,
+    window=64,
+    hop=32,
+)
 SIDE = 8  # of coarse copies of pictures
 
 
@@ -27,7 +38,9 @@ def source():
 def numbered():
     """Hints that say whose they are: e_v (20, 3, 2, 2), e_a (20, 5)."""
     row = np.arange(20, dtype=np.float16)
-    return np.broadcast_to(row[:, None, None, None], (20, 3, 2, 2)), np.broadcast_to(row[:, None], (20, 5))
+    return np.broadcast_to(row[:, None, None, None], (20, 3, 2, 2)), np.broadcast_to(
+        row[:, None], (20, 5)
+    )
 
 
 def rows(config, step):
@@ -52,12 +65,19 @@ def test_a_step_is_a_function_of_its_number(source):
             assert all(torch.equal(x, again[s][name]) for name, x in steps[s].items())
         in_workers = list(Steps(source, replace(config, workers=2)).loader(1, 5))
         assert len(in_workers) == 4
-        assert all(torch.equal(x[name], steps[s][name]) for s, x in zip(range(1, 5), in_workers) for name in ("images", "waveforms"))
+        assert all(
+            torch.equal(x[name], steps[s][name])
+            for s, x in zip(range(1, 5), in_workers)
+            for name in ("images", "waveforms")
+        )
 
 
 def test_every_pair_once_an_epoch(source):
     steps = Steps(source, replace(CONFIG, batch_size=5), *numbered())
-    orders = [torch.cat([steps[s]["e_a"][:, 0] for s in epoch]).tolist() for epoch in (range(4), range(4, 8))]
+    orders = [
+        torch.cat([steps[s]["e_a"][:, 0] for s in epoch]).tolist()
+        for epoch in (range(4), range(4, 8))
+    ]
     assert all(sorted(order) == list(range(20)) for order in orders) and orders[0] != orders[1]
     another = Steps(source, replace(CONFIG, batch_size=5, seed=1), *numbered())
     assert another[0]["e_a"][:, 0].tolist() != orders[0][:5]
@@ -71,7 +91,9 @@ def test_pictures_sounds_and_hints_belong_together(source):
         assert batch["images"].shape == (6, 3, 32, 32) and batch["waveforms"].shape == (6, 2000)
         assert batch["e_v"].dtype == batch["e_a"].dtype == torch.float32
         for n, i in enumerate(rows(CONFIG, s)):
-            assert torch.equal(batch["images"][n], whole_view(source.image(i), 32))  # without --augment
+            assert torch.equal(
+                batch["images"][n], whole_view(source.image(i), 32)
+            )  # without --augment
             assert torch.equal(batch["waveforms"][n], heard(source.sound(i), CONFIG))
             assert (batch["e_v"][n] == i).all() and (batch["e_a"][n] == i).all()
             assert batch["e_v"][n].shape == (3, 2, 2) and batch["e_a"][n].shape == (5,)
@@ -107,7 +129,9 @@ def test_views_of_training(source):
                      if torch.equal(batch[n], train_view(source.image(i), 32, (x, y, m)))]
             assert drawn
             seen.setdefault(int(i), set()).add(drawn[0])
-    assert len(set.union(*seen.values())) > 12 and sum(len(views) > 1 for views in seen.values()) > 10
+    assert (
+        len(set.union(*seen.values())) > 12 and sum(len(views) > 1 for views in seen.values()) > 10
+    )
 
 
 def test_hints_move_along(source):
@@ -121,7 +145,10 @@ def test_hints_move_along(source):
         mirror = (wanted.flip(3) - batch["e_v"]).abs().mean((1, 2, 3))
         error = (wanted - batch["e_v"]).abs().mean((1, 2, 3))
         unmoved = torch.from_numpy(hints[rows(config, s)])
-        assert float(error.mean()) < 0.5 * float((wanted - unmoved).abs().mean()) and (error < mirror).all()
+        assert (
+            float(error.mean()) < 0.5 * float((wanted - unmoved).abs().mean())
+            and (error < mirror).all()
+        )
 
 
 def test_memory_mapped_hints_are_read_and_not_changed(source, tmp_path):
@@ -141,7 +168,7 @@ def test_too_large_a_batch(source):
 
 
 def test_too_small_a_batch_for_the_processes(source, monkeypatch):
-    monkeypatch.setattr("common.dist.world", lambda: 3)
+    monkeypatch.setattr("common.training.dist.world_size", lambda: 3)
     with pytest.raises(InputError, match=r"--batch-size: 2 .* 3 processes"):
         Steps(source, replace(CONFIG, batch_size=2))
 
@@ -176,20 +203,33 @@ def test_which_part_is_taken():
     for drawn in ((0, 0, False), (10, 0, False), (0, 10, False), (3, 7, True), (10, 10, True)):
         found = moved(place, size, drawn)
         column = (torch.arange(side) + 0.5) * size / side  # pixels of the view
-        column = [((size - column if drawn[2] else column) + drawn[0]) / 106 * side, (column + drawn[1]) / 106 * side]
-        wanted = torch.stack(torch.meshgrid(*column, indexing="xy")).clamp(0.5, side - 0.5)  # the border is repeated
+        column = [
+            ((size - column if drawn[2] else column) + drawn[0]) / 106 * side,
+            (column + drawn[1]) / 106 * side,
+        ]
+        wanted = torch.stack(torch.meshgrid(*column, indexing="xy")).clamp(
+            0.5, side - 0.5
+        )  # the border is repeated
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)
-@given(x=st.integers(0, 10), y=st.integers(0, 10), h=st.integers(1, 7), w=st.integers(1, 7), seed=st.integers(0, 99))
+@given(
+    x=st.integers(0, 10),
+    y=st.integers(0, 10),
+    h=st.integers(1, 7),
+    w=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
 def test_mirrored_is_the_mirror_of_what_is_not(x, y, h, w, seed):
     """And every value is a mean of values of the hint."""
     e_v = torch.randn(3, h, w, generator=torch.Generator().manual_seed(seed))
     found = moved(e_v, 96, (x, y, False))
     assert found.shape == e_v.shape
     torch.testing.assert_close(moved(e_v, 96, (x, y, True)), found.flip(2), atol=1e-5, rtol=1e-5)
-    assert (found.amax((1, 2)) <= e_v.amax((1, 2)) + 1e-5).all() and (found.amin((1, 2)) >= e_v.amin((1, 2)) - 1e-5).all()
+    assert (found.amax((1, 2)) <= e_v.amax((1, 2)) + 1e-5).all() and (
+        found.amin((1, 2)) >= e_v.amin((1, 2)) - 1e-5
+    ).all()
 
 
 def test_no_crop_is_the_identity():

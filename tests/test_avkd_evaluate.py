@@ -1,4 +1,5 @@
 """avkd's evaluation: what guides the maps, of a model on scenes and on files, what is counted; localisation."""
+
 import json
 import re
 from dataclasses import replace
@@ -12,24 +13,35 @@ from hypothesis import strategies as st
 from avkd import evaluate, localize, small
 from avkd.config import PAPER, TINY
 from avkd.count import cost
-from avkd.measure import measure
+from common.evaluation.measure import measure
 from avkd.model import Avkd, localization_map
-from avkd.resnet import resnet18
-from avkd.sets import FileSet, SceneSet, others
-from avkd.sheets import samples
-from avkd.views import normalise
+from avkd.backbones.resnet import resnet18
+from common.evaluation.test_sets import FileSet, SceneSet, others
+from common.evaluation.figures import samples
+from avkd.backbones.views import normalise
 from common import metrics
-from common.config import as_dict
+from common.training import as_dict
 from common.io import InputError, read_image, read_json, write_audio, write_image
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
-from common.weights import load_published
+from common.io import load_published
 from tests.goldens import fill
 
 pytestmark = pytest.mark.slow
 
-CONFIG = replace(TINY, width=8, image_size=32, channels=16, held_out=6, sample_rate=4000, seconds=0.5, crop=0.25, window=64, hop=32,
-                 teacher_steps=2)
+CONFIG = replace(
+    TINY,
+    width=8,
+    image_size=32,
+    channels=16,
+    held_out=6,
+    sample_rate=4000,
+    seconds=0.5,
+    crop=0.25,
+    window=64,
+    hop=32,
+    teacher_steps=2,
+)
 CPU = torch.device("cpu")
 KINDS = {"AVC", "OG-AVC", "OG-AVC-DETR", "silent", "shuffled"}
 
@@ -92,16 +104,29 @@ def test_confident_is_the_mean_of_the_sure_queries(n, queries, seed):
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 4), seed=st.integers(0, 99))
 def test_guided_is_the_formula(n, seed):
-    avc, objects, detections = 9 * drawn(seed, n, 4, 5) - 3, 2 * drawn(seed + 1, n, 4, 5), drawn(seed + 2, n, 4, 5)
+    avc, objects, detections = (
+        9 * drawn(seed, n, 4, 5) - 3,
+        2 * drawn(seed + 1, n, 4, 5),
+        drawn(seed + 2, n, 4, 5),
+    )
     there = drawn(seed + 3, n) < 0.5
-    by_two, by_three = evaluate.guided(avc, objects), evaluate.guided_by_detr(avc, objects, detections, there)
+    by_two, by_three = (
+        evaluate.guided(avc, objects),
+        evaluate.guided_by_detr(avc, objects, detections, there),
+    )
     for i in range(n):
         a, o, d = (unit(x[i]) for x in (avc, objects, detections))
         torch.testing.assert_close(by_two[i], 0.6 * a + 0.4 * o)
         torch.testing.assert_close(by_three[i], (a + o + d) / 3 if there[i] else (a + o) / 2)
-    torch.testing.assert_close(evaluate.guided(5 * avc + 1, objects / 3), by_two)  # each from 0 to 1, whatever its range
-    torch.testing.assert_close(evaluate.guided_by_detr(avc, 5 * objects, detections - 1, there), by_three)
-    nothing = evaluate.guided_by_detr(avc, objects, torch.zeros(n, 4, 5), torch.zeros(n, dtype=torch.bool))
+    torch.testing.assert_close(
+        evaluate.guided(5 * avc + 1, objects / 3), by_two
+    )  # each from 0 to 1, whatever its range
+    torch.testing.assert_close(
+        evaluate.guided_by_detr(avc, 5 * objects, detections - 1, there), by_three
+    )
+    nothing = evaluate.guided_by_detr(
+        avc, objects, torch.zeros(n, 4, 5), torch.zeros(n, dtype=torch.bool)
+    )
     torch.testing.assert_close(nothing, (metrics.normalise(avc) + metrics.normalise(objects)) / 2)
 
 
@@ -117,32 +142,51 @@ def test_guided_grows_with_each_of_its_maps(which, at, seed):
     step, here = (higher[which] - maps[which])[0, at], torch.arange(20) == at
 
     def gain(function, *more, of=3):
-        before, after = (function(*(x.view(1, 4, 5) for x in y[:of]), *more).flatten() for y in (maps, higher))
+        before, after = (
+            function(*(x.view(1, 4, 5) for x in y[:of]), *more).flatten() for y in (maps, higher)
+        )
         assert (after - before)[~here].abs().max() == 0
         return float((after - before)[at] / step)
     if which < 2:
         assert gain(evaluate.guided, of=2) == pytest.approx((0.6, 0.4)[which], rel=1e-3)
-        assert gain(evaluate.guided_by_detr, torch.tensor([False])) == pytest.approx(1 / 2, rel=1e-3)
+        assert gain(evaluate.guided_by_detr, torch.tensor([False])) == pytest.approx(
+            1 / 2, rel=1e-3
+        )
     assert gain(evaluate.guided_by_detr, torch.tensor([True])) == pytest.approx(1 / 3, rel=1e-3)
 
 
 def test_objects_of_published_networks():
     """The mean over ResNet-18's channels; attention of the queries whose best class, not "no object", reaches 0.3."""
+
     class Queries(torch.nn.Module):
         def forward(self, x):
             logits = torch.zeros(len(x), 3, 5)
-            logits[:, 0, 4], logits[:, 1, 1], logits[0, 2, 3] = 9.0, 1.5, 3.0  # no object; 0.53; 0.83 in the first picture
-            return {"pred_logits": logits - 2 * (torch.arange(len(x)) > 1)[:, None, None] * logits.clamp(max=3), "attention": attention}
+            logits[:, 0, 4], logits[:, 1, 1], logits[0, 2, 3] = (
+                9.0,
+                1.5,
+                3.0,
+            )  # no object; 0.53; 0.83 in the first picture
+            return {
+                "pred_logits": logits
+                - 2 * (torch.arange(len(x)) > 1)[:, None, None] * logits.clamp(max=3),
+                "attention": attention,
+            }
+
     attention, views, sizes = drawn(3, 3, 3, 2, 2), drawn(4, 3, 3, 64, 64), []
     torch.manual_seed(0)
     body = resnet18().eval()
     with torch.no_grad():
-        objects, (found, there) = evaluate.Objects(body, Queries(), 800).maps(lambda size: sizes.append(size) or views)
+        objects, (found, there) = evaluate.Objects(body, Queries(), 800).maps(
+            lambda size: sizes.append(size) or views
+        )
         torch.testing.assert_close(objects, body.features(normalise(views)).mean(1))
         assert evaluate.Objects(body).maps(lambda size: views)[1] is None
     assert sizes == [224, 800]  # whatever the AVC model sees
     assert there.tolist() == [True, True, False]
-    torch.testing.assert_close(found, torch.stack([(attention[0, 1] + attention[0, 2]) / 2, attention[1, 1], torch.zeros(2, 2)]))
+    torch.testing.assert_close(
+        found,
+        torch.stack([(attention[0, 1] + attention[0, 2]) / 2, attention[1, 1], torch.zeros(2, 2)]),
+    )
 
 
 # Of a model
@@ -150,7 +194,10 @@ def test_objects_of_published_networks():
 @pytest.mark.slow
 def test_maps_and_controls(checkpoint):
     predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "interactive")
-    assert isinstance(predictor.objects, evaluate.SmallObjects) and "small visual teacher" in predictor.note
+    assert (
+        isinstance(predictor.objects, evaluate.SmallObjects)
+        and "small visual teacher" in predictor.note
+    )
     rows = [0, 3]
     maps, features = predictor.on(test)(rows)
     assert set(maps) == KINDS and features == {}
@@ -159,13 +206,25 @@ def test_maps_and_controls(checkpoint):
         f_v = predictor.model.look(views)
         for kind, a in (("AVC", [test.sound(i) for i in rows]), ("silent", [torch.zeros(1000)] * 2),
                         ("shuffled", [test.sound(j) for j in others(test.groups)[rows]])):
-            torch.testing.assert_close(maps[kind], localization_map(f_v, predictor.listen(torch.stack(a))))
-        large = [metrics.resize(x, 224) for x in (maps["AVC"], predictor.objects.detector.body.features(normalise(views)).mean(1))]
+            torch.testing.assert_close(
+                maps[kind], localization_map(f_v, predictor.listen(torch.stack(a)))
+            )
+        large = [
+            metrics.resize(x, 224)
+            for x in (
+                maps["AVC"],
+                predictor.objects.detector.body.features(normalise(views)).mean(1),
+            )
+        ]
         found = predictor.objects.detector(views).softmax(1)[:, :-1]  # (2, classes, h, w)
     torch.testing.assert_close(maps["OG-AVC"], evaluate.guided(*large))
     sure = found.amax((2, 3)) >= 0.3
-    mean = torch.stack([x[s].mean(0) if s.any() else torch.zeros_like(x[0]) for x, s in zip(found, sure)])
-    torch.testing.assert_close(maps["OG-AVC-DETR"], evaluate.guided_by_detr(*large, metrics.resize(mean, 224), sure.any(1)))
+    mean = torch.stack(
+        [x[s].mean(0) if s.any() else torch.zeros_like(x[0]) for x, s in zip(found, sure)]
+    )
+    torch.testing.assert_close(
+        maps["OG-AVC-DETR"], evaluate.guided_by_detr(*large, metrics.resize(mean, 224), sure.any(1))
+    )
     for i, j in enumerate(others(test.groups)):
         assert test.groups[i] != test.groups[j]
 
@@ -197,21 +256,66 @@ def test_a_model_that_does_not_listen(checkpoint):
 def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
     evaluate.main(f"--checkpoint {checkpoint} --out {tmp_path} --device cpu".split())
     found, text = read_json(tmp_path / "metrics-scenes.json"), capsys.readouterr().out
-    local = [f"{name}{rule}{at}" for name, at in (("ciou", "@0.5"), ("auc", "")) for rule in ("", "_adaptive")]
-    of_each = {*local, "pointing", "iiou_adaptive", "iauc", "iiou", "extended_ap", "extended_loc_acc", "masks_miou",
-               "masks_f_score_adaptive"}
-    wanted = {f"{prefix}{name}" for prefix in ("avc/", "og/", "og_detr/", "control/silent_", "control/shuffled_") for name in of_each}
-    wanted |= {f"floor/{name}_ciou@0.5" for name in ("centre", "whole", "ceiling")} | {"avc/ciou_exact@0.5", "avc/iiou_adaptive_exact"}
+    local = [
+        f"{name}{rule}{at}"
+        for name, at in (("ciou", "@0.5"), ("auc", ""))
+        for rule in ("", "_adaptive")
+    ]
+    of_each = {
+        *local,
+        "pointing",
+        "iiou_adaptive",
+        "iauc",
+        "iiou",
+        "extended_ap",
+        "extended_loc_acc",
+        "masks_miou",
+        "masks_f_score_adaptive",
+    }
+    wanted = {
+        f"{prefix}{name}"
+        for prefix in ("avc/", "og/", "og_detr/", "control/silent_", "control/shuffled_")
+        for name in of_each
+    }
+    wanted |= {f"floor/{name}_ciou@0.5" for name in ("centre", "whole", "ceiling")} | {
+        "avc/ciou_exact@0.5",
+        "avc/iiou_adaptive_exact",
+    }
     assert wanted <= set(found), wanted - set(found)
-    assert found["samples"] == 6 and found["protocol"] == "sslalign" and found["preset"] == "tiny" and found["seed"] == 0
-    assert found["validation/i2a_r@1"] == 0.5 and not [name for name in found if re.search("retrieval|alignment|pairs/", name)]
-    assert all(0 <= x <= 1 for name, x in found.items() if re.match("(avc|og|og_detr|control|floor)/", name))
-    assert found["floor/ceiling_ciou@0.5"] >= max(found["avc/ciou@0.5"], found["floor/whole_ciou@0.5"])
-    for heading in ("AVC", "OG-AVC", "OG-AVC-DETR", "silent", "shuffled", "ceiling", "small visual teacher's"):
+    assert (
+        found["samples"] == 6
+        and found["protocol"] == "sslalign"
+        and found["preset"] == "tiny"
+        and found["seed"] == 0
+    )
+    assert found["validation/i2a_r@1"] == 0.5 and not [
+        name for name in found if re.search("retrieval|alignment|pairs/", name)
+    ]
+    assert all(
+        0 <= x <= 1
+        for name, x in found.items()
+        if re.match("(avc|og|og_detr|control|floor)/", name)
+    )
+    assert found["floor/ceiling_ciou@0.5"] >= max(
+        found["avc/ciou@0.5"], found["floor/whole_ciou@0.5"]
+    )
+    for heading in (
+        "AVC",
+        "OG-AVC",
+        "OG-AVC-DETR",
+        "silent",
+        "shuffled",
+        "ceiling",
+        "small visual teacher's",
+    ):
         assert heading in text
     for name in ("samples", "sounds"):
         assert read_image(tmp_path / f"{name}-scenes.png").shape[2] == 3
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics-scenes.json", "samples-scenes.png", "sounds-scenes.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics-scenes.json",
+        "samples-scenes.png",
+        "sounds-scenes.png",
+    }
 
 
 @pytest.mark.slow
@@ -219,15 +323,36 @@ def test_scores_are_those_of_the_maps(checkpoint):
     predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
     found, pages = evaluate.evaluate(predictor, [test])
     maps, truth = predictor.on(test)(list(range(6)))[0], np.stack([test.truth(i) for i in range(6)])
-    for prefix, kind in (("avc/", "AVC"), ("og/", "OG-AVC"), ("og_detr/", "OG-AVC-DETR"), ("control/silent_", "silent")):
+    for prefix, kind in (
+        ("avc/", "AVC"),
+        ("og/", "OG-AVC"),
+        ("og_detr/", "OG-AVC-DETR"),
+        ("control/silent_", "silent"),
+    ):
         x = metrics.resize(maps[kind], 224).numpy()
         ciou = metrics.ciou(metrics.binarize(x, "median"), truth)
-        assert found[f"{prefix}ciou@0.5"] == metrics.success_rate(ciou) and found[f"{prefix}auc"] == metrics.auc(ciou)
+        assert found[f"{prefix}ciou@0.5"] == metrics.success_rate(ciou) and found[
+            f"{prefix}auc"
+        ] == metrics.auc(ciou)
         assert found[f"{prefix}pointing"] == metrics.success_rate(metrics.pointing(x, truth))
     assert found["samples"] == 6 and set(pages) == {"samples"}
-    assert pages["samples"]["columns"] == ["truth", "AVC", "OG-AVC", "OG-AVC-DETR", "map, another sample's sound", "map, silence"]
-    page = samples(predictor.on(SceneSet(CONFIG, "interactive")), SceneSet(CONFIG, "interactive"), evaluate.MAPS)
-    assert page["columns"] == ["truth 1", "AVC 1", "truth 2", "AVC 2"] and [len(row) for row in page["rows"]] == [4] * 3
+    assert pages["samples"]["columns"] == [
+        "truth",
+        "AVC",
+        "OG-AVC",
+        "OG-AVC-DETR",
+        "map, another sample's sound",
+        "map, silence",
+    ]
+    page = samples(
+        predictor.on(SceneSet(CONFIG, "interactive")),
+        SceneSet(CONFIG, "interactive"),
+        evaluate.MAPS,
+    )
+    assert (
+        page["columns"] == ["truth 1", "AVC 1", "truth 2", "AVC 2"]
+        and [len(row) for row in page["rows"]] == [4] * 3
+    )
 
 
 @pytest.mark.slow
@@ -237,19 +362,44 @@ def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
     command = f"--checkpoint {path} --data flickr --root {disk} --device cpu".split()
     evaluate.main([*command, "--out", str(tmp_path / "alone")])
     alone, text = read_json(tmp_path / "alone" / "metrics-flickr.json"), capsys.readouterr().out
-    assert "avc/ciou@0.5" in alone and not [k for k in alone if k.startswith("og")] and "No object-guided variants" in text
+    assert (
+        "avc/ciou@0.5" in alone
+        and not [k for k in alone if k.startswith("og")]
+        and "No object-guided variants" in text
+    )
     torch.manual_seed(1)
     torch.save(fill.fill_state_dict(resnet18().state_dict()), tmp_path / "resnet18.pth")
-    evaluate.main([*command, "--out", str(tmp_path / "og"), "--object-weights", str(tmp_path / "resnet18.pth")])
+    evaluate.main(
+        [
+            *command,
+            "--out",
+            str(tmp_path / "og"),
+            "--object-weights",
+            str(tmp_path / "resnet18.pth"),
+        ]
+    )
     guided, text = read_json(tmp_path / "og" / "metrics-flickr.json"), capsys.readouterr().out
-    assert "og/ciou@0.5" in guided and not [k for k in guided if k.startswith("og_detr")] and "No OG-AVC-DETR" in text
-    assert {k: v for k, v in guided.items() if not k.startswith("og/")} == {**alone, "seconds": guided["seconds"]}
-    predictor, test = evaluate.load(path, CPU, tmp_path / "resnet18.pth"), FileSet(CONFIG, "flickr", disk)
+    assert (
+        "og/ciou@0.5" in guided
+        and not [k for k in guided if k.startswith("og_detr")]
+        and "No OG-AVC-DETR" in text
+    )
+    assert {k: v for k, v in guided.items() if not k.startswith("og/")} == {
+        **alone,
+        "seconds": guided["seconds"],
+    }
+    predictor, test = (
+        evaluate.load(path, CPU, tmp_path / "resnet18.pth"),
+        FileSet(CONFIG, "flickr", disk),
+    )
     body, rows = load_published(resnet18(), tmp_path / "resnet18.pth").eval(), [0, 5]
     maps, views = predictor.on(test)(rows)[0], predictor.views([test.image(i) for i in rows], 224)
     assert test.aligned  # not as scenes and VGG-SS are resized
     with torch.no_grad():
-        large = [metrics.resize(x, 224, aligned=test.aligned) for x in (maps["AVC"], body.features(normalise(views)).mean(1))]
+        large = [
+            metrics.resize(x, 224, aligned=test.aligned)
+            for x in (maps["AVC"], body.features(normalise(views)).mean(1))
+        ]
     torch.testing.assert_close(maps["OG-AVC"], evaluate.guided(*large))
     assert not (tmp_path / "runs").exists()  # nothing was trained for it
 
@@ -257,14 +407,35 @@ def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
 # Bad input
 
 def test_bad_checkpoints(tmp_path, capsys):
-    whole, out = saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "whole.pt"), tmp_path / "out"
+    whole, out = (
+        saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "whole.pt"),
+        tmp_path / "out",
+    )
     state = torch.load(whole, weights_only=True)
-    configs = {"fields": {"unknown": 1}, "width": {"width": 4}, "value": {"tau": -1.0}, "kind": {"width": "8"}}
-    for name, change in {**{name: {"config": {**state["config"], **odd}} for name, odd in configs.items()}, "keys": {"model": {}},
-                         "list": {"model": [1]}, "method": {"method": "sslalign"}, "none": {"config": None}}.items():
+    configs = {
+        "fields": {"unknown": 1},
+        "width": {"width": 4},
+        "value": {"tau": -1.0},
+        "kind": {"width": "8"},
+    }
+    for name, change in {
+        **{name: {"config": {**state["config"], **odd}} for name, odd in configs.items()},
+        "keys": {"model": {}},
+        "list": {"model": [1]},
+        "method": {"method": "sslalign"},
+        "none": {"config": None},
+    }.items():
         torch.save({**state, **change}, tmp_path / f"{name}.pt")
-        assert f"{name}.pt: " in bad(evaluate, ["--checkpoint", tmp_path / f"{name}.pt", "--out", out, "--device", "cpu"], capsys)
-    for name, content in {"empty": b"", "text": b"what is this", "cut": whole.read_bytes()[:5000]}.items():
+        assert f"{name}.pt: " in bad(
+            evaluate,
+            ["--checkpoint", tmp_path / f"{name}.pt", "--out", out, "--device", "cpu"],
+            capsys,
+        )
+    for name, content in {
+        "empty": b"",
+        "text": b"what is this",
+        "cut": whole.read_bytes()[:5000],
+    }.items():
         (tmp_path / f"{name}.pt").write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}\.pt: [^\n]*$"):
             evaluate.load(tmp_path / f"{name}.pt", CPU)
@@ -279,12 +450,24 @@ def test_bad_checkpoints(tmp_path, capsys):
 
 def test_bad_flags(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = ["--checkpoint", saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "best.pt"), "--out", tmp_path / "out"]
-    for case, word in (([*model, "--data", "vggsound", "--root", "."], "cannot be evaluated on"), ([*model, "--data", "none"], "none"),
-                       ([*model, "--data", ""], "--data"), ([*model, "--detr", "a.pth"], "--detr goes with --object-weights"),
-                       ([*model, "--object-weights", "gone.pth"], "gone.pth: no such file"), (["--checkpoint", "gone.pt"], "gone.pt"),
-                       ([*model, "--device", "toaster"], "toaster"), (["--count", "--preset", "large"], "invalid choice: 'large'"),
-                       ([], "no run with a best.pt here"), (["--nonsense"], "--nonsense")):
+    model = [
+        "--checkpoint",
+        saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "best.pt"),
+        "--out",
+        tmp_path / "out",
+    ]
+    for case, word in (
+        ([*model, "--data", "vggsound", "--root", "."], "cannot be evaluated on"),
+        ([*model, "--data", "none"], "none"),
+        ([*model, "--data", ""], "--data"),
+        ([*model, "--detr", "a.pth"], "--detr goes with --object-weights"),
+        ([*model, "--object-weights", "gone.pth"], "gone.pth: no such file"),
+        (["--checkpoint", "gone.pt"], "gone.pt"),
+        ([*model, "--device", "toaster"], "toaster"),
+        (["--count", "--preset", "large"], "invalid choice: 'large'"),
+        ([], "no run with a best.pt here"),
+        (["--nonsense"], "--nonsense"),
+    ):
         assert word in bad(evaluate, case, capsys)
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +477,10 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
 def test_the_cost_of_a_layer():
     """A convolution: a multiplication and an addition for each output, channel and place of its kernel, counted as one."""
     layer = torch.nn.Conv2d(3, 8, 5, padding=2)
-    assert cost(layer, lambda: layer(torch.zeros(1, 3, 10, 12))) == (8 * 3 * 25 + 8, 10 * 12 * 8 * 3 * 25)
+    assert cost(layer, lambda: layer(torch.zeros(1, 3, 10, 12))) == (
+        8 * 3 * 25 + 8,
+        10 * 12 * 8 * 3 * 25,
+    )
     layer = torch.nn.Linear(7, 9)
     assert cost(layer, lambda: layer(torch.zeros(1, 7))) == (7 * 9 + 9, 63)
     with torch.device("meta"):
@@ -306,12 +492,22 @@ def test_the_table_of_the_paper_s_variants(capsys):
     evaluate.main(["--count"])
     text = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    assert rows[0] == ["AVC", "24.448 M", "4.51 G", "24.5 M / 7.2 G"] and "61.3 M / 64.3 G" in text and len(rows) == 5
-    (avc, og, both, large, without), multiplied = ([float(row[k].split()[0]) for row in rows] for k in (1, 2))
+    assert (
+        rows[0] == ["AVC", "24.448 M", "4.51 G", "24.5 M / 7.2 G"]
+        and "61.3 M / 64.3 G" in text
+        and len(rows) == 5
+    )
+    (avc, og, both, large, without), multiplied = (
+        [float(row[k].split()[0]) for row in rows] for k in (1, 2)
+    )
     assert og - avc == pytest.approx(11.1765, abs=1e-3)  # ResNet-18 without its classifier
-    assert both - og == large - og == pytest.approx(41.524, abs=1e-3) and without == pytest.approx(avc + both - og, abs=2e-3)
+    assert both - og == large - og == pytest.approx(41.524, abs=1e-3) and without == pytest.approx(
+        avc + both - og, abs=2e-3
+    )
     assert multiplied[1] - multiplied[0] == pytest.approx(1.81, abs=0.011)
-    assert 8 < (multiplied[3] - multiplied[1]) / (multiplied[2] - multiplied[1]) < 14  # 12.8 times the pixels
+    assert (
+        8 < (multiplied[3] - multiplied[1]) / (multiplied[2] - multiplied[1]) < 14
+    )  # 12.8 times the pixels
     assert multiplied[4] == pytest.approx(multiplied[0] + multiplied[3] - multiplied[1], abs=0.02)
 
 
@@ -323,17 +519,36 @@ def test_localize(variant, checkpoint, tmp_path, capsys):
     rng, (height, width) = np.random.default_rng(0), (70, 100)
     write_image(tmp_path / "in.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
     write_audio(tmp_path / "in.wav", rng.normal(0, 0.1, 3000), 11025)
-    command = ["--image", f"{tmp_path}/in.png", "--audio", f"{tmp_path}/in.wav", "--checkpoint", f"{checkpoint}", "--device", "cpu"]
+    command = [
+        "--image",
+        f"{tmp_path}/in.png",
+        "--audio",
+        f"{tmp_path}/in.wav",
+        "--checkpoint",
+        f"{checkpoint}",
+        "--device",
+        "cpu",
+    ]
     localize.main([*command, "--variant", variant, "--out", f"{tmp_path}/a/b.png"])
-    assert f"{tmp_path}/a/b.png" in capsys.readouterr().out and read_image(tmp_path / "a/b.png").shape == (height, width, 3)
+    assert f"{tmp_path}/a/b.png" in capsys.readouterr().out and read_image(
+        tmp_path / "a/b.png"
+    ).shape == (height, width, 3)
     found = json.loads((tmp_path / "a/b.json").read_text())
     assert found["variant"] == variant and found["checkpoint"] == str(checkpoint)
-    assert found["boxes"] and len(found["boxes"]) == len(found["scores"]) and -1 <= found["similarity"] <= 1
-    assert all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"])
+    assert (
+        found["boxes"]
+        and len(found["boxes"]) == len(found["scores"])
+        and -1 <= found["similarity"] <= 1
+    )
+    assert all(
+        0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"]
+    )
     predictor, image = evaluate.load(checkpoint, CPU), read_image(tmp_path / "in.png")
     shown, boxes = localize.localize(predictor, image, tmp_path / "in.wav", variant)
     assert shown.shape == (224, 224) and shown.max().item() == pytest.approx(found["similarity"])
-    np.testing.assert_allclose(boxes[:, :4] * torch.tensor([width, height, width, height]), found["boxes"], rtol=1e-5)
+    np.testing.assert_allclose(
+        boxes[:, :4] * torch.tensor([width, height, width, height]), found["boxes"], rtol=1e-5
+    )
 
 
 def test_localize_refuses(tmp_path, capsys):
@@ -341,18 +556,31 @@ def test_localize_refuses(tmp_path, capsys):
     write_image(tmp_path / "in.png", rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     write_audio(tmp_path / "in.wav", rng.normal(0, 0.1, 3000), 11025)
     path = saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "best.pt")
-    good = {"image": tmp_path / "in.png", "audio": tmp_path / "in.wav", "out": tmp_path / "c.png", "checkpoint": path, "device": "cpu"}
-    for change, word in (({"image": tmp_path / "in.wav"}, "in.wav: "), ({"audio": tmp_path / "in.png"}, "in.png: "),
-                         ({"image": "gone.png"}, "gone.png: "), ({"out": tmp_path / "c.gif"}, "c.gif: the overlay is a PNG"),
-                         ({"checkpoint": tmp_path / "in.png"}, "in.png: "), ({"variant": "all"}, "invalid choice"),
-                         ({"variant": "OG-AVC"}, "--variant: OG-AVC: No object-guided variants"),
-                         ({"object-weights": "gone.pth"}, "gone.pth: no such file")):
-        flags = [part for name, value in {**good, **change}.items() for part in (f"--{name}", value)]
+    good = {
+        "image": tmp_path / "in.png",
+        "audio": tmp_path / "in.wav",
+        "out": tmp_path / "c.png",
+        "checkpoint": path,
+        "device": "cpu",
+    }
+    for change, word in (
+        ({"image": tmp_path / "in.wav"}, "in.wav: "),
+        ({"audio": tmp_path / "in.png"}, "in.png: "),
+        ({"image": "gone.png"}, "gone.png: "),
+        ({"out": tmp_path / "c.gif"}, "c.gif: the overlay is a PNG"),
+        ({"checkpoint": tmp_path / "in.png"}, "in.png: "),
+        ({"variant": "all"}, "invalid choice"),
+        ({"variant": "OG-AVC"}, "--variant: OG-AVC: No object-guided variants"),
+        ({"object-weights": "gone.pth"}, "gone.pth: no such file"),
+    ):
+        flags = [
+            part for name, value in {**good, **change}.items() for part in (f"--{name}", value)
+        ]
         assert word in bad(localize, flags, capsys)
     assert not [p for p in tmp_path.iterdir() if p.stem == "c"]
 
 
 def test_the_small_detector_s_scenes_are_no_others():
     """No seed of training, validation or test."""
-    from avkd.pairs import TEST, VALIDATION
+    from common.benchmarks.pairs import TEST, VALIDATION
     assert small.SEED > VALIDATION and small.SEED not in (TEST, VALIDATION)

@@ -1,4 +1,5 @@
 """avkd/losses.py: Eqs. (1) to (3) against loops over pairs and positions; what they cost in memory; two processes as one."""
+
 import math
 import os
 import socket
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from avkd.config import PAPER, TINY
 from avkd.losses import L_a, L_S, L_v, losses, similarity
 from avkd.model import localization_map
-from common import dist
+from common.training import dist
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def naive_similarity(f_v, f_a):
     """The maximum of O (3.3), pair by pair and position by position: S (sounds, pictures)."""
     def greatest(a, v):
-        return max(a @ v[:, y, x] / (a.norm() * v[:, y, x].norm()) for y in range(v.shape[1]) for x in range(v.shape[2]))
+        return max(
+            a @ v[:, y, x] / (a.norm() * v[:, y, x].norm())
+            for y in range(v.shape[1])
+            for x in range(v.shape[2])
+        )
+
     return torch.stack([torch.stack([greatest(a, v) for v in f_v]) for a in f_a])
 
 
@@ -32,7 +38,9 @@ def naive_L_S(f_v, f_a, tau):
     """Eq. (1): the product of both softmaxes, sample by sample."""
     S, k, total = torch.exp(naive_similarity(f_v, f_a) / tau), len(f_v), 0
     for i in range(k):
-        total = total - torch.log(S[i, i] / sum(S[i, j] for j in range(k)) * S[i, i] / sum(S[j, i] for j in range(k)))
+        total = total - torch.log(
+            S[i, i] / sum(S[i, j] for j in range(k)) * S[i, i] / sum(S[j, i] for j in range(k))
+        )
     return total / k
 
 
@@ -54,7 +62,10 @@ def both(fast, slow, inputs):
     a, b = fast(*inputs), slow(*inputs)
     torch.testing.assert_close(a, b)
     weight = torch.randn(a.shape, generator=torch.Generator().manual_seed(1), dtype=a.dtype)
-    for ours, theirs in zip(torch.autograd.grad((a * weight).sum(), inputs), torch.autograd.grad((b * weight).sum(), inputs)):
+    for ours, theirs in zip(
+        torch.autograd.grad((a * weight).sum(), inputs),
+        torch.autograd.grad((b * weight).sum(), inputs),
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -102,7 +113,9 @@ def test_order_and_lengths_are_of_no_matter(k, scale, seed):
     loss = L_S(f_v, f_a, 0.1)
     torch.testing.assert_close(L_S(f_v[order], f_a[order], 0.1), loss)
     torch.testing.assert_close(L_S(f_v * scale, f_a / scale, 0.1), loss)
-    torch.testing.assert_close(L_S(f_v.flip(2).transpose(2, 3), f_a, 0.1), loss)  # nor where in the picture the maximum is
+    torch.testing.assert_close(
+        L_S(f_v.flip(2).transpose(2, 3), f_a, 0.1), loss
+    )  # nor where in the picture the maximum is
 
 
 @pytest.mark.parametrize("tau", [0.03, 0.5])
@@ -112,7 +125,9 @@ def test_perfect_alignment_is_the_minimum(tau):
     f_a = torch.eye(2 * k, dtype=torch.float64)[:k]
     f_v = torch.eye(2 * k, dtype=torch.float64)[k:, :, None, None].repeat(1, 1, 2, 3)
     f_v[:, :, 1, 2] = f_a
-    assert float(L_S(f_v, f_a, tau)) == pytest.approx(2 * math.log(1 + (k - 1) * math.exp(-1 / tau)))
+    assert float(L_S(f_v, f_a, tau)) == pytest.approx(
+        2 * math.log(1 + (k - 1) * math.exp(-1 / tau))
+    )
     assert float(L_S(f_v, f_a.roll(1, 0), tau)) > 1 / tau  # each picture with another's sound
     pair = f_a[:1] * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     least = 2 * math.log(1 + math.exp(-2 / tau))
@@ -122,7 +137,9 @@ def test_perfect_alignment_is_the_minimum(tau):
 
 def test_features_that_are_all_the_same_score_two_logarithms():
     f_v, f_a, *_ = features(1)
-    assert float(L_S(f_v.expand(6, -1, -1, -1), f_a.expand(6, -1), 0.03)) == pytest.approx(2 * math.log(6))
+    assert float(L_S(f_v.expand(6, -1, -1, -1), f_a.expand(6, -1), 0.03)) == pytest.approx(
+        2 * math.log(6)
+    )
 
 
 # Eqs. (2), (3)
@@ -134,7 +151,9 @@ def test_hints_are_equations_2_and_3(k, seed):
         return sum(naive_hint(x / x.norm(), y / y.norm()) for x, y in zip(f, e)) / k
 
     def positions(f, e):
-        columns = [(f[i, :, y, x], e[i, :, y, x]) for i in range(k) for y in range(2) for x in range(3)]
+        columns = [
+            (f[i, :, y, x], e[i, :, y, x]) for i in range(k) for y in range(2) for x in range(3)
+        ]
         return sum(naive_hint(x / x.norm(), y / y.norm()) for x, y in columns) / len(columns)
     f_v, f_a, e_v, e_a = features(k, seed=seed)
     both(L_a, whole, (f_a, e_a))
@@ -146,9 +165,15 @@ def test_hints_are_equations_2_and_3(k, seed):
 @given(scale=st.floats(0.1, 10), other=st.floats(0.1, 10), seed=st.integers(0, 99))
 def test_hints_at_equality_and_scaled(scale, other, seed):
     f_v, f_a, e_v, e_a = features(3, seed=seed)
-    for loss, f, e, elements in ((L_a, f_a, e_a, 4), (L_v, f_v, e_v, 24), (lambda f, e: L_v(f, e, "position"), f_v, e_v, 4)):
+    for loss, f, e, elements in (
+        (L_a, f_a, e_a, 4),
+        (L_v, f_v, e_v, 24),
+        (lambda f, e: L_v(f, e, "position"), f_v, e_v, 4),
+    ):
         assert float(loss(f, f * scale)) < 1e-30 < float(loss(f, e)) < 4 / elements
-        assert float(loss(f, -f)) == pytest.approx(4 / elements)  # opposite: a distance of 2, squared
+        assert float(loss(f, -f)) == pytest.approx(
+            4 / elements
+        )  # opposite: a distance of 2, squared
         torch.testing.assert_close(loss(f * scale, e * other), loss(f, e))
         torch.testing.assert_close(loss(e, f), loss(f, e))
 
@@ -184,13 +209,20 @@ def test_the_total_is_the_weighted_sum(of, norm):
 def test_the_paper_s_weights_put_the_terms_in_one_range():
     """Features of nothing in common, c = 2048 and 7 × 7: a squared distance of 2 over c or 49·c elements. Only where vision is normalised
     over the whole map is the third weight of the second's order."""
-    assert (PAPER.alpha1, PAPER.alpha2, PAPER.alpha3, PAPER.visual_norm) == (1, 1000, 100_000, "map")
+    assert (PAPER.alpha1, PAPER.alpha2, PAPER.alpha3, PAPER.visual_norm) == (
+        1,
+        1000,
+        100_000,
+        "map",
+    )
     f_v, f_a, e_v, e_a = features(6, PAPER.channels, PAPER.side, PAPER.side)
     terms = losses(f_v, f_a, e_v, e_a, PAPER)
     assert float(terms["audio_hint"]) == pytest.approx(2000 / 2048, rel=0.1)
     assert float(terms["visual_hint"]) == pytest.approx(200_000 / (49 * 2048), rel=0.05)
     assert 0.1 < float(terms["contrast"]) < 20
-    assert float(losses(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]) > 40 * float(terms["visual_hint"])
+    assert float(
+        losses(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]
+    ) > 40 * float(terms["visual_hint"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -224,7 +256,9 @@ MEMORY = """
 @pytest.mark.slow
 def test_memory_of_the_paper_s_batch():
     """The products of all pairs before they are summed over the channels would be 6.6 GB, and as much again for each gradient."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(MEMORY)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEMORY)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     elements, megabytes = done.stdout.split()
     assert int(elements) == 128 * 2048 * 49 and float(megabytes) < 2000, megabytes
@@ -236,8 +270,12 @@ def share_of(rows):
     """The terms and the gradients of these rows' features, of six samples, when every process takes some."""
     inputs = [x[rows] for x in features(6)]
     f_v, f_a = (x.clone().requires_grad_() for x in inputs[:2])
-    terms = {"contrast": L_S(f_v, f_a, 0.2, chunk=2), "audio": L_a(f_a, inputs[3]), "visual": L_v(f_v, inputs[2]),
-             "positions": L_v(f_v, inputs[2], "position")}
+    terms = {
+        "contrast": L_S(f_v, f_a, 0.2, chunk=2),
+        "audio": L_a(f_a, inputs[3]),
+        "visual": L_v(f_v, inputs[2]),
+        "positions": L_v(f_v, inputs[2], "position"),
+    }
     found = {}
     for name, term in terms.items():
         gradients = torch.autograd.grad(term, (f_v, f_a), allow_unused=True, retain_graph=True)
@@ -249,7 +287,12 @@ SPLITS = ([0, 1, 2], [3, 4, 5]), ([0, 1, 2, 3, 4], [5])
 
 
 def one_of_two(rank, folder):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="localhost",
+        MASTER_PORT=(folder / "port").read_text(),
+    )
     torch.set_num_threads(1)
     torch.Tensor.float = lambda x: x
     dist.start(torch.device("cpu"))

@@ -1,4 +1,5 @@
 """What only avkd's commands do: several trainings in one call, evaluation on other objects, Table 2 in small."""
+
 import json
 
 import pytest
@@ -15,22 +16,44 @@ pytestmark = pytest.mark.slow
 def test_repeats(tmp_path, monkeypatch, capsys):
     """Trainings with other seeds, mean and deviation of what each wrote; a second call trains nothing."""
     monkeypatch.chdir(tmp_path)
-    flags = [*TINY["avkd"].split(), "--steps", "2", "--name", "r", "--seed", "4", "--repeats", "2", "--device", "cpu"]
+    flags = [
+        *TINY["avkd"].split(),
+        "--steps",
+        "2",
+        "--name",
+        "r",
+        "--seed",
+        "4",
+        "--repeats",
+        "2",
+        "--device",
+        "cpu",
+    ]
     train.main(flags)
-    first, second = (read_json(tmp_path / "runs" / "avkd" / f"r-{seed}" / "metrics.json") for seed in (4, 5))
+    first, second = (
+        read_json(tmp_path / "runs" / "avkd" / f"r-{seed}" / "metrics.json") for seed in (4, 5)
+    )
     assert (first["seed"], second["seed"]) == (4, 5)
     found = json.loads((tmp_path / "runs" / "avkd" / "r.json").read_text())
     for key in ("avc/auc", "og/auc", "control/silent_auc", "validation/score"):
         a, b = first[key], second[key]
-        assert found[key] == {"mean": pytest.approx((a + b) / 2), "std": pytest.approx(abs(a - b) / 2**0.5)}
+        assert found[key] == {
+            "mean": pytest.approx((a + b) / 2),
+            "std": pytest.approx(abs(a - b) / 2**0.5),
+        }
     assert found["repeats"] == 2 and first["validation/score"] != second["validation/score"]
     table = capsys.readouterr().out
-    assert f"{100 * (first['avc/auc'] + second['avc/auc']) / 2:.1f} ± " in table and "2 trainings" in table
+    assert (
+        f"{100 * (first['avc/auc'] + second['avc/auc']) / 2:.1f} ± " in table
+        and "2 trainings" in table
+    )
     monkeypatch.setattr(train, "train", None)
     train.main(flags)
     assert json.loads((tmp_path / "runs" / "avkd" / "r.json").read_text()) == found
     other = " ".join(flags)
-    assert "r-4: is of another configuration (tau)" in bad("avkd.train", f"{other} --tau 0.5", capsys, monkeypatch)
+    assert "r-4: is of another configuration (tau)" in bad(
+        "avkd.train", f"{other} --tau 0.5", capsys, monkeypatch
+    )
     assert "--resume" in bad("avkd.train", "--resume --name r-4 --repeats 2", capsys, monkeypatch)
 
 
@@ -38,7 +61,19 @@ def test_hints_are_of_the_pictures_that_are_learned_from(tmp_path, monkeypatch):
     """Another share of lone objects makes other pictures under the same seed, and so other hints."""
     monkeypatch.chdir(tmp_path)
     for lone in ("0", "1"):
-        train.main([*TINY["avkd"].split(), "--steps", "1", "--device", "cpu", "--name", lone, "--lone", lone])
+        train.main(
+            [
+                *TINY["avkd"].split(),
+                "--steps",
+                "1",
+                "--device",
+                "cpu",
+                "--name",
+                lone,
+                "--lone",
+                lone,
+            ]
+        )
     hints = sorted((tmp_path / "runs" / "avkd" / "teachers").glob("*/hints-*"))
     assert len(hints) == 2 and hints[0].parent == hints[1].parent
     assert (hints[0] / "e_v.npy").read_bytes() != (hints[1] / "e_v.npy").read_bytes()
@@ -50,12 +85,26 @@ def test_a_checkpoint_without_its_small_teacher(tmp_path, monkeypatch, capsys):
     train.main([*TINY["avkd"].split(), "--steps", "1", "--device", "cpu", "--name", "a"])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    evaluate.main(["--checkpoint", str(tmp_path / "runs" / "avkd" / "a" / "best.pt"), "--out", "here", "--device", "cpu"])
+    evaluate.main(
+        [
+            "--checkpoint",
+            str(tmp_path / "runs" / "avkd" / "a" / "best.pt"),
+            "--out",
+            "here",
+            "--device",
+            "cpu",
+        ]
+    )
     alone = read_json(tmp_path / "elsewhere" / "here" / "metrics-scenes.json")
     whole = read_json(tmp_path / "runs" / "avkd" / "a" / "metrics.json")
-    assert "No object-guided variants" in capsys.readouterr().out and not (tmp_path / "elsewhere" / "runs").exists()
+    assert (
+        "No object-guided variants" in capsys.readouterr().out
+        and not (tmp_path / "elsewhere" / "runs").exists()
+    )
     assert not [k for k in alone if k.startswith("og")]
-    assert all(whole[k] == value for k, value in alone.items() if k.startswith(("avc/", "control/")))
+    assert all(
+        whole[k] == value for k, value in alone.items() if k.startswith(("avc/", "control/"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +124,61 @@ def test_other_objects_and_back(cutouts, tmp_path, monkeypatch, capsys):
     train.main([*flags, "a"])
     train.main([*flags, "b", "--objects", str(cutouts)])
     runs = tmp_path / "runs" / "avkd"
-    for name, objects, there in (("a", str(cutouts), cutouts.name), ("b", "procedural", "procedural")):
-        evaluate.main(["--checkpoint", str(runs / name / "best.pt"), "--objects", objects, "--device", "cpu"])
-        crossed, own = read_json(runs / name / f"metrics-scenes-{there}.json"), read_json(runs / name / "metrics.json")
-        assert crossed["samples"] == own["samples"] == 8 and crossed["floor/centre_auc"] != own["floor/centre_auc"]
+    for name, objects, there in (
+        ("a", str(cutouts), cutouts.name),
+        ("b", "procedural", "procedural"),
+    ):
+        evaluate.main(
+            ["--checkpoint", str(runs / name / "best.pt"), "--objects", objects, "--device", "cpu"]
+        )
+        crossed, own = (
+            read_json(runs / name / f"metrics-scenes-{there}.json"),
+            read_json(runs / name / "metrics.json"),
+        )
+        assert (
+            crossed["samples"] == own["samples"] == 8
+            and crossed["floor/centre_auc"] != own["floor/centre_auc"]
+        )
         assert (runs / name / f"samples-scenes-{there}.png").is_file()
-    same = read_json(runs / "b" / "metrics-scenes-procedural.json"), read_json(runs / "a" / "metrics.json")
+    same = (
+        read_json(runs / "b" / "metrics-scenes-procedural.json"),
+        read_json(runs / "a" / "metrics.json"),
+    )
     assert same[0]["floor/centre_auc"] == same[1]["floor/centre_auc"]  # the same scenes
-    assert "gone" in bad("avkd.evaluate", f"--checkpoint {runs / 'a' / 'best.pt'} --objects gone", capsys, monkeypatch)
+    assert "gone" in bad(
+        "avkd.evaluate",
+        f"--checkpoint {runs / 'a' / 'best.pt'} --objects gone",
+        capsys,
+        monkeypatch,
+    )
 
 
 def test_table_2_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ablate.main(["--table", "2", "--seeds", "1", "--jobs", "2", *TINY["avkd"].split(), "--steps", "1", "--device", "cpu"])
+    ablate.main(
+        [
+            "--table",
+            "2",
+            "--seeds",
+            "1",
+            "--jobs",
+            "2",
+            *TINY["avkd"].split(),
+            "--steps",
+            "1",
+            "--device",
+            "cpu",
+        ]
+    )
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) == 6 and all(name in row for name, row in zip(ablate.TABLES["2"], rows[2:]))
-    logs = [json.loads(p.read_text().splitlines()[0]) for p in sorted((tmp_path / "runs" / "avkd").glob("ablate-*/log.jsonl"))]
+    logs = [
+        json.loads(p.read_text().splitlines()[0])
+        for p in sorted((tmp_path / "runs" / "avkd").glob("ablate-*/log.jsonl"))
+    ]
     terms = sorted(("audio_hint" in row, "visual_hint" in row) for row in logs)
     assert terms == [(False, False), (False, True), (True, False), (True, True)]
-    assert len(list((tmp_path / "runs" / "avkd" / "teachers").glob("*"))) == 1  # four trainings, one pair of teachers
+    assert (
+        len(list((tmp_path / "runs" / "avkd" / "teachers").glob("*"))) == 1
+    )  # four trainings, one pair of teachers

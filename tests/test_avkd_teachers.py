@@ -1,4 +1,5 @@
 """avkd/teachers.py: the hints of each teacher, the files they are kept in, and which files are refused."""
+
 import json
 import os
 import shutil
@@ -9,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from avkd import panns, small, teachers
+from avkd.backbones import panns
+from avkd import small, teachers
 from avkd.config import AUDIO_TEACHERS, HINTS, PAPER, TINY
-from avkd.detr import Detr
-from avkd.pairs import ScenePairs, heard, pairs
-from avkd.resnet import BasicBlock, ResNet
-from avkd.views import MEAN, STD
-from avkd.views import test_view as whole_view
+from avkd.backbones.detr import Detr
+from common.benchmarks.pairs import ScenePairs, heard, pairs
+from avkd.backbones.resnet import BasicBlock, ResNet
+from avkd.backbones.views import MEAN, STD
+from avkd.backbones.views import test_view as whole_view
 from common.io import InputError, read_json
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from tests.goldens import fill
 from tests.test_neighbors import Stopped
@@ -25,11 +27,23 @@ from tests.test_neighbors import Stopped
 pytestmark = pytest.mark.slow
 
 GOLDENS = Path(__file__).parent / "goldens"
-TINIER = replace(TINY, image_size=48, sample_rate=4000, seconds=0.5, crop=0.5, window=64, hop=64, channels=16, teacher_steps=2, scenes=5)
+TINIER = replace(
+    TINY,
+    image_size=48,
+    sample_rate=4000,
+    seconds=0.5,
+    crop=0.5,
+    window=64,
+    hop=64,
+    channels=16,
+    teacher_steps=2,
+    scenes=5,
+)
 FILES = replace(PAPER, channels=6, image_size=64, held_out=2)  # F_v's maps are 2 × 2
 
 
 # Files of hints ---------------------------------------------------------------------------------------------------------------
+
 
 class Source:
     def __init__(self, count=11):
@@ -62,7 +76,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "BATCH", 4)
     (tmp_path / "weights.pth").write_bytes(b"weights")
     for name, shape in SHAPES.items():
-        teachers.write(Source(), FILES, name, Teacher(*shape), tmp_path / "weights.pth", tmp_path / "hints")
+        teachers.write(
+            Source(), FILES, name, Teacher(*shape), tmp_path / "weights.pth", tmp_path / "hints"
+        )
     return tmp_path / "hints"
 
 
@@ -74,7 +90,9 @@ def test_hints_come_back(folder):
     """In float16, each beside its pair, without being read whole."""
     for name, found in zip(SHAPES, teachers.load(reading(folder), Source().ids)):
         wanted = Teacher(*SHAPES[name]).hint(torch.arange(11.0))
-        assert isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == np.float16
+        assert (
+            isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == np.float16
+        )
         np.testing.assert_array_equal(found, wanted.half())
         assert np.abs(found - wanted.numpy()).max() > 0
     assert (folder / "ids.txt").read_text().split() == Source().ids
@@ -96,7 +114,9 @@ def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
     def run(stop=99, folder=tmp_path / "hints", config=FILES):
         teacher = Teacher(*SHAPES[name], stop=stop)
         try:
-            return teachers.write(Source(), config, name, teacher, tmp_path / "weights.pth", folder), teacher.seen
+            return teachers.write(
+                Source(), config, name, teacher, tmp_path / "weights.pth", folder
+            ), teacher.seen
         except Stopped:
             return None, teacher.seen
     whole = run(folder=tmp_path / "whole")[0]
@@ -104,20 +124,34 @@ def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
     part = tmp_path / "hints" / f"{name}.npy.part"
     with open(part, "ab") as file:
         file.write(b"a torn block")
-    with pytest.raises(InputError, match=rf"{name}\.npy: is not finished; .*avkd\.teachers` continues it"):
-        teachers.load(reading(tmp_path / "hints", teach_image=name == "e_v", teach_audio=name == "e_a"), Source().ids)
+    with pytest.raises(
+        InputError, match=rf"{name}\.npy: is not finished; .*avkd\.teachers` continues it"
+    ):
+        teachers.load(
+            reading(tmp_path / "hints", teach_image=name == "e_v", teach_audio=name == "e_a"),
+            Source().ids,
+        )
     assert run(stop=4) == (None, 4)  # from the fifth on, killed again before the ninth
     found, seen = run()
     assert seen == 3 and not part.exists()
     np.testing.assert_array_equal(found, whole)
-    assert (tmp_path / "hints" / f"{name}.npy").read_bytes() == (tmp_path / "whole" / f"{name}.npy").read_bytes()
+    assert (tmp_path / "hints" / f"{name}.npy").read_bytes() == (
+        tmp_path / "whole" / f"{name}.npy"
+    ).read_bytes()
     assert run()[1] == 0  # finished: nothing is computed
     (tmp_path / "weights.pth").write_bytes(b"others")
     assert run()[1] == 11  # another teacher
     changed = {"visual_hint": "encoder"} if name == "e_v" else {"channel": "left"}
     assert run(config=replace(FILES, **changed))[1] == 11
     with pytest.raises(InputError, match=r"ids\.txt: is of other samples"):
-        teachers.write(Source(5), FILES, name, Teacher(*SHAPES[name]), tmp_path / "weights.pth", tmp_path / "hints")
+        teachers.write(
+            Source(5),
+            FILES,
+            name,
+            Teacher(*SHAPES[name]),
+            tmp_path / "weights.pth",
+            tmp_path / "hints",
+        )
 
 
 STALE = [
@@ -125,27 +159,49 @@ STALE = [
     ("e_v", {"teacher_size": 800}, "its size is 224, this training's 800"),
     ("e_v", {"channels": 8}, r"its shape is \[11, 6, 2, 2\], this training's \[11, 8, 2, 2\]"),
     ("e_v", {"image_size": 96}, r"this training's \[11, 6, 3, 3\]"),
-    ("e_a", {"teach_image": False, "channels": 8}, r"its shape is \[11, 6\], this training's \[11, 8\]"),
-    ("e_a", {"audio_teacher": "wavegram_logmel_cnn14"}, "its teacher is 'cnn14', this training's 'wavegram_logmel_cnn14'"),
+    (
+        "e_a",
+        {"teach_image": False, "channels": 8},
+        r"its shape is \[11, 6\], this training's \[11, 8\]",
+    ),
+    (
+        "e_a",
+        {"audio_teacher": "wavegram_logmel_cnn14"},
+        "its teacher is 'cnn14', this training's 'wavegram_logmel_cnn14'",
+    ),
     ("e_a", {"sample_rate": 16000}, "its sample_rate is 22050, this training's 16000"),
-    ("e_a", {"crop": 2.0}, "its crop is 3.0, this training's 2.0"), ("e_a", {"seconds": 10.0}, "its seconds is 0.0, this training's 10.0"),
-    ("e_a", {"channel": "left"}, "its channel is 'mean', this training's 'left'")]
+    ("e_a", {"crop": 2.0}, "its crop is 3.0, this training's 2.0"),
+    ("e_a", {"seconds": 10.0}, "its seconds is 0.0, this training's 10.0"),
+    ("e_a", {"channel": "left"}, "its channel is 'mean', this training's 'left'"),
+]
 
 
-@pytest.mark.parametrize("name, changes, said", STALE, ids=[f"{name}-{','.join(changes)}" for name, changes, _ in STALE])
+@pytest.mark.parametrize(
+    "name, changes, said", STALE, ids=[f"{name}-{','.join(changes)}" for name, changes, _ in STALE]
+)
 def test_hints_of_another_training(folder, name, changes, said):
-    with pytest.raises(InputError, match=rf"{name}\.npy: .*{said}.*`python -m avkd\.teachers`") as error:
+    with pytest.raises(
+        InputError, match=rf"{name}\.npy: .*{said}.*`python -m avkd\.teachers`"
+    ) as error:
         teachers.load(reading(folder, **changes), Source().ids)
     assert "\n" not in str(error.value)
 
 
 def test_hints_of_another_training_may_differ_in_what_no_teacher_sees(folder):
-    teachers.load(reading(folder, window=1024, hop=100, lr=1.0, batch_size=4, seed=5, augment=True, tau=1.0), Source().ids)
+    teachers.load(
+        reading(folder, window=1024, hop=100, lr=1.0, batch_size=4, seed=5, augment=True, tau=1.0),
+        Source().ids,
+    )
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda ids: ids[::-1], r"line 1 is 'clip0', the data have 'clip10' there"), (lambda ids: ids[:-1], "the data have nothing there"),
-    (lambda ids: [*ids, "clip11"], "line 12 is nothing, the data have 'clip11' there")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda ids: ids[::-1], r"line 1 is 'clip0', the data have 'clip10' there"),
+        (lambda ids: ids[:-1], "the data have nothing there"),
+        (lambda ids: [*ids, "clip11"], "line 12 is nothing, the data have 'clip11' there"),
+    ],
+)
 def test_hints_of_other_pairs(folder, change, said):
     with pytest.raises(InputError, match=rf"ids\.txt: .*{said}"):
         teachers.load(reading(folder), change(Source().ids))
@@ -163,7 +219,11 @@ def test_files_that_are_not_hints(folder, name):
     for damaged in (b"", b"what is this", whole[:-1], whole.replace(b"}", b" ")):
         path.write_bytes(damaged)
         refused(r"not a \.npy file")
-    for array in (np.zeros((11, *SHAPES[name]), np.float32), np.zeros((10, *SHAPES[name]), np.float16), np.zeros(11, np.float16)):
+    for array in (
+        np.zeros((11, *SHAPES[name]), np.float32),
+        np.zeros((10, *SHAPES[name]), np.float16),
+        np.zeros(11, np.float16),
+    ):
         np.save(path, array)
         refused(rf"not what {name}\.npy\.json says")
     np.save(path, np.array([{}] * 11), allow_pickle=True)
@@ -197,11 +257,20 @@ def test_scenes_make_their_own_hints(scenes, monkeypatch):
     config, source = scenes
     e_v, e_a = teachers.hints(config, source)
     with torch.no_grad():
-        wanted = small.teacher("e_v", config).hint(torch.stack([whole_view(source.image(i), 48) for i in range(5)]))
+        wanted = small.teacher("e_v", config).hint(
+            torch.stack([whole_view(source.image(i), 48) for i in range(5)])
+        )
         np.testing.assert_allclose(e_v, wanted, atol=2e-3, rtol=2e-3)
-        wanted = small.teacher("e_a", config).hint(torch.stack([heard(source.sound(i), config) for i in range(5)]))
+        wanted = small.teacher("e_a", config).hint(
+            torch.stack([heard(source.sound(i), config) for i in range(5)])
+        )
         np.testing.assert_allclose(e_a, wanted, atol=2e-3, rtol=2e-3)
-    assert e_v.shape == (5, 16, config.side, config.side) and e_a.shape == (5, 16) and e_v.any() and e_a.any()
+    assert (
+        e_v.shape == (5, 16, config.side, config.side)
+        and e_a.shape == (5, 16)
+        and e_v.any()
+        and e_a.any()
+    )
     nothing, alone = teachers.hints(replace(config, teach_image=False), source)
     assert nothing is None and np.array_equal(alone, e_a)
     alone, nothing = teachers.hints(replace(config, teach_audio=False), source)
@@ -224,11 +293,14 @@ def test_one_teacher_makes_one_file(scenes, tmp_path):
 
 # DETR -------------------------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     keys = json.loads((GOLDENS / "detr_r50.keys.json").read_text())
     path = tmp_path_factory.mktemp("weights") / "detr.pth"
-    torch.save({"model": {k: torch.from_numpy(fill.fill_array(k, s)) for k, s in keys.items()}}, path)
+    torch.save(
+        {"model": {k: torch.from_numpy(fill.fill_array(k, s)) for k, s in keys.items()}}, path
+    )
     yield path
     path.unlink()
 
@@ -241,14 +313,22 @@ def golden_picture():
 
 def pooled(x):
     """(3, 4) cells in the last two dimensions → 2 × 2: rows 0, 1 and 1, 2; columns 0, 1 and 2, 3."""
-    return np.stack([np.stack([x[..., r:r + 2, c:c + 2].mean((-1, -2)) for c in (0, 2)], -1) for r in (0, 1)], -2)
+    return np.stack(
+        [
+            np.stack([x[..., r : r + 2, c : c + 2].mean((-1, -2)) for c in (0, 2)], -1)
+            for r in (0, 1)
+        ],
+        -2,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reading", HINTS)
 def test_the_hints_of_detr(reading, published):
     golden = np.load(GOLDENS / "detr_r50.npz")
-    config = replace(PAPER, visual_hint=reading, image_size=64, channels=2048 if reading == "backbone" else 300)
+    config = replace(
+        PAPER, visual_hint=reading, image_size=64, channels=2048 if reading == "backbone" else 300
+    )
     teacher = teachers.Detr(config, published)
     with torch.no_grad():
         e_v = teacher.hint(golden_picture())
@@ -259,10 +339,18 @@ def test_the_hints_of_detr(reading, published):
         torch.testing.assert_close(teacher.lift.T @ teacher.lift, torch.eye(256), atol=1e-5, rtol=0)
         found, wanted = torch.einsum("cd,nchw->ndhw", teacher.lift, e_v), golden["memory"]
         if reading == "decoder":
-            found, wanted = found[:, ::4], np.einsum("nqd,nqhw->ndhw", golden["hs_last"], golden["attention"])
-        assert torch.equal(teachers.Detr(config, published).lift, teacher.lift)  # the same in every process
+            found, wanted = (
+                found[:, ::4],
+                np.einsum("nqd,nqhw->ndhw", golden["hs_last"], golden["attention"]),
+            )
+        assert torch.equal(
+            teachers.Detr(config, published).lift, teacher.lift
+        )  # the same in every process
     wanted = pooled(wanted)
-    assert found.shape == wanted.shape and np.abs(found.numpy() - wanted).max() <= 2e-5 * np.abs(wanted).max()
+    assert (
+        found.shape == wanted.shape
+        and np.abs(found.numpy() - wanted).max() <= 2e-5 * np.abs(wanted).max()
+    )
 
 
 @pytest.mark.slow
@@ -288,11 +376,21 @@ def narrow(tmp_path, monkeypatch):
     torch.manual_seed(0)
     for name, width in WIDTHS.items():
         make = getattr(panns, name)
-        monkeypatch.setattr(teachers, name, lambda make=make, width=width: make(width=width, classes=5))
+        monkeypatch.setattr(
+            teachers, name, lambda make=make, width=width: make(width=width, classes=5)
+        )
         net = getattr(teachers, name)()
         torch.save({"model": fill.fill_state_dict(net.state_dict())}, tmp_path / f"{name}.pth")
-    monkeypatch.setattr(teachers, "detr_r50", lambda: Detr(ResNet(BasicBlock, (1, 1, 1, 1), 8, num_classes=None), 32, 4, 1, 1, 64, 0.1, 5))
-    torch.save({"model": fill.fill_state_dict(teachers.detr_r50().state_dict())}, tmp_path / "detr.pth")
+    monkeypatch.setattr(
+        teachers,
+        "detr_r50",
+        lambda: Detr(
+            ResNet(BasicBlock, (1, 1, 1, 1), 8, num_classes=None), 32, 4, 1, 1, 64, 0.1, 5
+        ),
+    )
+    torch.save(
+        {"model": fill.fill_state_dict(teachers.detr_r50().state_dict())}, tmp_path / "detr.pth"
+    )
     return tmp_path
 
 
@@ -303,7 +401,10 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
 
     class Tone:
         def sound(self, i):
-            return 0.5 * torch.sin(2 * torch.pi * (i * time + 300 * time.square()))  # rises by 600 Hz in a second
+            return 0.5 * torch.sin(
+                2 * torch.pi * (i * time + 300 * time.square())
+            )  # rises by 600 Hz in a second
+
     view = teacher.view(Tone(), 440)
     seconds = 0.5 + torch.arange(32000) / 32000  # the middle one of two
     wanted = 0.5 * torch.sin(2 * torch.pi * (440 * seconds + 300 * seconds.square()))
@@ -312,8 +413,14 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
     with torch.no_grad():
         waveforms = torch.stack([view, teacher.view(Tone(), 880)])
         e_a = teacher.hint(waveforms)
-        assert e_a.shape == (2, config.channels) and torch.equal(e_a, teacher.net(waveforms)["embedding"]) and not e_a[0].equal(e_a[1])
-    with pytest.raises(InputError, match=f"--channels: 7: embeddings of PANNs have {config.channels}"):
+        assert (
+            e_a.shape == (2, config.channels)
+            and torch.equal(e_a, teacher.net(waveforms)["embedding"])
+            and not e_a[0].equal(e_a[1])
+        )
+    with pytest.raises(
+        InputError, match=f"--channels: 7: embeddings of PANNs have {config.channels}"
+    ):
         teachers.Panns(replace(config, channels=7), narrow / f"{name}.pth")
     other, = set(AUDIO_TEACHERS) - {name}
     with pytest.raises(InputError, match=rf"{other}\.pth: not the weights"):
@@ -321,6 +428,7 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
 
 
 # The command ------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def flickr(tmp_path_factory):
@@ -330,9 +438,38 @@ def flickr(tmp_path_factory):
 
 
 def command(root, folder, *more):
-    return [*map(str, ("--preset", "paper", "--root", root, "--hints", folder, "--held-out", 2, "--image-size", 64, "--sample-rate", 8000,
-                       "--crop", 1, "--teacher-size", 64, "--visual-hint", "encoder", "--channels", 128, "--workers", 0, "--device", "cpu",
-                       *more))]
+    return [
+        *map(
+            str,
+            (
+                "--preset",
+                "paper",
+                "--root",
+                root,
+                "--hints",
+                folder,
+                "--held-out",
+                2,
+                "--image-size",
+                64,
+                "--sample-rate",
+                8000,
+                "--crop",
+                1,
+                "--teacher-size",
+                64,
+                "--visual-hint",
+                "encoder",
+                "--channels",
+                128,
+                "--workers",
+                0,
+                "--device",
+                "cpu",
+                *more,
+            ),
+        )
+    ]
 
 
 def fails(capsys, *args):
@@ -346,8 +483,18 @@ def fails(capsys, *args):
 @pytest.mark.slow
 def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "hints"
-    config = replace(PAPER, root=str(flickr), hints=str(folder), held_out=2, image_size=64, sample_rate=8000, crop=1.0, teacher_size=64,
-                     visual_hint="encoder", channels=128)
+    config = replace(
+        PAPER,
+        root=str(flickr),
+        hints=str(folder),
+        held_out=2,
+        image_size=64,
+        sample_rate=8000,
+        crop=1.0,
+        teacher_size=64,
+        visual_hint="encoder",
+        channels=128,
+    )
     source, _ = pairs(config)
     teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth"))
     with pytest.raises(InputError, match=r"e_a\.npy: no such file"):
@@ -355,36 +502,64 @@ def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monke
     teachers.main(command(flickr, folder, "--panns", narrow / "cnn14.pth", "--workers", 1))
     assert "e_a.npy: (7, 128), 0.00 GiB" in capsys.readouterr().out
     e_v, e_a = teachers.hints(config, source)  # as a training reads them
-    detr, listener = teachers.Detr(config, narrow / "detr.pth"), teachers.Panns(config, narrow / "cnn14.pth")
+    detr, listener = (
+        teachers.Detr(config, narrow / "detr.pth"),
+        teachers.Panns(config, narrow / "cnn14.pth"),
+    )
     with torch.no_grad():
         for i in (0, 6):
             wanted = detr.hint(whole_view(source.image(i), 64)[None])[0]
             np.testing.assert_allclose(e_v[i], wanted, atol=2e-3 * float(wanted.abs().max()))
             wanted = listener.hint(listener.view(source, i)[None])[0]
             np.testing.assert_allclose(e_a[i], wanted, atol=2e-3 * float(wanted.abs().max()))
-    assert read_json(folder / "e_v.npy.json")["teacher"] == "detr_r50" and read_json(folder / "e_a.npy.json")["teacher"] == "cnn14"
+    assert (
+        read_json(folder / "e_v.npy.json")["teacher"] == "detr_r50"
+        and read_json(folder / "e_a.npy.json")["teacher"] == "cnn14"
+    )
     before = {p: os.stat(p).st_mtime_ns for p in folder.iterdir()}
     monkeypatch.setattr(teachers, "DataLoader", None)  # a second call has nothing to do
-    teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth", "--panns", narrow / "cnn14.pth"))
+    teachers.main(
+        command(flickr, folder, "--detr", narrow / "detr.pth", "--panns", narrow / "cnn14.pth")
+    )
     assert {p: os.stat(p).st_mtime_ns for p in folder.iterdir()} == before
 
 
 def test_bad_flags_are_one_line_and_write_nothing(flickr, narrow, tmp_path, capsys):
-    folder, detr, listener = tmp_path / "hints", ("--detr", narrow / "detr.pth"), ("--panns", narrow / "cnn14.pth")
-    for args, said in ((command(flickr, folder), "--detr, --panns or both"),
-                       (["--data", "scenes", *map(str, detr)], "scenes need no command"),
-                       ([*map(str, detr)], "scenes need no command"), (command(flickr, folder, *detr, "--data", "nonsense"), "nonsense"),
-                       (command(flickr, folder, *detr, "--detr", narrow / "gone.pth"), "gone.pth: no such file"),
-                       (command(flickr, folder, *listener, *detr, "--channels", 7), "--channels: 7: embeddings of PANNs have 128"),
-                       (command(flickr, folder, *detr, "--visual-hint", "backbone"), "the backbone of DETR has 2048"),
-                       (command(flickr, folder, *listener, "--panns", narrow / "detr.pth"), "detr.pth: not the weights of this Cnn14"),
-                       (command(flickr, folder, *listener, "--detr", narrow / "cnn14.pth"), "cnn14.pth: not the weights of this Detr"),
-                       (command(tmp_path / "nowhere", folder, *detr), "nowhere: not a folder"),
-                       (command(flickr, folder, *detr, "--held-out", 9), "--held-out: 9 of 9 pairs"),
-                       (command(flickr, folder, *detr, "--ids", "none.txt"), "none.txt"),
-                       (command(flickr, folder, *detr, "--image-size", 50), "--image-size 50"),
-                       (command(flickr, folder, *detr, "--visual-hint", "body"), "invalid choice: 'body'"),
-                       (command(flickr, folder, *detr, "--device", "toaster"), "toaster"), (["--no-such-flag"], "--no-such-flag")):
+    folder, detr, listener = (
+        tmp_path / "hints",
+        ("--detr", narrow / "detr.pth"),
+        ("--panns", narrow / "cnn14.pth"),
+    )
+    for args, said in (
+        (command(flickr, folder), "--detr, --panns or both"),
+        (["--data", "scenes", *map(str, detr)], "scenes need no command"),
+        ([*map(str, detr)], "scenes need no command"),
+        (command(flickr, folder, *detr, "--data", "nonsense"), "nonsense"),
+        (command(flickr, folder, *detr, "--detr", narrow / "gone.pth"), "gone.pth: no such file"),
+        (
+            command(flickr, folder, *listener, *detr, "--channels", 7),
+            "--channels: 7: embeddings of PANNs have 128",
+        ),
+        (
+            command(flickr, folder, *detr, "--visual-hint", "backbone"),
+            "the backbone of DETR has 2048",
+        ),
+        (
+            command(flickr, folder, *listener, "--panns", narrow / "detr.pth"),
+            "detr.pth: not the weights of this Cnn14",
+        ),
+        (
+            command(flickr, folder, *listener, "--detr", narrow / "cnn14.pth"),
+            "cnn14.pth: not the weights of this Detr",
+        ),
+        (command(tmp_path / "nowhere", folder, *detr), "nowhere: not a folder"),
+        (command(flickr, folder, *detr, "--held-out", 9), "--held-out: 9 of 9 pairs"),
+        (command(flickr, folder, *detr, "--ids", "none.txt"), "none.txt"),
+        (command(flickr, folder, *detr, "--image-size", 50), "--image-size 50"),
+        (command(flickr, folder, *detr, "--visual-hint", "body"), "invalid choice: 'body'"),
+        (command(flickr, folder, *detr, "--device", "toaster"), "toaster"),
+        (["--no-such-flag"], "--no-such-flag"),
+    ):
         assert said in fails(capsys, *args)
         assert not folder.exists()
 
@@ -400,6 +575,8 @@ def test_bad_files_are_named(flickr, narrow, tmp_path, capsys):
     assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr, "--workers", 1))
     assert not (folder / "e_v.npy").exists()
     teachers.main(command(root, folder, *listener))  # sounds are whole
-    assert "ids.txt: is of other samples" in fails(capsys, *command(root, folder, *listener, "--skip-bad"))
+    assert "ids.txt: is of other samples" in fails(
+        capsys, *command(root, folder, *listener, "--skip-bad")
+    )
     teachers.main(command(root, tmp_path / "others", *detr, "--skip-bad"))
     assert source.ids[3] not in (tmp_path / "others" / "ids.txt").read_text().split()

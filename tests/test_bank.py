@@ -1,10 +1,20 @@
 """Objects and their sounds: what tells the classes apart, what must not, and folders of anyone's cut-outs."""
+
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from common.bank import COLOURS, SHAPES, TEXTURES, TIMBRES, Directory, Procedural, hiss, loudness
+from common.scenes.objects import (
+    COLOURS,
+    SHAPES,
+    TEXTURES,
+    TIMBRES,
+    Directory,
+    Procedural,
+    hiss,
+    loudness,
+)
 from common.io import InputError
 from common.scenes import Scenes
 
@@ -26,7 +36,9 @@ def write_folder(root, count=5):
         rgba[..., 3] = 255 * ((x - 40) ** 2 / 400 + (y - 20) ** 2 / 200 < 1)
         Image.fromarray(rgba).save(root / f"big_thing{i}.png")
         tone = 0.5 * np.sin(2 * np.pi * (300 + 200 * i) * np.arange(12000) / 24000)
-        soundfile.write(root / f"big_thing{i}.{('wav', 'ogg', 'flac')[i % 3]}", tone.astype(np.float32), 24000)
+        soundfile.write(
+            root / f"big_thing{i}.{('wav', 'ogg', 'flac')[i % 3]}", tone.astype(np.float32), 24000
+        )
     return root
 
 
@@ -38,7 +50,9 @@ def probe(train, train_labels, test, test_labels):
 
 
 def test_classes_are_the_product_of_shape_and_texture():
-    assert len(BANK.names) == len(set(BANK.names)) == len(SHAPES) * len(TEXTURES) == len(TIMBRES) >= 12
+    assert (
+        len(BANK.names) == len(set(BANK.names)) == len(SHAPES) * len(TEXTURES) == len(TIMBRES) >= 12
+    )
     for c in CLASSES:
         assert BANK.names[c] == f"{TEXTURES[c % len(TEXTURES)]} {SHAPES[c // len(TEXTURES)]}"
 
@@ -48,10 +62,22 @@ def test_cutout_is_what_its_name_says(cls):
     texture, shape = BANK.names[cls].split()
     for i in range(5):
         rgb, opaque, colour = BANK.cutout(cls, rng(i), 90, 80)
-        assert rgb.shape == (80, 90, 3) and rgb.dtype == np.uint8 and opaque.shape == (80, 90) and opaque.dtype == bool
+        assert (
+            rgb.shape == (80, 90, 3)
+            and rgb.dtype == np.uint8
+            and opaque.shape == (80, 90)
+            and opaque.dtype == bool
+        )
         assert colour in COLOURS
-        assert opaque[40, 45] == (shape != "ring")  # a ring is open in the middle, the others are not
-        low, high = {"circle": (0.76, 0.8), "ring": (0.5, 0.58), "triangle": (0.35, 0.5), "cross": (0.42, 0.56)}[shape]
+        assert opaque[40, 45] == (
+            shape != "ring"
+        )  # a ring is open in the middle, the others are not
+        low, high = {
+            "circle": (0.76, 0.8),
+            "ring": (0.5, 0.58),
+            "triangle": (0.35, 0.5),
+            "cross": (0.42, 0.56),
+        }[shape]
         assert low < opaque.mean() < high
         jumps = np.abs(np.diff(rgb.astype(int), axis=1)).max(-1)[opaque[:, 1:] & opaque[:, :-1]]
         assert (jumps.max() > 15) == (texture != "plain")  # two colours side by side
@@ -71,7 +97,9 @@ def test_sounds_of_every_length_and_rate(rate, seconds):
     for cls in CLASSES:
         waveform, times = BANK.sound(cls, rng(cls), rate * seconds, rate)
         assert waveform.shape == (rate * seconds,) and waveform.dtype == np.float32
-        assert 1 <= times <= 3 and np.isfinite(waveform).all() and 0.03 < np.abs(waveform).max() <= 1
+        assert (
+            1 <= times <= 3 and np.isfinite(waveform).all() and 0.03 < np.abs(waveform).max() <= 1
+        )
         assert 10 ** -1.6 < np.sqrt(np.mean(waveform ** 2)) < 10 ** -0.89
 
 
@@ -100,7 +128,9 @@ def test_pitch_and_onset_vary_within_a_class():
 def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_does():
     scenes = Scenes(5, size=48)
     n = 50
-    draws = [(c, *scenes.probe(c, 100 * i + c)) for i in range(n) for c in CLASSES]  # another index for each class
+    draws = [
+        (c, *scenes.probe(c, 100 * i + c)) for i in range(n) for c in CLASSES
+    ]  # another index for each class
     labels = np.array([c for c, _, _ in draws])
     colour = np.array([scene.image.mean((0, 1)) / 255 for _, scene, _ in draws])
     inside = np.array([scene.image[scene.masks[0]].mean(0) / 255 for _, scene, _ in draws])
@@ -108,9 +138,13 @@ def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_do
     half = len(draws) * 3 // 5
     for feature in (colour, loud):
         assert probe(feature[:half], labels[:half], feature[half:], labels[half:]) < 0.18
-    assert probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25  # not even where the object is known
+    assert (
+        probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25
+    )  # not even where the object is known
 
-    frames = np.stack([w[:15872].reshape(-1, 512) * np.hanning(512).astype(np.float32) for _, _, w in draws])
+    frames = np.stack(
+        [w[:15872].reshape(-1, 512) * np.hanning(512).astype(np.float32) for _, _, w in draws]
+    )
     spectrum = np.log(np.abs(np.fft.rfft(frames)).mean(1) + 1e-3)
     spectrum -= spectrum.mean(1, keepdims=True)  # without its loudness
     centroids = np.stack([spectrum[:half][labels[:half] == c].mean(0) for c in CLASSES])
@@ -121,7 +155,9 @@ def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_do
 def test_loudness_is_drawn_whatever_comes_in():
     tone = np.sin(np.arange(8000, dtype=np.float32))
     for gain in (1e-3, 1, 1e3):
-        np.testing.assert_allclose(loudness(np.float32(gain) * tone, rng(1)), loudness(tone, rng(1)), atol=2e-4)
+        np.testing.assert_allclose(
+            loudness(np.float32(gain) * tone, rng(1)), loudness(tone, rng(1)), atol=2e-4
+        )
     levels = [np.sqrt(np.mean(loudness(tone, rng(i)) ** 2)) for i in range(50)]
     assert 0.0316 <= min(levels) < 0.045 and 0.09 < max(levels) <= 0.126  # from -30 to -18 dB
     assert not loudness(np.zeros(100, np.float32), rng(1)).any()
@@ -136,14 +172,19 @@ def test_hiss_is_steady():
 
 # Folders ------------------------------------------------------------------------------------------------------------
 
+
 def test_a_folder_of_cutouts(tmp_path):
     bank = Directory(write_folder(tmp_path / "deep" / "er").parent)
     assert bank.names == [f"big thing{i}" for i in range(5)] and not bank.skipped
     for cls in range(5):
-        assert 1.2 < bank.pictures[cls].width / bank.pictures[cls].height < 1.6  # cropped to the ellipse: 40 x 28 pixels
+        assert (
+            1.2 < bank.pictures[cls].width / bank.pictures[cls].height < 1.6
+        )  # cropped to the ellipse: 40 x 28 pixels
         rgb, opaque, colour = bank.cutout(cls, rng(cls), 50, 40)
         assert rgb.shape == (40, 50, 3) and opaque.shape == (40, 50) and colour == ""
-        assert opaque.any(0).all() and opaque.any(1).all() and not opaque[0, 0]  # it fills its place
+        assert (
+            opaque.any(0).all() and opaque.any(1).all() and not opaque[0, 0]
+        )  # it fills its place
         waveform, times = bank.sound(cls, rng(cls), 16000, 16000)
         assert waveform.shape == (16000,) and waveform.dtype == np.float32 and times == 0
         peak = np.abs(np.fft.rfft(waveform)).argmax()
@@ -161,7 +202,9 @@ def test_draws_differ_and_are_repeatable(tmp_path):
 def test_quiet_recordings_are_heard_above_the_noise(tmp_path):
     write_folder(tmp_path)
     t = np.arange(16000) / 16000
-    soundfile.write(tmp_path / "big_thing0.wav", 0.002 * np.sin(2 * np.pi * 440 * t), 16000, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "big_thing0.wav", 0.002 * np.sin(2 * np.pi * 440 * t), 16000, subtype="FLOAT"
+    )
     power = np.abs(np.fft.rfft(Directory(tmp_path).sound(0, rng(1), 16000, 16000)[0])) ** 2
     assert power[400:480].sum() > 0.95 * power.sum()
 
@@ -190,10 +233,17 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
         else:
             soundfile.write(tmp_path / f"{name}.wav", sound, rate)
 
-    bad = {"no_alpha": (opaque, tone), "invisible": (invisible, tone), "not_a_picture": (b"hello", tone),
-           "empty_picture": (b"", tone), "cut_picture": (good.read_bytes()[:60], tone),
-           "not_a_sound": (Image.open(good), b"hello" * 20), "empty_sound": (Image.open(good), b""),
-           "too_short": (Image.open(good), tone[:1599]), "silent": (Image.open(good), 0 * tone)}
+    bad = {
+        "no_alpha": (opaque, tone),
+        "invisible": (invisible, tone),
+        "not_a_picture": (b"hello", tone),
+        "empty_picture": (b"", tone),
+        "cut_picture": (good.read_bytes()[:60], tone),
+        "not_a_sound": (Image.open(good), b"hello" * 20),
+        "empty_sound": (Image.open(good), b""),
+        "too_short": (Image.open(good), tone[:1599]),
+        "silent": (Image.open(good), 0 * tone),
+    }
     for name, (picture, sound) in bad.items():
         pair(name, picture, sound)
     pair("just_long_enough", Image.open(good), tone[:1600])
@@ -201,7 +251,9 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
     pair("zz_namesake", Image.open(good), tone[::2])
     (tmp_path / "zz_namesake.txt").write_text("just long enough")
     Image.open(good).save(tmp_path / "mute.png")  # no sound: no pair, and nothing wrong with it
-    soundfile.write(tmp_path / "mute_desc.ogg", tone, 16000)  # a spoken description is not its sound
+    soundfile.write(
+        tmp_path / "mute_desc.ogg", tone, 16000
+    )  # a spoken description is not its sound
 
     bank = Directory(tmp_path)
     assert bank.names == [*(f"big thing{i}" for i in range(5)), "just long enough"]
@@ -225,5 +277,8 @@ def test_scenes_say_once_what_a_folder_lacks(tmp_path, capsys):
     soundfile.write(tmp_path / "big_thing2.flac", np.zeros(9000), 9000)
     first, second = Scenes(0, folder=tmp_path), Scenes(1, folder=str(tmp_path))
     assert first.bank is second.bank  # read once
-    assert capsys.readouterr().out == f"left out: {tmp_path / 'big_thing2.flac'}: the sound is silent\n"
+    assert (
+        capsys.readouterr().out
+        == f"left out: {tmp_path / 'big_thing2.flac'}: the sound is silent\n"
+    )
     assert first.names == [f"big thing{i}" for i in (0, 1, 3, 4)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sslalign.boxes import boxes_from_maps, components, otsu
+from common.evaluation.boxes import boxes_from_maps, components, otsu
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,9 @@ def naive_otsu(grid):
     for t in range(255):
         lower, upper = levels[levels <= t], levels[levels > t]
         if len(lower) and len(upper):
-            variance = len(lower) * len(upper) * (lower.mean() - upper.mean()) ** 2 / len(levels) ** 2
+            variance = (
+                len(lower) * len(upper) * (lower.mean() - upper.mean()) ** 2 / len(levels) ** 2
+            )
             if variance > best * (1 + 1e-12):
                 best, found = variance, t
     return (found + 1) / 256
@@ -52,7 +54,12 @@ def flood(mask):
             y, x = queue.popleft()
             part.add((int(y), int(x)))
             for near in ((y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
-                if 0 <= near[0] < height and 0 <= near[1] < width and mask[near] and near not in seen:
+                if (
+                    0 <= near[0] < height
+                    and 0 <= near[1] < width
+                    and mask[near]
+                    and near not in seen
+                ):
                     seen.add(near)
                     queue.append(near)
         parts.append(part)
@@ -60,7 +67,9 @@ def flood(mask):
 
 
 def parts_of(labels):
-    return [{tuple(p) for p in (labels == k).nonzero().tolist()} for k in labels.unique().tolist() if k]
+    return [
+        {tuple(p) for p in (labels == k).nonzero().tolist()} for k in labels.unique().tolist() if k
+    ]
 
 
 def naive_boxes(grid, least, threshold=None):
@@ -74,11 +83,20 @@ def naive_boxes(grid, least, threshold=None):
         if len(part) / (height * width) >= least:
             ys, xs = zip(*part)
             mean = sum(float(grid[p]) for p in part) / len(part)
-            rows.append((min(xs) / width, min(ys) / height, (max(xs) + 1) / width, (max(ys) + 1) / height, mean))
+            rows.append(
+                (
+                    min(xs) / width,
+                    min(ys) / height,
+                    (max(xs) + 1) / width,
+                    (max(ys) + 1) / height,
+                    mean,
+                )
+            )
     return sorted(rows, key=lambda row: -row[4])
 
 
 # Otsu -------------------------------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, seeds, st.sampled_from([2, 3, 7, 300, 10**6]))
@@ -93,14 +111,23 @@ def test_otsu_against_a_loop_over_thresholds(shape, seed, levels):
 
 def test_otsu_parts_two_humps():
     generator = torch.Generator().manual_seed(0)
-    maps = torch.cat([torch.randn(2, 50, 30, generator=generator), torch.randn(2, 50, 20, generator=generator) + 12], 2)
+    maps = torch.cat(
+        [
+            torch.randn(2, 50, 30, generator=generator),
+            torch.randn(2, 50, 20, generator=generator) + 12,
+        ],
+        2,
+    )
     thresholds = maps.amin((1, 2)) + otsu(maps) * (maps.amax((1, 2)) - maps.amin((1, 2)))
     assert ((thresholds > 3.) & (thresholds < 9.)).all()
-    assert otsu(torch.tensor([[[0., 0.25, 1]]])).item() == 64 / 256  # a bin is closed above: 0.25 is in the lower class
+    assert (
+        otsu(torch.tensor([[[0.0, 0.25, 1]]])).item() == 64 / 256
+    )  # a bin is closed above: 0.25 is in the lower class
     assert otsu(torch.tensor([[[0., 0, 1]]])).item() == 1 / 256  # the first of equal ones
 
 
 # Components -------------------------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=120, deadline=None)
 @given(shapes, st.sampled_from([0.1, 0.3, 0.45, 0.6, 0.8, 0.95]), seeds)
@@ -109,7 +136,9 @@ def test_components_against_flood_fill(shape, density, seed):
     labels = components(torch.from_numpy(masks))
     assert labels.shape == shape and labels.dtype == torch.int64
     parts = [part for mask in masks for part in flood(mask)]
-    assert sorted(map(sorted, parts)) == sorted(sorted(p) for grid in labels for p in parts_of(grid))
+    assert sorted(map(sorted, parts)) == sorted(
+        sorted(p) for grid in labels for p in parts_of(grid)
+    )
     assert set(labels.unique().tolist()) - {0} == set(range(1, len(parts) + 1))
 
 
@@ -131,19 +160,25 @@ def test_a_spiral_is_one_component_and_soon_found(turn, monkeypatch):
     assert mask.sum() > 1800 and len(flood(mask)) == 1
     rounds = []
     plain = torch.Tensor.scatter_reduce
-    monkeypatch.setattr(torch.Tensor, "scatter_reduce", lambda *args: rounds.append(1) or plain(*args))
+    monkeypatch.setattr(
+        torch.Tensor, "scatter_reduce", lambda *args: rounds.append(1) or plain(*args)
+    )
     labels = components(torch.from_numpy(mask)[None])[0]
     assert torch.equal(labels, torch.from_numpy(mask).long())
     assert 1 <= len(rounds) <= 8
     cut = mask.copy()
     cut[:, 32] = False
-    assert sorted(map(sorted, parts_of(components(torch.from_numpy(cut)[None])[0]))) == sorted(map(sorted, flood(cut)))
+    assert sorted(map(sorted, parts_of(components(torch.from_numpy(cut)[None])[0]))) == sorted(
+        map(sorted, flood(cut))
+    )
 
 
 def test_empty_full_corners_and_neighbours_in_the_batch():
     masks = torch.zeros(3, 5, 7, dtype=torch.bool)
     assert not components(masks).any()
-    assert torch.equal(components(~masks), torch.tensor([1, 2, 3])[:, None, None].expand(3, 5, 7))  # maps do not touch
+    assert torch.equal(
+        components(~masks), torch.tensor([1, 2, 3])[:, None, None].expand(3, 5, 7)
+    )  # maps do not touch
     cross = torch.eye(6, dtype=torch.bool)[None]
     assert components(cross).max() == components(cross.flip(2)).max() == 1  # corners join
     ends = torch.tensor([[[0, 0, 1], [1, 0, 0]]], dtype=torch.bool)
@@ -152,6 +187,7 @@ def test_empty_full_corners_and_neighbours_in_the_batch():
 
 
 # Boxes ------------------------------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, seeds, st.sampled_from([0., 0.02, 0.1]), st.sampled_from([None, 0.3, 0.5]))
@@ -162,7 +198,9 @@ def test_boxes_against_loops(shape, seed, least, threshold):
     assert len(found) == len(maps)
     for ours, grid in zip(found, maps):
         assert ours.dtype == torch.float32
-        np.testing.assert_allclose(ours, np.reshape(naive_boxes(grid, least, threshold), (-1, 5)), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            ours, np.reshape(naive_boxes(grid, least, threshold), (-1, 5)), rtol=0, atol=1e-6
+        )
 
 
 def test_boxes_of_smooth_maps_and_one_threshold_for_each_map():
@@ -188,7 +226,9 @@ def test_two_rectangles():
 
 
 def test_constant_maps_have_no_box():
-    maps = torch.stack([torch.zeros(9, 9), smooth(1, 9, 9)[0], torch.full((9, 9), 0.7), torch.full((9, 9), -3.)])
+    maps = torch.stack(
+        [torch.zeros(9, 9), smooth(1, 9, 9)[0], torch.full((9, 9), 0.7), torch.full((9, 9), -3.0)]
+    )
     for threshold in None, 0.0, 0.5:
         found = boxes_from_maps(maps, threshold=threshold)
         assert [len(boxes) > 0 for boxes in found] == [False, True, False, False]
@@ -197,7 +237,9 @@ def test_constant_maps_have_no_box():
 
 
 def test_batch_equals_one_at_a_time():
-    maps = torch.cat([smooth(5, 30, 30), torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0))])
+    maps = torch.cat(
+        [smooth(5, 30, 30), torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0))]
+    )
     for ours, single in zip(boxes_from_maps(maps, 0), maps):
         assert torch.equal(ours, boxes_from_maps(single[None], 0)[0])
 
@@ -212,7 +254,9 @@ def test_affine_transforms_of_the_map_change_nothing(seed, power, shift):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("maps", [torch.zeros(3, 3), torch.full((1, 3, 3), float("nan")), torch.zeros(0, 3, 3)])
+@pytest.mark.parametrize(
+    "maps", [torch.zeros(3, 3), torch.full((1, 3, 3), float("nan")), torch.zeros(0, 3, 3)]
+)
 def test_bad_maps(maps):
     for function in otsu, boxes_from_maps:
         with pytest.raises(ValueError):

@@ -1,4 +1,5 @@
 """turn/codebook.py: the released class's numbers, the laws of quantisation, and n processes = one."""
+
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ GOLDEN = np.load(Path(__file__).parent / "goldens" / "vq_turn.npz")
 
 def golden_book(**options) -> GroupedCodebook:
     book = GroupedCodebook(2, 16, 8, **options)
-    book.codes.copy_(torch.from_numpy(np.stack([fill.make_input(f"vq-embeddings-{i}", (16, 4)) for i in range(2)])))
+    book.codes.copy_(
+        torch.from_numpy(
+            np.stack([fill.make_input(f"vq-embeddings-{i}", (16, 4)) for i in range(2)])
+        )
+    )
     return book
 
 
@@ -31,10 +36,15 @@ def test_golden_with_one_codebook_per_group():
         (quantised.sum() + loss).backward()
         close(quantised, GOLDEN[f"separate_step{step}_quantized"])
         close(x.grad, GOLDEN[f"separate_step{step}_grad_x"])
-        close(torch.stack([loss, info["perplexity"].mean()]), GOLDEN[f"separate_step{step}_loss_perplexity"])
+        close(
+            torch.stack([loss, info["perplexity"].mean()]),
+            GOLDEN[f"separate_step{step}_loss_perplexity"],
+        )
         for group in range(2):
             close(book.codes[group], GOLDEN[f"separate_step{step}_embeddings{group}"], 2e-6)
-        assert torch.equal((book.codes == 0).all(2), book.average_count == 0)  # never chosen: the zero vector
+        assert torch.equal(
+            (book.codes == 0).all(2), book.average_count == 0
+        )  # never chosen: the zero vector
     quantised, _, _ = book.eval()(torch.from_numpy(fill.make_input("vq-eval", (12, 8))))
     close(quantised, GOLDEN["separate_eval_quantized"])
 
@@ -54,13 +64,17 @@ def test_against_a_naive_reference():
                 distances = [float(((part - c) ** 2).sum()) for c in np.array(codes[group])]
                 best = int(np.argmin(distances))
                 assert info["indices"][row, group] == best
-                np.testing.assert_allclose(quantised[row, 2 * group:2 * group + 2], codes[group][best], rtol=1e-5)
+                np.testing.assert_allclose(
+                    quantised[row, 2 * group : 2 * group + 2], codes[group][best], rtol=1e-5
+                )
                 n[group, best] += 1
                 s[group, best] += part
                 error += distances[best]
         np.testing.assert_array_equal(info["counts"], n)
         p = n / 7
-        np.testing.assert_allclose(info["perplexity"], [np.exp(-sum(v * np.log(v) for v in q if v)) for q in p], rtol=1e-5)
+        np.testing.assert_allclose(
+            info["perplexity"], [np.exp(-sum(v * np.log(v) for v in q if v)) for q in p], rtol=1e-5
+        )
         np.testing.assert_allclose(loss, 0.5 * error / 42, rtol=1e-5)
         count, total = decay * count + (1 - decay) * n, decay * total + (1 - decay) * s
         for group in range(3):
@@ -139,7 +153,10 @@ def test_more_codes_than_inputs():
 def run(rank: int, world: int, batches, folder: str, revive: bool):
     torch.set_num_threads(1)
     td.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(train(batches, revive, slice(None, 5) if rank == 0 else slice(5, None)), f"{folder}/{rank}.pt")
+    torch.save(
+        train(batches, revive, slice(None, 5) if rank == 0 else slice(5, None)),
+        f"{folder}/{rank}.pt",
+    )
     td.destroy_process_group()
 
 
@@ -152,7 +169,11 @@ def train(batches, revive, rows):
         loss.backward()
         losses.append(loss.detach())
         grads.append(x.grad)
-    return book.state_dict() | {"loss": torch.stack(losses), "grad": torch.stack(grads, 1), "perplexity": info["perplexity"]}
+    return book.state_dict() | {
+        "loss": torch.stack(losses),
+        "grad": torch.stack(grads, 1),
+        "perplexity": info["perplexity"],
+    }
 
 
 @pytest.mark.slow
@@ -167,5 +188,9 @@ def test_two_processes_with_uneven_parts_equal_one(revive, tmp_path):
     for name in ("codes", "average_count", "average_sum", "steps", "perplexity"):
         assert torch.equal(parts[0][name], parts[1][name]), name
         torch.testing.assert_close(parts[0][name], whole[name], rtol=0, atol=1e-6)
-    torch.testing.assert_close(parts[0]["loss"] + parts[1]["loss"], whole["loss"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(torch.cat([parts[0]["grad"], parts[1]["grad"]]), whole["grad"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        parts[0]["loss"] + parts[1]["loss"], whole["loss"], rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        torch.cat([parts[0]["grad"], parts[1]["grad"]]), whole["grad"], rtol=0, atol=1e-6
+    )

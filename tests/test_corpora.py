@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from common.io import InputError
-from turn.corpora import COCO, audiocaps, clotho, refcoco
+from common.benchmarks.corpora import COCO, audiocaps, clotho, refcoco
 
 
 class Evil:
@@ -21,14 +21,27 @@ class Evil:
 
 
 def ref(ref_id, ann_id, image_id, split="train", sentences=("the left dog", "dog")):
-    return {"ref_id": ref_id, "ann_id": ann_id, "image_id": image_id, "split": split, "category_id": 18,
-            "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg", "sent_ids": [],
-            "sentences": [{"sent_id": 10 * ref_id + i, "sent": s, "raw": s.title(), "tokens": s.split()}
-                          for i, s in enumerate(sentences)]}
+    return {
+        "ref_id": ref_id,
+        "ann_id": ann_id,
+        "image_id": image_id,
+        "split": split,
+        "category_id": 18,
+        "file_name": f"COCO_train2014_{image_id:012d}_{ann_id}.jpg",
+        "sent_ids": [],
+        "sentences": [
+            {"sent_id": 10 * ref_id + i, "sent": s, "raw": s.title(), "tokens": s.split()}
+            for i, s in enumerate(sentences)
+        ],
+    }
 
 
 REFS = [ref(1, 11, 5), ref(2, 12, 5, sentences=("red cat",)), ref(3, 13, 6, split="val")]
-BOXES = {11: [10, 20, 50, 30], 12: [80, 0, 40, 50], 13: [0, 0, 20, 10]}  # 12 leaves the picture on the right
+BOXES = {
+    11: [10, 20, 50, 30],
+    12: [80, 0, 40, 50],
+    13: [0, 0, 20, 10],
+}  # 12 leaves the picture on the right
 
 
 @pytest.fixture
@@ -38,9 +51,24 @@ def coco(tmp_path):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"refs({by}).p").write_bytes(pickle.dumps(REFS, protocol=2 if by == "umd" else 0))
-        (folder / "instances.json").write_text(json.dumps({
-            "images": [{"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "width": 100, "height": 50} for i in (5, 6)],
-            "annotations": [{"id": i, "bbox": box, "image_id": 5} for i, box in BOXES.items()]}))
+        (folder / "instances.json").write_text(
+            json.dumps(
+                {
+                    "images": [
+                        {
+                            "id": i,
+                            "file_name": f"COCO_train2014_{i:012d}.jpg",
+                            "width": 100,
+                            "height": 50,
+                        }
+                        for i in (5, 6)
+                    ],
+                    "annotations": [
+                        {"id": i, "bbox": box, "image_id": 5} for i, box in BOXES.items()
+                    ],
+                }
+            )
+        )
     (root / COCO).mkdir(parents=True)
     for i in (5, 6):
         (root / COCO / f"COCO_train2014_{i:012d}.jpg").touch()
@@ -54,7 +82,11 @@ def change(root, refs, name="refcocog/refs(google).p"):
 @pytest.mark.parametrize("name, by", [("refcocog", None), ("refcocog", "umd"), ("refcoco+", None)])
 def test_refcoco(coco, name, by):
     items = refcoco(coco, name, "train", by)
-    assert [(i.phrase, i.id) for i in items] == [("the left dog", "10"), ("dog", "11"), ("red cat", "20")]
+    assert [(i.phrase, i.id) for i in items] == [
+        ("the left dog", "10"),
+        ("dog", "11"),
+        ("red cat", "20"),
+    ]
     assert items[0].image == coco / COCO / "COCO_train2014_000000000005.jpg" and items.bad == []
     assert items[0].box == items[1].box == pytest.approx((.35, .7, .5, .6))
     assert items[2].box == pytest.approx((.9, .5, .2, 1.))
@@ -63,8 +95,11 @@ def test_refcoco(coco, name, by):
 
 def test_refcoco_reads_what_python_2_wrote(coco):
     # protocol 0 of Python 2: plain strings (opcode S), some with bytes that are no ASCII
-    change(coco, b"(lp0\n(dp1\nS'split'\nS'train'\nsS'ref_id'\nI1\nsS'ann_id'\nI11\nsS'image_id'\nI5\nsS'sentences'\n"
-                 b"(lp2\n(dp3\nS'sent'\nS'caf\\xc3\\xa9\\xff'\nsS'sent_id'\nI7\nsasa.")
+    change(
+        coco,
+        b"(lp0\n(dp1\nS'split'\nS'train'\nsS'ref_id'\nI1\nsS'ann_id'\nI11\nsS'image_id'\nI5\nsS'sentences'\n"
+        b"(lp2\n(dp3\nS'sent'\nS'caf\\xc3\\xa9\\xff'\nsS'sent_id'\nI7\nsasa.",
+    )
     assert [(i.phrase, i.id) for i in refcoco(coco)] == [("café\ufffd", "7")]
 
 
@@ -80,8 +115,21 @@ def test_a_malicious_pickle_executes_nothing(coco, tmp_path):
     assert mark.exists()  # the pickle would have worked
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", b"cos\nsystem\n(S'true'\ntR.", b"ibuiltins\neval\n.", b"r\xff\xff\xff\x3f.",
-                                  b"(lp0\n", b"\x82\x01.", b"}.", b"(dp0\na.", b"Pos.path\n."])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"ibuiltins\neval\n.",
+        b"r\xff\xff\xff\x3f.",
+        b"(lp0\n",
+        b"\x82\x01.",
+        b"}.",
+        b"(dp0\na.",
+        b"Pos.path\n.",
+    ],
+)
 def test_what_is_no_plain_pickle(coco, data):
     change(coco, data)
     with pytest.raises(InputError) as error:
@@ -89,9 +137,17 @@ def test_what_is_no_plain_pickle(coco, data):
     assert "refs(google).p" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("broken", [
-    {"ann_id": 99}, {"image_id": 99}, {"sentences": None}, {"sentences": [{"sent": "a"}]}, {"ann_id": []},
-    {"sentences": [{"sent": " ", "sent_id": 1}]}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"ann_id": 99},
+        {"image_id": 99},
+        {"sentences": None},
+        {"sentences": [{"sent": "a"}]},
+        {"ann_id": []},
+        {"sentences": [{"sent": " ", "sent_id": 1}]},
+    ],
+)
 def test_bad_references(coco, broken):
     change(coco, [REFS[0], REFS[1] | broken])
     with pytest.raises(InputError, match=r"train entry 2: ref_id 2: .*\(1 of 2 entries are bad\)"):
@@ -100,8 +156,18 @@ def test_bad_references(coco, broken):
     assert [i.phrase for i in items] == ["the left dog", "dog"] and len(items.bad) == 1
 
 
-@pytest.mark.parametrize("box", [[10, 10, 0, 5], [200, 10, 5, 5], [float("inf"), 0, 5, 5], [1e308, 1, 1e308, 1], [1, 2, 3], None,
-                                 ["x", 1, 1, 1]])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [10, 10, 0, 5],
+        [200, 10, 5, 5],
+        [float("inf"), 0, 5, 5],
+        [1e308, 1, 1e308, 1],
+        [1, 2, 3],
+        None,
+        ["x", 1, 1, 1],
+    ],
+)
 def test_bad_boxes(coco, box):
     path = coco / "refcocog" / "instances.json"
     content = json.loads(path.read_text())
@@ -111,8 +177,17 @@ def test_bad_boxes(coco, box):
         refcoco(coco)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": 3, "annotations": []}', '{"images": [{}], "annotations": []}',
-                                  '{"images": [{"id": []}], "annotations": []}', '{"images": [3], "annotations": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"images": 3, "annotations": []}',
+        '{"images": [{}], "annotations": []}',
+        '{"images": [{"id": []}], "annotations": []}',
+        '{"images": [3], "annotations": []}',
+    ],
+)
 def test_bad_instances(coco, text):
     (coco / "refcocog" / "instances.json").write_text(text)
     with pytest.raises(InputError, match="instances"):
@@ -137,7 +212,9 @@ def test_missing_pictures(coco):
 def test_a_picture_outside_of_the_root(coco):
     path = coco / "refcocog" / "instances.json"
     (coco.parent / "secret.jpg").touch()
-    path.write_text(path.read_text().replace("COCO_train2014_000000000005.jpg", "../../../../../secret.jpg"))
+    path.write_text(
+        path.read_text().replace("COCO_train2014_000000000005.jpg", "../../../../../secret.jpg")
+    )
     with pytest.raises(InputError, match="secret"):
         refcoco(coco)
     with pytest.raises(InputError):
@@ -146,7 +223,9 @@ def test_a_picture_outside_of_the_root(coco):
 
 def clotho_root(tmp_path, rows, names=("a b.wav", "c.wav")):
     head = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
-    (tmp_path / "clotho_captions_development.csv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    (tmp_path / "clotho_captions_development.csv").write_text(
+        "\n".join([head, *rows]) + "\n", encoding="utf-8"
+    )
     (tmp_path / "development").mkdir()
     for name in names:
         (tmp_path / "development" / name).touch()
@@ -156,7 +235,10 @@ def clotho_root(tmp_path, rows, names=("a b.wav", "c.wav")):
 def test_clotho(tmp_path):
     root = clotho_root(tmp_path, ['a b.wav,"One, two.",B,C,D,E', "c.wav,1,2,3,4,é"])
     items = clotho(root)
-    assert [i.captions for i in items] == [("One, two.", "B", "C", "D", "E"), ("1", "2", "3", "4", "é")]
+    assert [i.captions for i in items] == [
+        ("One, two.", "B", "C", "D", "E"),
+        ("1", "2", "3", "4", "é"),
+    ]
     assert items[0].audio == root / "development" / "a b.wav" and items[0].id == "a b.wav"
     with pytest.raises(InputError, match="clotho_captions_evaluation"):
         shutil.copytree(root / "development", root / "evaluation")
@@ -166,17 +248,30 @@ def test_clotho(tmp_path):
 
 
 def test_clotho_with_missing_files(tmp_path):
-    root = clotho_root(tmp_path, ["x.wav,1,2,3,4,5", "c.wav,1,2,3,4,5", "y.wav,1,2,3,4,5", "../c.wav,1,2,3,4,5"])
-    with pytest.raises(InputError, match=r"development entry 1: no file x.wav .*\(3 of 4 entries are bad\)"):
+    root = clotho_root(
+        tmp_path, ["x.wav,1,2,3,4,5", "c.wav,1,2,3,4,5", "y.wav,1,2,3,4,5", "../c.wav,1,2,3,4,5"]
+    )
+    with pytest.raises(
+        InputError, match=r"development entry 1: no file x.wav .*\(3 of 4 entries are bad\)"
+    ):
         clotho(root)
     items = clotho(root, skip_bad=True)
     assert [i.id for i in items] == ["c.wav"]
-    assert [line.split(":")[0] for line in items.bad] == [f"development entry {n}" for n in (1, 3, 4)]
+    assert [line.split(":")[0] for line in items.bad] == [
+        f"development entry {n}" for n in (1, 3, 4)
+    ]
 
 
-@pytest.mark.parametrize("rows, reason", [(["c.wav,1,2,3,4,5", "c.wav,1,2,3,4"], "line 3"), (["c.wav,1,2,3,4,5,6"], "line 2"),
-                                          (["c.wav,1,2,,4,5"], "entry 1: an empty caption"), ([], "nothing usable"),
-                                          (['c.wav,1,2,3,4,"5'], "csv")])
+@pytest.mark.parametrize(
+    "rows, reason",
+    [
+        (["c.wav,1,2,3,4,5", "c.wav,1,2,3,4"], "line 3"),
+        (["c.wav,1,2,3,4,5,6"], "line 2"),
+        (["c.wav,1,2,,4,5"], "entry 1: an empty caption"),
+        ([], "nothing usable"),
+        (['c.wav,1,2,3,4,"5'], "csv"),
+    ],
+)
 def test_malformed_clotho(tmp_path, rows, reason):
     with pytest.raises(InputError, match=reason):
         clotho(clotho_root(tmp_path, rows))
@@ -184,7 +279,9 @@ def test_malformed_clotho(tmp_path, rows, reason):
 
 def audiocaps_root(tmp_path, split, lines, names, folder="."):
     (tmp_path / folder).mkdir(exist_ok=True)
-    (tmp_path / folder / f"{split}.csv").write_text("\n".join(["audiocap_id,youtube_id,start_time,caption", *lines]))
+    (tmp_path / folder / f"{split}.csv").write_text(
+        "\n".join(["audiocap_id,youtube_id,start_time,caption", *lines])
+    )
     (tmp_path / "audio" / split).mkdir(parents=True)
     for name in names:
         (tmp_path / "audio" / split / name).touch()
@@ -193,8 +290,16 @@ def audiocaps_root(tmp_path, split, lines, names, folder="."):
 
 @pytest.mark.parametrize("folder", [".", "dataset"])
 def test_audiocaps_groups_the_captions_of_a_clip(tmp_path, folder):
-    lines = ['1,-x_1,50,"A dog, barking"', "2,yy,0,Rain", "3,-x_1,50,Barks", "4,-x_1,60,Another second", "5,zz,7,Wind"]
-    root = audiocaps_root(tmp_path, "val", lines, ["-x_1_50.wav", "Yyy.wav", "-x_1_60.flac", "zz_7.wav"], folder)
+    lines = [
+        '1,-x_1,50,"A dog, barking"',
+        "2,yy,0,Rain",
+        "3,-x_1,50,Barks",
+        "4,-x_1,60,Another second",
+        "5,zz,7,Wind",
+    ]
+    root = audiocaps_root(
+        tmp_path, "val", lines, ["-x_1_50.wav", "Yyy.wav", "-x_1_60.flac", "zz_7.wav"], folder
+    )
     items = audiocaps(root, "val")
     assert [(i.id, i.captions, i.audio.name) for i in items] == [
         ("-x_1_50", ("A dog, barking", "Barks"), "-x_1_50.wav"), ("yy_0", ("Rain",), "Yyy.wav"),

@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from common.weights import load_published
+from common.io import load_published
 from tests.goldens import fill
-from turn.detr import Attention, DecoderLayer, Detr, EncoderLayer, detr_r50, pad_pictures, sine_positions
-from turn.resnet import BasicBlock, ResNet
+from turn.backbones.detr import (
+    Attention,
+    DecoderLayer,
+    Detr,
+    EncoderLayer,
+    detr_r50,
+    pad_pictures,
+    sine_positions,
+)
+from turn.backbones.resnet import BasicBlock, ResNet
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +29,16 @@ GOLDENS = Path(__file__).parent / "goldens"
 def narrow(decoder_layers=1, norm=lambda c: nn.GroupNorm(4, c)):
     torch.manual_seed(0)
     backbone = ResNet(BasicBlock, (1, 1, 1, 1), width=8, num_classes=None, norm=norm)
-    return Detr(backbone, d=32, heads=4, encoder_layers=2, decoder_layers=decoder_layers, ffn=64, queries=5, num_classes=3)
+    return Detr(
+        backbone,
+        d=32,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=decoder_layers,
+        ffn=64,
+        queries=5,
+        num_classes=3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +54,10 @@ def published(tmp_path_factory):
 def test_golden(published, prefix):
     golden = np.load(GOLDENS / "detr_r50.npz")
     if prefix:
-        pictures = [torch.from_numpy(fill.make_input(f"detr_r50-padded-{i}", s)) for i, s in enumerate([(3, 128, 160), (3, 90, 100)])]
+        pictures = [
+            torch.from_numpy(fill.make_input(f"detr_r50-padded-{i}", s))
+            for i, s in enumerate([(3, 128, 160), (3, 90, 100)])
+        ]
         images, mask = pad_pictures(pictures)
     else:
         images, mask = torch.from_numpy(fill.make_input("detr_r50-image", (1, 3, 96, 128))), None
@@ -47,10 +67,16 @@ def test_golden(published, prefix):
         projected = published.input_proj(out["features"])
     step = 4 if prefix else 1  # how the padded maps are stored
     ours = {
-        "backbone": out["features"][:, ::16], "feature_mask": out["mask"], "pos": sine_positions(out["mask"], 256)[:, ::step],
-        "input_proj": projected[:, ::step], "memory": out["memory"][:, ::step], "attention": out["attention"],
-        "hs_last": out["hs"][-1][:, :, ::4], "hs_first_layer": out["hs"][0][:, ::10, ::4],
-        "pred_logits": out["pred_logits"], "pred_boxes": out["pred_boxes"],
+        "backbone": out["features"][:, ::16],
+        "feature_mask": out["mask"],
+        "pos": sine_positions(out["mask"], 256)[:, ::step],
+        "input_proj": projected[:, ::step],
+        "memory": out["memory"][:, ::step],
+        "attention": out["attention"],
+        "hs_last": out["hs"][-1][:, :, ::4],
+        "hs_first_layer": out["hs"][0][:, ::10, ::4],
+        "pred_logits": out["pred_logits"],
+        "pred_boxes": out["pred_boxes"],
     }
     for name, value in ours.items():
         value, expected = value.numpy(), golden[prefix + name]
@@ -59,7 +85,9 @@ def test_golden(published, prefix):
             assert (value == expected).all(), name
         else:
             assert np.abs(value - expected).max() <= 2e-5 * np.abs(expected).max(), name
-    stored = {n for n in golden.files if n.startswith("padded_") == bool(prefix) and "check_" not in n}
+    stored = {
+        n for n in golden.files if n.startswith("padded_") == bool(prefix) and "check_" not in n
+    }
     assert {prefix + n for n in ours} == stored - {"padded_sizes"}  # all are compared
     assert torch.equal(tokens.transpose(1, 2).unflatten(2, small.shape[1:]), out["memory"])
 
@@ -78,12 +106,19 @@ def test_padding_changes_nothing_for_the_transformer():
     alone = model(torch.zeros(1, 3, 64, 96))
     _, mask = pad_pictures([torch.zeros(3, 64, 96), torch.zeros(3, 128, 128)])
     padded = model(torch.zeros(1, 3, 128, 128), mask[:1])
-    assert padded["mask"].shape == (1, 4, 4) and padded["mask"].sum() == 16 - 2 * 3 and not padded["mask"][0, :2, :3].any()
+    assert (
+        padded["mask"].shape == (1, 4, 4)
+        and padded["mask"].sum() == 16 - 2 * 3
+        and not padded["mask"][0, :2, :3].any()
+    )
     for name in ("pred_logits", "pred_boxes"):
         assert torch.allclose(alone[name], padded[name], atol=1e-5), name
     assert torch.allclose(alone["memory"], padded["memory"][:, :, :2, :3], atol=1e-5)
     assert torch.allclose(alone["attention"], padded["attention"][:, :, :2, :3], atol=1e-5)
-    assert padded["attention"][:, :, 2:].abs().max() == 0 and padded["attention"][..., 3:].abs().max() == 0
+    assert (
+        padded["attention"][:, :, 2:].abs().max() == 0
+        and padded["attention"][..., 3:].abs().max() == 0
+    )
 
 
 def test_batch_is_each_picture_alone():
@@ -114,8 +149,12 @@ def test_attention_is_torchs_and_sums_to_one():
 def test_dropout_reaches_every_branch():
     """With everything dropped, only the normalisations are left."""
     x, pos = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
-    encoder, decoder = (kind(16, 2, 32, dropout=1.0).train() for kind in (EncoderLayer, DecoderLayer))
-    assert torch.equal(encoder.self_attn(x, x, x), torch.zeros_like(x))  # the attention's own, before a bias of zero
+    encoder, decoder = (
+        kind(16, 2, 32, dropout=1.0).train() for kind in (EncoderLayer, DecoderLayer)
+    )
+    assert torch.equal(
+        encoder.self_attn(x, x, x), torch.zeros_like(x)
+    )  # the attention's own, before a bias of zero
     for attention in (encoder.self_attn, decoder.self_attn, decoder.multihead_attn):
         attention.dropout = 0.0
     assert torch.allclose(encoder(x, pos, None), encoder.norm2(encoder.norm1(x)))
@@ -127,7 +166,11 @@ def test_initialisation_and_eps():
     with torch.random.fork_rng():
         model = narrow()
     layer = model.transformer["decoder"].layers[0]
-    for weight in (layer.linear1.weight, layer.multihead_attn.in_proj_weight, layer.self_attn.out_proj.weight):  # Xavier
+    for weight in (
+        layer.linear1.weight,
+        layer.multihead_attn.in_proj_weight,
+        layer.self_attn.out_proj.weight,
+    ):  # Xavier
         assert abs(weight.std() / (2 / sum(weight.shape)) ** 0.5 - 1) < 0.1
     assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
 
@@ -148,7 +191,11 @@ def test_positions_against_a_loop():
 def test_pad_pictures():
     a, b = torch.ones(3, 2, 5), torch.ones(3, 4, 3)
     images, mask = pad_pictures([a, b])
-    assert images.shape == (2, 3, 4, 5) and torch.equal(images[:, 0], (~mask).float()) and torch.equal(images[0, :, :2], a)
+    assert (
+        images.shape == (2, 3, 4, 5)
+        and torch.equal(images[:, 0], (~mask).float())
+        and torch.equal(images[0, :, :2], a)
+    )
     assert mask.sum(dim=(1, 2)).tolist() == [10, 8]
 
 
@@ -159,7 +206,9 @@ def test_narrow_detr_trains():
     losses = []
     for _ in range(40):
         out = model(images)
-        loss = (out["pred_boxes"][:, 0] - boxes).abs().mean() + nn.functional.cross_entropy(out["pred_logits"][:, 0], labels)
+        loss = (out["pred_boxes"][:, 0] - boxes).abs().mean() + nn.functional.cross_entropy(
+            out["pred_logits"][:, 0], labels
+        )
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -177,7 +226,10 @@ def test_bf16_autocast_is_close():
 
 def test_encoder_alone_has_no_decoder():
     model = narrow(decoder_layers=0)
-    assert not any(k.startswith(("query_embed", "class_embed", "bbox_embed", "transformer.decoder")) for k in model.state_dict())
+    assert not any(
+        k.startswith(("query_embed", "class_embed", "bbox_embed", "transformer.decoder"))
+        for k in model.state_dict()
+    )
     tokens, mask = model.encode(torch.randn(2, 3, 96, 96))
     assert tokens.shape == (2, 9, 32) and mask.shape == (2, 3, 3) and not mask.any()
 
@@ -186,4 +238,6 @@ def test_frozen_batch_norm_trains_nothing_and_leaves_the_rest_trainable():
     with torch.device("meta"):
         model = detr_r50()
     names = {n for n, _ in model.named_parameters()}
-    assert "backbone.0.body.conv1.weight" in names and not any(".bn" in n or "downsample.1" in n for n in names)
+    assert "backbone.0.body.conv1.weight" in names and not any(
+        ".bn" in n or "downsample.1" in n for n in names
+    )

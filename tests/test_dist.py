@@ -1,4 +1,5 @@
 """Several processes do what one does on the whole: values and gradients, whatever the parts' sizes."""
+
 import os
 import socket
 
@@ -8,9 +9,9 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from common import dist
-from common.config import RunConfig
-from common.run import Run
+from common.training import dist
+from common.training import RunConfig
+from common.training import Run
 
 SIZES = {2: (5, 2), 3: (4, 0, 3)}  # rows of each process
 
@@ -19,7 +20,11 @@ def rows(world):
     """The whole batch, its parts' first rows, and a weight for every gathered element."""
     generator = torch.Generator().manual_seed(world)
     x = torch.randn(sum(SIZES[world]), 4, 3, 2, generator=generator, dtype=torch.double)
-    return x, np.cumsum([0, *SIZES[world]]), torch.randn(x.shape, generator=generator, dtype=torch.double)
+    return (
+        x,
+        np.cumsum([0, *SIZES[world]]),
+        torch.randn(x.shape, generator=generator, dtype=torch.double),
+    )
 
 
 def norm(kind=nn.BatchNorm2d, **options):
@@ -43,25 +48,40 @@ def batchnorm(layer, part, weight):
 def work(rank, world, port, folder):
     """In each process: everything once, saved for the tests."""
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world)
+    )
     dist.start(torch.device("cpu"))
     x, first, weight = rows(world)
     mine = slice(first[rank], first[rank + 1])
-    found = {"rank": dist.rank(), "world": dist.world(), "share": list(dist.share(7)), "offset": dist.offset(x[mine]),
-             "objects": dist.gather_objects({"rank": rank})}
+    found = {
+        "rank": dist.rank(),
+        "world": dist.world_size(),
+        "share": list(dist.split(7)),
+        "offset": dist.first_row(x[mine]),
+        "objects": dist.gather_objects({"rank": rank}),
+    }
 
     part = x[mine].clone().requires_grad_()
-    gathered = dist.gather(part)
+    gathered = dist.gather_rows(part)
     (gathered * weight * (rank + 1)).sum().backward()  # every process has another loss of the whole
-    found |= {"gathered": gathered.detach(), "dgather": part.grad, "labels": dist.gather(torch.arange(rank + 1))}
+    found |= {
+        "gathered": gathered.detach(),
+        "dgather": part.grad,
+        "labels": dist.gather_rows(torch.arange(rank + 1)),
+    }
 
     part = x[mine].clone().requires_grad_()
-    summed = dist.total(part.sum((0, 2, 3)))
+    summed = dist.all_sum(part.sum((0, 2, 3)))
     (summed ** 2 * (rank + 1)).sum().backward()
     found |= {"total": summed.detach(), "dtotal": part.grad}
 
-    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2, dtype=torch.double)), nn.Parameter(torch.zeros(1)),
-                  nn.Parameter(torch.zeros(2))]
+    parameters = [
+        nn.Parameter(torch.zeros(3)),
+        nn.Parameter(torch.zeros(2, 2, dtype=torch.double)),
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(2)),
+    ]
     for i, p in enumerate(parameters[:3]):
         p.grad = torch.full_like(p, (rank + 1) * 10 ** i)
     dist.sum_gradients(iter(parameters))
@@ -75,13 +95,15 @@ def work(rank, world, port, folder):
     found["eval"] = dist.sync_batchnorm(norm()).eval()(x[mine])
 
     run = Run("toy", RunConfig(out=str(folder / f"runs{world}"), device="cpu"))
-    found["model"] = nn.Linear(3, 3).state_dict()  # must be the same everywhere without a word between the processes
-    run.begin({}, {})
+    found["model"] = nn.Linear(
+        3, 3
+    ).state_dict()  # must be the same everywhere without a word between the processes
+    run.start({}, {})
     run.step = 1
     run.log({"loss": torch.tensor(float(rank + 1))})
     run._stop = rank == world - 1  # the signal reached one process only
     try:
-        run.checkpoint(True)
+        run.end_step(True)
     except Exception as error:
         found["stopped"] = type(error).__name__
     found["name"] = run.config.name
@@ -107,7 +129,9 @@ def close(a, b):
 
 def test_ranks_and_shares(results):
     world, found, _ = results
-    assert [f["rank"] for f in found] == list(range(world)) and {f["world"] for f in found} == {world}
+    assert [f["rank"] for f in found] == list(range(world)) and {f["world"] for f in found} == {
+        world
+    }
     assert sorted(i for f in found for i in f["share"]) == list(range(7))
     assert max(len(f["share"]) for f in found) - min(len(f["share"]) for f in found) <= 1
     assert [f["offset"] for f in found] == rows(world)[1][:-1].tolist()
@@ -119,7 +143,9 @@ def test_gather_is_the_whole_with_its_gradients(results):
     x, first, weight = rows(world)
     for rank, f in enumerate(found):
         close(f["gathered"], x)
-        close(f["dgather"], (weight * sum(range(1, world + 1)))[first[rank]:first[rank + 1]])  # of the sum of all losses
+        close(
+            f["dgather"], (weight * sum(range(1, world + 1)))[first[rank] : first[rank + 1]]
+        )  # of the sum of all losses
         assert f["labels"].tolist() == [i for r in range(world) for i in range(r + 1)]
 
 
@@ -167,7 +193,9 @@ def test_batch_norm_of_bfloat16_keeps_its_statistics_in_float32(results):
     for rank, f in enumerate(found):
         out, variance = f["half"]
         assert out.dtype == torch.bfloat16 and variance.dtype == torch.float32
-        torch.testing.assert_close(out.float(), expected[first[rank]:first[rank + 1]], rtol=0.01, atol=0.01)
+        torch.testing.assert_close(
+            out.float(), expected[first[rank] : first[rank + 1]], rtol=0.01, atol=0.01
+        )
         torch.testing.assert_close(variance, layer.running_var, rtol=1e-5, atol=1e-6)
 
 
@@ -185,22 +213,37 @@ def test_every_process_begins_with_the_same_model_and_stops_together(results):
     written = folder / f"runs{world}" / "toy" / found[0]["name"]
     assert len(torch.load(written / "last.pt", weights_only=True)["rng"]) == world
     assert (written / "log.jsonl").read_text().count("\n") == 1  # one process writes
-    assert f'"loss": {sum(range(1, world + 1))}.0' in (written / "log.jsonl").read_text()  # the sum of the shares
+    assert (
+        f'"loss": {sum(range(1, world + 1))}.0' in (written / "log.jsonl").read_text()
+    )  # the sum of the shares
 
 
 def test_alone_everything_is_the_identity():
     x = torch.randn(3, 2, requires_grad=True)
-    assert dist.gather(x) is x and dist.total(x) is x and dist.offset(x) == 0 and dist.gather_objects(1) == [1]
-    assert (dist.rank(), dist.world(), list(dist.share(3))) == (0, 1, [0, 1, 2])
+    assert (
+        dist.gather_rows(x) is x
+        and dist.all_sum(x) is x
+        and dist.first_row(x) == 0
+        and dist.gather_objects(1) == [1]
+    )
+    assert (dist.rank(), dist.world_size(), list(dist.split(3))) == (0, 1, [0, 1, 2])
     layer, other = dist.sync_batchnorm(norm()), norm()
     images = torch.randn(5, 4, 3, 3, dtype=torch.double)
-    assert torch.equal(layer(images), other(images)) and list(layer.state_dict()) == list(other.state_dict())
+    assert torch.equal(layer(images), other(images)) and list(layer.state_dict()) == list(
+        other.state_dict()
+    )
     dist.start(torch.device("cpu"))  # nothing announced: nothing to join
     assert not torch.distributed.is_initialized()
 
 
 def test_sync_batchnorm_finds_those_inside_and_leaves_the_rest():
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2)), nn.BatchNorm1d(2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2)), nn.BatchNorm1d(2)
+    )
     parameters = [id(p) for p in model.parameters()]
     assert dist.sync_batchnorm(model) is model and [id(p) for p in model.parameters()] == parameters
-    assert [type(m) is dist.BatchNorm for m in (model[1][0], model[1][1], model[2])] == [True, False, True]
+    assert [type(m) is dist.BatchNorm for m in (model[1][0], model[1][1], model[2])] == [
+        True,
+        False,
+        True,
+    ]

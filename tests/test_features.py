@@ -1,4 +1,5 @@
 """Features of pre-trained encoders for the neighbours: their inputs, files that go on, and the whole command."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -6,13 +7,13 @@ import pytest
 import torch
 
 from common.io import InputError, read_image
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from sslalign import features as f
 from sslalign import neighbors as n
 from sslalign.config import PAPER
-from sslalign.pairs import pairs
-from sslalign.resnet import resnet18
+from common.benchmarks.pairs import pairs
+from sslalign.backbones.resnet import resnet18
 from tests.test_neighbors import Stopped, fails, is_top_k
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,7 @@ def samples(root):
 
 class Mean:
     """An encoder whose features are the means of its input's channels; it counts what it saw, and can stop."""
+
     channels = 3
 
     def __init__(self, stop=99):
@@ -58,7 +60,7 @@ def test_pictures_are_normalised(vggsound, tmp_path):
 def test_the_spectrogram_of_vggsound():
     """257 x 1004 of ten seconds: one-sided density of Tukey-tapered segments, logarithm, mean 0 and deviation 1."""
     x = np.random.default_rng(8).uniform(-0.5, 0.5, 48000) * np.linspace(0, 1, 48000)
-    sound = f.excerpt(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
+    sound = f.crop_audio(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
     got = f.standardised(sound)
     assert got.shape == (1, 257, 1004)
     t = np.minimum(np.arange(512), 512 - np.arange(512)) / 64
@@ -79,13 +81,17 @@ def test_silence_is_zero():
 
 
 def test_extraction_goes_on_where_it_stopped(vggsound, tmp_path):
-    whole = f.extract(samples(vggsound), "image", Mean(), tmp_path / "whole.npy", {"ids": 1}, batch_size=2)
+    whole = f.extract(
+        samples(vggsound), "image", Mean(), tmp_path / "whole.npy", {"ids": 1}, batch_size=2
+    )
     path, net = tmp_path / "a.npy", Mean(stop=4)
     with pytest.raises(Stopped):
         f.extract(samples(vggsound), "image", net, path, {"ids": 1}, batch_size=2)
     for made_of, seen in (({"ids": 1}, len(whole) - 4), ({"ids": 1}, 0), ({"ids": 2}, len(whole))):
         net = Mean()
-        np.testing.assert_array_equal(f.extract(samples(vggsound), "image", net, path, made_of, batch_size=2), whole)
+        np.testing.assert_array_equal(
+            f.extract(samples(vggsound), "image", net, path, made_of, batch_size=2), whole
+        )
         assert net.seen == seen
 
 
@@ -101,25 +107,60 @@ def test_a_bad_file_is_named(workers, vggsound, tmp_path):
 
 # The command ----------------------------------------------------------------------------------------------------------------
 
+
 def command(root, folder, *more):
-    return [*map(str, (folder, "--data", "vggsound", "--root", root, "--image-weights", root / "image.pth", "--audio-weights",
-                       root / "audio.pth", "--held-out", 2, "--k", 3, "--batch-size", 2, *more)), "--device", "cpu"]
+    return [
+        *map(
+            str,
+            (
+                folder,
+                "--data",
+                "vggsound",
+                "--root",
+                root,
+                "--image-weights",
+                root / "image.pth",
+                "--audio-weights",
+                root / "audio.pth",
+                "--held-out",
+                2,
+                "--k",
+                3,
+                "--batch-size",
+                2,
+                *more,
+            ),
+        ),
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.mark.slow
 def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, capsys):
     source = samples(vggsound)
     n.main(command(vggsound, tmp_path))
-    for modality, found in zip(n.MODALITIES, n.load(tmp_path, [s.id for s in source])):  # the samples that training has
+    for modality, found in zip(
+        n.MODALITIES, n.load(tmp_path, [s.id for s in source])
+    ):  # the samples that training has
         features = np.load(tmp_path / f"{modality}_features.npy", allow_pickle=False)
         assert features.dtype == np.float16 and features.shape == (len(source), 512)
         is_top_k(found, features)
         net = resnet18(1000, 3) if modality == "image" else resnet18(309, 1)
         state = torch.load(vggsound / f"{modality}.pth", weights_only=True)
-        net.load_state_dict(state if modality == "image" else {k[7:]: v for k, v in state["model_state_dict"].items()})
+        net.load_state_dict(
+            state
+            if modality == "image"
+            else {k[7:]: v for k, v in state["model_state_dict"].items()}
+        )
         with torch.no_grad():
             x = f.Inputs(source, modality)[1][None]
-            wanted = net.eval().maps(f.normalise(x) if modality == "image" else x)[-1][0].flatten(1).mean(1)
+            wanted = (
+                net.eval()
+                .maps(f.normalise(x) if modality == "image" else x)[-1][0]
+                .flatten(1)
+                .mean(1)
+            )
         np.testing.assert_allclose(features[1], wanted, rtol=2e-3, atol=1e-3)
     monkeypatch.setattr(n, "topk_blocks", None)  # a second call has nothing to do
     monkeypatch.setattr(f, "DataLoader", None)
@@ -136,9 +177,14 @@ def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_weights_of_another_network_write_nothing(vggsound, tmp_path, capsys):
-    for flag, file, said in (("audio", "image.pth", "has no entry"), ("image", "audio.pth", "holds no state_dict"),
-                             ("image", "nothing.pth", "no such file")):
-        assert f"{file}: {said}" in fails(capsys, *command(vggsound, tmp_path, f"--{flag}-weights", vggsound / file))
+    for flag, file, said in (
+        ("audio", "image.pth", "has no entry"),
+        ("image", "audio.pth", "holds no state_dict"),
+        ("image", "nothing.pth", "no such file"),
+    ):
+        assert f"{file}: {said}" in fails(
+            capsys, *command(vggsound, tmp_path, f"--{flag}-weights", vggsound / file)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +195,12 @@ def test_ids_for_encoders_of_ones_own(vggsound, tmp_path, capsys):
     ids = (tmp_path / "ids.txt").read_text().split()
     assert ids == [s.id for s in samples(vggsound)]
     for modality in n.MODALITIES:
-        np.save(tmp_path / f"{modality}_features.npy", np.random.default_rng(9).standard_normal((len(ids), 5), dtype=np.float32))
+        np.save(
+            tmp_path / f"{modality}_features.npy",
+            np.random.default_rng(9).standard_normal((len(ids), 5), dtype=np.float32),
+        )
     n.main([*map(str, args), "--device", "cpu"])
     assert n.load(tmp_path, ids)[0].shape == (len(ids), 3)
-    assert "not made by this command" in fails(capsys, *args, "--image-weights", vggsound / "image.pth")
+    assert "not made by this command" in fails(
+        capsys, *args, "--image-weights", vggsound / "image.pth"
+    )

@@ -1,4 +1,5 @@
 """third_party/fetch.py against a server on this machine that can stop, forget ranges, and send the wrong thing."""
+
 import hashlib
 import re
 import threading
@@ -17,11 +18,16 @@ SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 @pytest.fixture
 def server(monkeypatch):
     """`.url`; `.ranges` as asked for; `.body`; `.stop_after` bytes of an answer; `.ignore_ranges`; `.shift` of the answer."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked = self.headers.get("Range")
             server.ranges.append(asked)
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and not server.ignore_ranges else 0
+            start = (
+                int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                if asked and not server.ignore_ranges
+                else 0
+            )
             if self.path == "/absent":
                 self.send_error(404)
                 return
@@ -34,7 +40,10 @@ def server(monkeypatch):
             body = server.body[start:]
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start + server.shift}-{len(server.body) - 1}/{len(server.body)}")
+                self.send_header(
+                    "Content-Range",
+                    f"bytes {start + server.shift}-{len(server.body) - 1}/{len(server.body)}",
+                )
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[:server.stop_after])
@@ -46,7 +55,13 @@ def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
     server.url = f"http://127.0.0.1:{server.server_port}/x.pth"
-    server.ranges, server.body, server.stop_after, server.ignore_ranges, server.shift = [], BODY, None, False, 0
+    server.ranges, server.body, server.stop_after, server.ignore_ranges, server.shift = (
+        [],
+        BODY,
+        None,
+        False,
+        0,
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -68,14 +83,18 @@ def test_fetch_then_nothing_to_do(server, tmp_path):
     assert path.read_bytes() == BODY and "as published" in done and SHA256 in done
     assert names(path.parent) == ["SHA256SUMS", "x.pth"]
     assert (path.parent / "SHA256SUMS").read_text() == f"{SHA256}  x.pth\n"
-    assert "there already" in fetch(entry(server), tmp_path / "weights")[1] and server.ranges == [None]
+    assert "there already" in fetch(entry(server), tmp_path / "weights")[1] and server.ranges == [
+        None
+    ]
 
 
 @pytest.mark.parametrize("sized", [True, False])
 def test_resumes_where_it_stopped(server, tmp_path, sized):
     wanted = entry(server) if sized else {k: v for k, v in entry(server).items() if k != "size"}
     server.stop_after = 2_000_000
-    with pytest.raises(InputError, match=f"ended after 2000000 of {len(BODY)} bytes.*{tmp_path}/x.pth"):
+    with pytest.raises(
+        InputError, match=f"ended after 2000000 of {len(BODY)} bytes.*{tmp_path}/x.pth"
+    ):
         fetch(wanted, tmp_path)
     assert names(tmp_path) == ["x.pth.part"]
     server.stop_after = None
@@ -86,7 +105,9 @@ def test_resumes_where_it_stopped(server, tmp_path, sized):
 def test_server_without_ranges_begins_anew(server, tmp_path):
     (tmp_path / "x.pth.part").write_bytes(b"\xff" * 1000)
     server.ignore_ranges = True
-    assert fetch(entry(server), tmp_path)[0].read_bytes() == BODY and server.ranges == ["bytes=1000-"]
+    assert fetch(entry(server), tmp_path)[0].read_bytes() == BODY and server.ranges == [
+        "bytes=1000-"
+    ]
 
 
 def test_another_range_than_asked_for_is_refused(server, tmp_path):
@@ -132,11 +153,21 @@ def test_a_file_larger_than_any_is_refused(server, tmp_path, monkeypatch):
         fetch({"file": "x.pth", "url": server.url}, tmp_path)
 
 
-@pytest.mark.parametrize("digest, said", [({"sha256": SHA256[:8]}, "8 published digits"), ({"md5": MD5}, "md5 as published"),
-                                          ({}, "no published digest")])
+@pytest.mark.parametrize(
+    "digest, said",
+    [
+        ({"sha256": SHA256[:8]}, "8 published digits"),
+        ({"md5": MD5}, "md5 as published"),
+        ({}, "no published digest"),
+    ],
+)
 def test_partly_known_digests(server, tmp_path, digest, said):
     done = fetch({"file": "x.pth", "url": server.url, **digest}, tmp_path)[1]
-    assert said in done and SHA256 in done and (tmp_path / "SHA256SUMS").read_text() == f"{SHA256}  x.pth\n"
+    assert (
+        said in done
+        and SHA256 in done
+        and (tmp_path / "SHA256SUMS").read_text() == f"{SHA256}  x.pth\n"
+    )
 
 
 def test_unknown_digest_is_held_to_the_first_download(server, tmp_path):
@@ -168,12 +199,18 @@ def test_never_outside_the_folder(server, tmp_path, file):
 def test_main_names_what_to_put_where(server, tmp_path, monkeypatch, capsys):
     absent = entry(server, file="absent.pth", url=server.url.replace("x.pth", "absent"))
     nowhere = entry(server, file="nowhere.pth", url="http://127.0.0.1:9/nowhere")
-    monkeypatch.setattr(module, "CHECKPOINTS", {"absent": absent, "nowhere": nowhere, "x": entry(server)})
+    monkeypatch.setattr(
+        module, "CHECKPOINTS", {"absent": absent, "nowhere": nowhere, "x": entry(server)}
+    )
     monkeypatch.setattr(module, "WEIGHTS", tmp_path)
     assert main([]) == 2
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if "http" in line]
-    assert len(lines) == 2 and "404" in lines[0] and f"put the file at {tmp_path}/absent.pth" in lines[0]
+    assert (
+        len(lines) == 2
+        and "404" in lines[0]
+        and f"put the file at {tmp_path}/absent.pth" in lines[0]
+    )
     assert "cannot be fetched" in lines[1] and f"put the file at {tmp_path}/nowhere.pth" in lines[1]
     assert "x.pth: fetched" in out and names(tmp_path) == ["SHA256SUMS", "x.pth"]
     assert main(["x"]) == 0
@@ -192,8 +229,12 @@ def test_list_and_the_table_itself(capsys):
     assert len(lines) == len(CHECKPOINTS) + 1
     for line, (name, e) in zip(lines[1:], CHECKPOINTS.items()):
         assert line.startswith(name) and e["file"] in line and e["for"] in line
-        assert set(e["used_by"]) <= {"turn", "stmnet", "avkd", "sslalign"} and e["url"].startswith("https://")
+        assert set(e["used_by"]) <= {"turn", "stmnet", "avkd", "sslalign"} and e["url"].startswith(
+            "https://"
+        )
         assert re.fullmatch(r"([0-9a-f]{8}|[0-9a-f]{64})?", e.get("sha256", ""))
-        for digits in re.findall(r"-([0-9a-f]{8})\.pth", e["file"]):  # the digits that a name carries
+        for digits in re.findall(
+            r"-([0-9a-f]{8})\.pth", e["file"]
+        ):  # the digits that a name carries
             assert e["sha256"].startswith(digits)
         assert e["licence"] == "not stated" or (HERE / "licences" / f"{e['licence']}.txt").is_file()

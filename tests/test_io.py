@@ -29,7 +29,9 @@ from common.io import (
 
 
 def tone(frequency, rate, seconds=0.5, dtype=torch.float64):
-    return torch.sin(2 * math.pi * frequency * torch.arange(round(rate * seconds), dtype=torch.float64) / rate).to(dtype)
+    return torch.sin(
+        2 * math.pi * frequency * torch.arange(round(rate * seconds), dtype=torch.float64) / rate
+    ).to(dtype)
 
 
 # ---- sound files
@@ -37,20 +39,33 @@ def tone(frequency, rate, seconds=0.5, dtype=torch.float64):
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-@pytest.mark.parametrize("name, options, tolerance", [
-    ("a.wav", {}, 1 / 32768), ("a.wav", {"subtype": "FLOAT"}, 0), ("a.flac", {"subtype": "PCM_24"}, 2**-23), ("a.ogg", {}, 0.12)])
+@pytest.mark.parametrize(
+    "name, options, tolerance",
+    [
+        ("a.wav", {}, 1 / 32768),
+        ("a.wav", {"subtype": "FLOAT"}, 0),
+        ("a.flac", {"subtype": "PCM_24"}, 2**-23),
+        ("a.ogg", {}, 0.12),
+    ],
+)
 def test_read_audio(tmp_path, rate, channels, name, options, tolerance):
-    sines = torch.stack([0.3 * tone(200 + 90 * c, rate, 1, torch.float32) for c in range(channels)], 1)
+    sines = torch.stack(
+        [0.3 * tone(200 + 90 * c, rate, 1, torch.float32) for c in range(channels)], 1
+    )
     soundfile.write(tmp_path / name, sines.numpy(), rate, **options)
     for channel, want in (("mean", sines.mean(1)), ("left", sines[:, 0])):
         got, at = read_audio(tmp_path / name, channel=channel)
         assert at == rate and got.dtype == torch.float32 and got.shape == want.shape
         assert (got - want).abs().max() <= tolerance + 1e-7
         part, _ = read_audio(tmp_path / name, channel=channel, start=0.25, seconds=0.5)
-        assert torch.allclose(part, got[round(rate * 0.25):round(rate * 0.25) + round(rate * 0.5)], atol=1e-6)
+        assert torch.allclose(
+            part, got[round(rate * 0.25) : round(rate * 0.25) + round(rate * 0.5)], atol=1e-6
+        )
     got, at = read_audio(tmp_path / name, 16000)
     assert at == 16000 and len(got) == 16000
-    want = torch.stack([0.3 * tone(200 + 90 * c, 16000, 1, torch.float32) for c in range(channels)]).mean(0)
+    want = torch.stack(
+        [0.3 * tone(200 + 90 * c, 16000, 1, torch.float32) for c in range(channels)]
+    ).mean(0)
     assert (got - want)[800:-800].abs().max() < tolerance + 2e-3
 
 
@@ -65,7 +80,11 @@ def test_read_audio_at_the_end_and_beyond(tmp_path):
 def test_only_the_frames_that_are_needed_are_read(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", torch.zeros(2, 300000), 16000)
     asked, read = [], soundfile.SoundFile.read
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, *a, **k: asked.append(n) or read(self, n, *a, **k))
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, n, *a, **k: asked.append(n) or read(self, n, *a, **k),
+    )
     read_audio(tmp_path / "a.wav", start=2, seconds=1)
     assert sum(asked) == 16000
 
@@ -104,14 +123,25 @@ def test_sound_that_is_none(tmp_path):
     refused(tmp_path, "regular file")
 
 
-@pytest.mark.parametrize("options", [{"format": "WAV"}, {"format": "WAV", "subtype": "FLOAT"}, {"format": "AIFF"},
-                                     {"format": "FLAC"}, {"format": "OGG"}, {"format": "OGG", "subtype": "OPUS"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "WAV"},
+        {"format": "WAV", "subtype": "FLOAT"},
+        {"format": "AIFF"},
+        {"format": "FLAC"},
+        {"format": "OGG"},
+        {"format": "OGG", "subtype": "OPUS"},
+    ],
+)
 def test_truncated_sound(tmp_path, options):
     noise = 0.1 * np.random.default_rng(0).standard_normal((200000, 2))
     soundfile.write(tmp_path / "a", noise, 16000, **options)
     whole = (tmp_path / "a").read_bytes()
     assert len(read_audio(tmp_path / "a")[0]) == 200000
-    page = whole.rfind(b"OggS")  # an OGG may end between two pages; -1 for the others, the last byte is gone
+    page = whole.rfind(
+        b"OggS"
+    )  # an OGG may end between two pages; -1 for the others, the last byte is gone
     for cut in (page, len(whole) - 1, len(whole) - 1000, len(whole) // 2, len(whole) // 5, 100, 20):
         (tmp_path / "cut").write_bytes(whole[:cut])
         refused(tmp_path / "cut", ".")
@@ -119,7 +149,9 @@ def test_truncated_sound(tmp_path, options):
 
 def test_a_decoder_that_stops_early(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", torch.zeros(1000), 16000)
-    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, *a, **k: np.zeros((0, 1), np.float32))
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, n, *a, **k: np.zeros((0, 1), np.float32)
+    )
     refused(tmp_path / "a.wav", "truncated: 1000 of 1000")
 
 
@@ -128,11 +160,15 @@ def test_headers_that_lie(tmp_path):
     wav = (tmp_path / "a.wav").read_bytes()
 
     def patched(at, form, value):
-        (tmp_path / "b.wav").write_bytes(wav[:at] + struct.pack(form, value) + wav[at + struct.calcsize(form):])
+        (tmp_path / "b.wav").write_bytes(
+            wav[:at] + struct.pack(form, value) + wav[at + struct.calcsize(form) :]
+        )
         return tmp_path / "b.wav"
 
     refused(patched(40, "<I", 4_000_000_000), "truncated")  # four billion bytes of sound
-    assert len(read_audio(patched(40, "<I", 2**32 - 1))[0]) == 1000  # written into a pipe: the length was not known
+    assert (
+        len(read_audio(patched(40, "<I", 2**32 - 1))[0]) == 1000
+    )  # written into a pipe: the length was not known
     refused(patched(24, "<I", 2_000_000_000), ".")
     refused(patched(24, "<I", 0), ".")
     refused(patched(22, "<H", 60000), ".")
@@ -142,7 +178,9 @@ def test_headers_that_lie(tmp_path):
     refused(tmp_path / "a.wav", "too many")  # more than an hour
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 5000), 44100)
     flac = bytearray((tmp_path / "a.flac").read_bytes())
-    assert int.from_bytes(flac[21:26], "big") & (2**36 - 1) == 5000  # the number of samples in the first block
+    assert (
+        int.from_bytes(flac[21:26], "big") & (2**36 - 1) == 5000
+    )  # the number of samples in the first block
     for frames in (5_000_000, 4_000_000_000):
         flac[21:26] = (int.from_bytes(flac[21:26], "big") >> 36 << 36 | frames).to_bytes(5, "big")
         (tmp_path / "b.flac").write_bytes(flac)
@@ -157,9 +195,15 @@ def test_an_input_error_survives_a_worker():
             try:
                 raise InputError("some: where/a.wav", "not\n a: sound") from cause
             except InputError:
-                passed_on = ExceptionWrapper(where="in DataLoader worker process 0")  # what DataLoader does with it
+                passed_on = ExceptionWrapper(
+                    where="in DataLoader worker process 0"
+                )  # what DataLoader does with it
         passed_on.reraise()
-    assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == "some: where/a.wav: not a: sound"
+    assert (
+        str(caught.value)
+        == str(pickle.loads(pickle.dumps(caught.value)))
+        == "some: where/a.wav: not a: sound"
+    )
 
 
 # ---- text
@@ -175,20 +219,45 @@ def test_floats_survive(values):
 
 
 def test_json_of_everything(tmp_path):
-    value = {"nan": math.nan, "list": [math.inf, (1, -math.inf)], "np": np.float32(0.5), "array": np.array([1, np.nan]),
-             "é": "狗\u2028", "tensor": torch.tensor([[1, 2]]), "path": Path("a/b"), "none": None,
-             "bool": True, "scalar": torch.tensor(2.5)}
-    want = {"nan": None, "list": [None, [1, None]], "np": 0.5, "array": [1.0, None],
-            "é": "狗\u2028", "tensor": [[1, 2]], "path": "a/b", "none": None, "bool": True, "scalar": 2.5}
+    value = {
+        "nan": math.nan,
+        "list": [math.inf, (1, -math.inf)],
+        "np": np.float32(0.5),
+        "array": np.array([1, np.nan]),
+        "é": "狗\u2028",
+        "tensor": torch.tensor([[1, 2]]),
+        "path": Path("a/b"),
+        "none": None,
+        "bool": True,
+        "scalar": torch.tensor(2.5),
+    }
+    want = {
+        "nan": None,
+        "list": [None, [1, None]],
+        "np": 0.5,
+        "array": [1.0, None],
+        "é": "狗\u2028",
+        "tensor": [[1, 2]],
+        "path": "a/b",
+        "none": None,
+        "bool": True,
+        "scalar": 2.5,
+    }
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == want
     append_jsonl(tmp_path / "a.jsonl", value)
     with open(tmp_path / "a.jsonl", "a") as file:
         append_jsonl(file, 0.1)
-        assert read_jsonl(tmp_path / "a.jsonl") == [want, 0.1]  # it is there before the file is closed
+        assert read_jsonl(tmp_path / "a.jsonl") == [
+            want,
+            0.1,
+        ]  # it is there before the file is closed
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", object())
-    assert read_json(tmp_path / "a.json") == want and sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl"]
+    assert read_json(tmp_path / "a.json") == want and sorted(os.listdir(tmp_path)) == [
+        "a.json",
+        "a.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("text, reason", [
@@ -256,8 +325,17 @@ def test_inside(tmp_path):
     for path in ("a.wav", "sub/../a.wav", "./a.wav", "in/../a.wav", Path("a.wav")):
         assert inside(root, path) == root / "a.wav" == inside(tmp_path / "link", path)
     assert inside(root, "not/there.wav") == root / "not/there.wav"
-    for path in ("../secret", "../root2/x", "sub/../../secret", "/etc/passwd", str(root / "a.wav"), "out/secret", "out", "a\0b",
-                 "in/../../secret"):
+    for path in (
+        "../secret",
+        "../root2/x",
+        "sub/../../secret",
+        "/etc/passwd",
+        str(root / "a.wav"),
+        "out/secret",
+        "out",
+        "a\0b",
+        "in/../../secret",
+    ):
         with pytest.raises(InputError):
             inside(root, path)
     with pytest.raises(InputError):
@@ -276,14 +354,25 @@ def test_manifest(tmp_path):
         return read_manifest(path, root, ["audio"], **options)
 
     rows = manifest('\ufeffid,audio\r\n1,audio/a.wav\r\n2,"audio/b, b.wav"\r\n')
-    assert rows == [{"id": "1", "audio": root / "audio/a.wav"}, {"id": "2", "audio": root / "audio/b, b.wav"}]
+    assert rows == [
+        {"id": "1", "audio": root / "audio/a.wav"},
+        {"id": "2", "audio": root / "audio/b, b.wav"},
+    ]
     kept, left = manifest("id,audio\n1,audio/gone.wav\n2,audio/a.wav\n", missing="skip")
     assert [row["id"] for row in kept] == ["2"] and [row["id"] for row in left] == ["1"]
-    for text, reason in (("id,audio\n1,audio/gone.wav\n", "list.csv: line 2: no file audio/gone.wav"),
-                         ("id,sound\n1,x\n", "no column audio"), ("id,audio\n1\n", "line 2: not 2"),
-                         ("id,audio\n1,audio/a.wav,x\n", "line 2: not 2"), ('id,audio\n1,"a', "Error"),
-                         ("id,audio\n1,../list.csv\n", "leaves"), ("id,audio\n1,/etc/passwd\n", "absolute"), ("", "empty"),
-                         ("id,audio\n1," + "a" * 5000, "no file"), ("id,audio\n1,a\0b\n", "."), ("id,audio\n1,\n", "no file")):
+    for text, reason in (
+        ("id,audio\n1,audio/gone.wav\n", "list.csv: line 2: no file audio/gone.wav"),
+        ("id,sound\n1,x\n", "no column audio"),
+        ("id,audio\n1\n", "line 2: not 2"),
+        ("id,audio\n1,audio/a.wav,x\n", "line 2: not 2"),
+        ('id,audio\n1,"a', "Error"),
+        ("id,audio\n1,../list.csv\n", "leaves"),
+        ("id,audio\n1,/etc/passwd\n", "absolute"),
+        ("", "empty"),
+        ("id,audio\n1," + "a" * 5000, "no file"),
+        ("id,audio\n1,a\0b\n", "."),
+        ("id,audio\n1,\n", "no file"),
+    ):
         with pytest.raises(InputError, match=reason):
             manifest(text)
         if "/" in text and "gone" not in text:

@@ -1,4 +1,5 @@
 """Thousands of damaged files: each gives a value of a bounded size, or an InputError, and nothing else."""
+
 import io
 import json
 import warnings
@@ -8,7 +9,17 @@ import pytest
 import soundfile
 from PIL import Image
 
-from common.io import MAX_FRAMES, MAX_PIXELS, MAX_RATE, InputError, read_audio, read_image, read_json, read_jsonl, read_manifest
+from common.io import (
+    MAX_FRAMES,
+    MAX_PIXELS,
+    MAX_RATE,
+    InputError,
+    read_audio,
+    read_image,
+    read_json,
+    read_jsonl,
+    read_manifest,
+)
 
 
 def mutations(data, count, rng):
@@ -47,7 +58,10 @@ SEEDS = {
     "png": (read_image, encoded(lambda f: Image.fromarray(PIXELS).save(f, "PNG"))),
     "jpeg": (read_image, encoded(lambda f: Image.fromarray(PIXELS[..., :3]).save(f, "JPEG"))),
     "gif": (read_image, encoded(lambda f: Image.fromarray(PIXELS[..., 0]).save(f, "GIF"))),
-    "tiff": (read_image, encoded(lambda f: Image.fromarray(PIXELS).save(f, "TIFF", compression="tiff_lzw"))),
+    "tiff": (
+        read_image,
+        encoded(lambda f: Image.fromarray(PIXELS).save(f, "TIFF", compression="tiff_lzw")),
+    ),
     "json": (read_json, json.dumps({"a": [1.5, None, "é"], "b": {"c": True}}).encode()),
     "jsonl": (read_jsonl, b'{"a": 1}\n{"b": [1, 2]}\n"c"\n'),
     "csv": (lambda path: read_manifest(path, path.parent, ["f"]), b'f,g\nfile,"1, 2"\nfile,3\n'),
@@ -71,7 +85,13 @@ def test_mutated_files_give_a_bounded_value_or_an_input_error(tmp_path, kind):
             outcomes["error"] += 1
         else:
             if read is read_audio:
-                assert 0 < len(value[0]) <= MAX_FRAMES and value[0].isfinite().all() and 1 <= value[1] <= MAX_RATE
+                assert (
+                    0 < len(value[0]) <= MAX_FRAMES
+                    and value[0].isfinite().all()
+                    and 1 <= value[1] <= MAX_RATE
+                )
             elif read is read_image:
-                assert value.dtype == np.uint8 and value.ndim == 3 and 0 < value.size <= 3 * MAX_PIXELS
+                assert (
+                    value.dtype == np.uint8 and value.ndim == 3 and 0 < value.size <= 3 * MAX_PIXELS
+                )
     assert min(outcomes.values()), outcomes  # both happen, or nothing was tested

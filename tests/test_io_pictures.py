@@ -24,16 +24,30 @@ def test_rgb_and_grey(tmp_path, picture):
     for name in ("a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp"):
         path = saved(tmp_path / name, picture, **({"lossless": True} if name == "a.webp" else {}))
         assert np.array_equal(read_image(path), picture) and read_image(path).dtype == np.uint8
-        assert read_image(path, "RGBA").shape == (9, 7, 4) and (read_image(path, "RGBA")[..., 3] == 255).all()
+        assert (
+            read_image(path, "RGBA").shape == (9, 7, 4)
+            and (read_image(path, "RGBA")[..., 3] == 255).all()
+        )
     grey = read_image(tmp_path / "a.png", "L")
     assert np.abs(grey - picture @ [0.299, 0.587, 0.114]).max() <= 1
     path = saved(tmp_path / "grey.png", grey)
-    assert np.array_equal(read_image(path), np.repeat(grey[..., None], 3, 2)) and np.array_equal(read_image(path, "L"), grey)
+    assert np.array_equal(read_image(path), np.repeat(grey[..., None], 3, 2)) and np.array_equal(
+        read_image(path, "L"), grey
+    )
     bits = picture[..., 0] > 99
     assert np.array_equal(read_image(saved(tmp_path / "bits.png", bits), "L"), bits * np.uint8(255))
     smooth = np.tile(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], (40, 1, 3))
-    assert np.abs(read_image(saved(tmp_path / "a.jpg", smooth, quality=95)).astype(int) - smooth).max() <= 3
-    assert np.abs(read_image(saved(tmp_path / "cmyk.jpg", smooth, "CMYK", quality=95)).astype(int) - smooth).max() <= 4
+    assert (
+        np.abs(read_image(saved(tmp_path / "a.jpg", smooth, quality=95)).astype(int) - smooth).max()
+        <= 3
+    )
+    assert (
+        np.abs(
+            read_image(saved(tmp_path / "cmyk.jpg", smooth, "CMYK", quality=95)).astype(int)
+            - smooth
+        ).max()
+        <= 4
+    )
 
 
 def test_transparency_is_white_unless_it_is_asked_for(tmp_path, picture):
@@ -45,8 +59,15 @@ def test_transparency_is_white_unless_it_is_asked_for(tmp_path, picture):
     assert np.abs(read_image(path) - want).max() <= 1
     assert (read_image(path)[0] == 255).all() and np.array_equal(read_image(path)[1], picture[1])
     assert (read_image(path, "L")[0] == 255).all()
-    path = saved(tmp_path / "la.png", np.concatenate([picture[..., :1], alpha], 2))  # grey and alpha
-    assert np.abs(read_image(path) - np.repeat(picture[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)).max() <= 1
+    path = saved(
+        tmp_path / "la.png", np.concatenate([picture[..., :1], alpha], 2)
+    )  # grey and alpha
+    assert (
+        np.abs(
+            read_image(path) - np.repeat(picture[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)
+        ).max()
+        <= 1
+    )
 
 
 def test_palettes(tmp_path, picture):
@@ -78,10 +99,20 @@ def test_pixels_of_unknown_range(tmp_path):
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tiff", "a.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, name, orientation):
-    up = np.zeros((16, 32, 3), np.uint8)  # the picture as it should be seen: a bright top left corner, a grey top right one
+    up = np.zeros(
+        (16, 32, 3), np.uint8
+    )  # the picture as it should be seen: a bright top left corner, a grey top right one
     up[:8, :8], up[:8, 24:] = 255, 128
-    stored = {1: up, 2: up[:, ::-1], 3: up[::-1, ::-1], 4: up[::-1], 5: up.swapaxes(0, 1), 6: np.rot90(up),
-              7: np.rot90(up, 2).swapaxes(0, 1), 8: np.rot90(up, -1)}[orientation]
+    stored = {
+        1: up,
+        2: up[:, ::-1],
+        3: up[::-1, ::-1],
+        4: up[::-1],
+        5: up.swapaxes(0, 1),
+        6: np.rot90(up),
+        7: np.rot90(up, 2).swapaxes(0, 1),
+        8: np.rot90(up, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     exact = {"lossless": True} if name == "a.webp" else {}
@@ -107,13 +138,20 @@ def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
             (tmp_path / "cut").write_bytes(data[:cut])
             refused(tmp_path / "cut", ".", read_image)
     monkeypatch.setattr(cio, "MAX_PIXELS", 90 * 90 - 1)
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before it was bounded"))
+    monkeypatch.setattr(
+        Image.Image, "load", lambda self: pytest.fail("decoded before it was bounded")
+    )
     refused(tmp_path / "a.png", "pixels", read_image)
 
 
 def test_write_image(tmp_path, picture):
     alpha = np.concatenate([picture, picture[..., :1]], 2)
-    for array, mode in ((picture, "RGB"), (alpha, "RGBA"), (picture[..., 0], "L"), (torch.from_numpy(picture), "RGB")):
+    for array, mode in (
+        (picture, "RGB"),
+        (alpha, "RGBA"),
+        (picture[..., 0], "L"),
+        (torch.from_numpy(picture), "RGB"),
+    ):
         write_image(tmp_path / "a.png", array)
         assert np.array_equal(read_image(tmp_path / "a.png", mode), np.asarray(array))
     write_image(tmp_path / "a.JPG", picture)

@@ -1,4 +1,5 @@
 """The rules that keep the house as it is (who may import whom, sizes, rooms, copies, maps), each held by a test."""
+
 import ast
 import dataclasses
 import importlib
@@ -16,10 +17,25 @@ from tests import copies
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = sorted(p.parent.name for p in ROOT.glob("*/config.py") if p.parent.name != "common")
-ROOMS = ("README.md", "__init__.py", "config.py", "model.py", "losses.py", "data.py", "train.py", "evaluate.py", "localize.py",
-         "ablate.py")
+ROOMS = (
+    "README.md",
+    "__init__.py",
+    "config.py",
+    "model.py",
+    "losses.py",
+    "data.py",
+    "train.py",
+    "evaluate.py",
+    "localize.py",
+    "ablate.py",
+)
 LIBRARIES = {"torch", "numpy", "PIL", "soundfile", "tqdm"}
-EQUATIONS = {"turn": range(1, 15), "sslalign": range(1, 6), "avkd": range(1, 4), "stmnet": range(1, 3)}  # of each paper
+EQUATIONS = {
+    "turn": range(1, 15),
+    "sslalign": range(1, 6),
+    "avkd": range(1, 4),
+    "stmnet": range(1, 3),
+}  # of each paper
 HOUSES = ("common", "third_party", *METHODS)
 SOURCES = sorted(p for house in HOUSES for p in (ROOT / house).rglob("*.py"))
 TEXT = (".py", ".md", ".toml", ".yml", ".txt", ".lock", ".json", ".csv", "")
@@ -47,31 +63,57 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else ()
-            yield from [".".join((*base, node.module))] if node.module else [".".join((*base, a.name)) for a in node.names]
+            yield from (
+                [".".join((*base, node.module))]
+                if node.module
+                else [".".join((*base, a.name)) for a in node.names]
+            )
 
 
 # Rule 1: who imports whom; rule 2 follows from it -----------------------------------------------------------------------------
 
+
 def allowed(house, module):
     top = module.split(".")[0]
-    return top in sys.stdlib_module_names or top in LIBRARIES or top == house or (top == "common" and house != "third_party")
+    return (
+        top in sys.stdlib_module_names
+        or top in LIBRARIES
+        or top == house
+        or (top == "common" and house != "third_party")
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_imports(path):
     house = path.relative_to(ROOT).parts[0]
-    assert [m for m in imports(path) if not allowed(house, m) and (house, m) != ("third_party", "common.io")] == []
+    assert [
+        m
+        for m in imports(path)
+        if not allowed(house, m) and (house, m) != ("third_party", "common.io")
+    ] == []
 
 
 def test_the_import_rule_can_fail():
-    for house, module in ("turn", "torch.nn"), ("turn", "common.io"), ("turn", "turn.model"), ("common", "json"):
+    for house, module in (
+        ("turn", "torch.nn"),
+        ("turn", "common.io"),
+        ("turn", "turn.model"),
+        ("common", "json"),
+    ):
         assert allowed(house, module)
-    for house, module in ("turn", "stmnet.model"), ("common", "turn.model"), ("common", "scipy.signal"):
+    for house, module in (
+        ("turn", "stmnet.model"),
+        ("common", "turn.model"),
+        ("common", "scipy.signal"),
+    ):
         assert not allowed(house, module)
-    assert {"common", "common.run", "turn.config", "torch"} <= set(imports(ROOT / "turn" / "train.py"))  # relative ones too
+    assert {"common", "common.run", "turn.config", "torch"} <= set(
+        imports(ROOT / "turn" / "train.py")
+    )  # relative ones too
 
 
 # Sizes, rooms, safety ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 def test_a_file_fits_in_the_head(path):
@@ -85,10 +127,21 @@ def test_every_house_has_the_same_rooms(method):
 
 
 def test_the_makefile_knows_every_method():
-    assert sorted(re.search(r"^METHODS *= *(.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()) == METHODS
+    assert (
+        sorted(re.search(r"^METHODS *= *(.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())
+        == METHODS
+    )
 
 
-CODE = ("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "yaml.load", "os.system", "torch.hub.load")
+CODE = (
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "marshal.loads",
+    "yaml.load",
+    "os.system",
+    "torch.hub.load",
+)
 
 
 def unsafe(code):
@@ -99,13 +152,20 @@ def unsafe(code):
             name, keywords = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
             if name == "torch.load":
                 only = keywords.get("weights_only")
-                found += [] if isinstance(only, ast.Constant) and only.value is True else [node.lineno]
+                found += (
+                    [] if isinstance(only, ast.Constant) and only.value is True else [node.lineno]
+                )
             elif name in ("np.load", "numpy.load"):
-                found += [node.lineno] if ast.unparse(keywords.get("allow_pickle", ast.Constant(False))) != "False" else []
+                found += (
+                    [node.lineno]
+                    if ast.unparse(keywords.get("allow_pickle", ast.Constant(False))) != "False"
+                    else []
+                )
             elif name in CODE:
                 found.append(node.lineno)
-        elif ((isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec"))
-              or (isinstance(node, ast.ImportFrom) and node.module in ("pickle", "marshal", "shelve"))):
+        elif (isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec")) or (
+            isinstance(node, ast.ImportFrom) and node.module in ("pickle", "marshal", "shelve")
+        ):
             found.append(node.lineno)
     return found
 
@@ -115,10 +175,21 @@ def test_nothing_from_outside_can_run_code(path):
     assert unsafe(tree(path)) == []
 
 
-@pytest.mark.parametrize("line, bad", [
-    ("torch.load(f)", 1), ("torch.load(f, weights_only=False)", 1), ("torch.load(f, weights_only=x)", 1), ("pickle.load(f)", 1),
-    ("torch.load(f, weights_only=True)", 0), ("from pickle import load", 1), ("np.load(f, allow_pickle=True)", 1), ("eval(x)", 1),
-    ("np.load(f, allow_pickle=False)", 0), ("model.eval()", 0)])
+@pytest.mark.parametrize(
+    "line, bad",
+    [
+        ("torch.load(f)", 1),
+        ("torch.load(f, weights_only=False)", 1),
+        ("torch.load(f, weights_only=x)", 1),
+        ("pickle.load(f)", 1),
+        ("torch.load(f, weights_only=True)", 0),
+        ("from pickle import load", 1),
+        ("np.load(f, allow_pickle=True)", 1),
+        ("eval(x)", 1),
+        ("np.load(f, allow_pickle=False)", 0),
+        ("model.eval()", 0),
+    ],
+)
 def test_the_safety_rule_can_fail(line, bad):
     assert len(unsafe(ast.parse(line))) == bad
 
@@ -126,7 +197,14 @@ def test_the_safety_rule_can_fail(line, bad):
 def machine_words():
     """What only this machine would say: where the tree and the interpreter lie, the home folder, the host."""
     everywhere = {"/", "/tmp", "/home", "/opt", "/srv", "/mnt", "/var", "localhost"}
-    places = {ROOT, ROOT.parent, Path.home(), Path(sys.prefix), Path(sys.prefix).parent, Path("..", "shared")}
+    places = {
+        ROOT,
+        ROOT.parent,
+        Path.home(),
+        Path(sys.prefix),
+        Path(sys.prefix).parent,
+        Path("..", "shared"),
+    }
     words = {str(p) for p in places if not str(p).startswith("/usr")} | {socket.gethostname()}
     return {w for w in words - everywhere if len(w) > 4}
 
@@ -141,6 +219,7 @@ def test_no_names_of_this_machine():
 
 
 # Copies -----------------------------------------------------------------------------------------------------------------------
+
 
 def test_copies_have_not_drifted():
     assert copies.drifted() == [], "python -m tests.copies carries the newest edit to all"
@@ -158,7 +237,9 @@ def test_identical_parts_are_listed_as_copies():
 
 def test_the_newest_edit_is_carried_to_all(tmp_path):
     listed = [("a/part.py", "b/part.py", "c/part.py"), ("a/other.py", "b/other.py")]
-    for time, (path, text) in enumerate({"a/part.py": "old", "b/part.py": "new", "a/other.py": "x", "b/other.py": "x"}.items()):
+    for time, (path, text) in enumerate(
+        {"a/part.py": "old", "b/part.py": "new", "a/other.py": "x", "b/other.py": "x"}.items()
+    ):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
         os.utime(tmp_path / path, (1000 + time, 1000 + time))
@@ -172,12 +253,19 @@ def test_the_newest_edit_is_carried_to_all(tmp_path):
 
 # make help --------------------------------------------------------------------------------------------------------------------
 
+
 def test_make_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
-    targets = {t for line in re.findall(r"^([a-zA-Z][\w% -]*):(?!=)", text, re.M) for t in line.split()}
+    targets = {
+        t for line in re.findall(r"^([a-zA-Z][\w% -]*):(?!=)", text, re.M) for t in line.split()
+    }
     assert {"setup", "test", "train-%"} <= targets
-    outer = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # this may run under make test
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=outer).stdout
+    outer = {
+        k: v for k, v in os.environ.items() if not k.startswith("MAKE")
+    }  # this may run under make test
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=outer
+    ).stdout
     listed = {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")}
     assert {t.replace("%", "M") for t in targets} == listed
     for method in METHODS:
@@ -186,9 +274,14 @@ def test_make_help_lists_every_target():
 
 # The maps ---------------------------------------------------------------------------------------------------------------------
 
+
 def resolves(path, name):
     """Whether `name` (a dotted name: a function, class, constant, method, field) is defined in the file."""
-    return ROOT in path.parents and path.is_file() and (not name or _within(tree(path).body, name.split(".")))
+    return (
+        ROOT in path.parents
+        and path.is_file()
+        and (not name or _within(tree(path).body, name.split(".")))
+    )
 
 
 def _within(body, names):
@@ -196,12 +289,22 @@ def _within(body, names):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             if node.name == names[0] and (len(names) == 1 or _within(node.body, names[1:])):
                 return True
-            if node.name == names[0] and len(names) == 2 and isinstance(node, ast.ClassDef):  # set in __init__
-                return any(isinstance(n, ast.Attribute) and n.attr == names[1] and isinstance(n.ctx, ast.Store)
-                           and isinstance(n.value, ast.Name) and n.value.id == "self" for n in ast.walk(node))
+            if (
+                node.name == names[0] and len(names) == 2 and isinstance(node, ast.ClassDef)
+            ):  # set in __init__
+                return any(
+                    isinstance(n, ast.Attribute)
+                    and n.attr == names[1]
+                    and isinstance(n.ctx, ast.Store)
+                    and isinstance(n.value, ast.Name)
+                    and n.value.id == "self"
+                    for n in ast.walk(node)
+                )
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if len(names) == 1 and any(isinstance(n, ast.Name) and n.id == names[0] for t in targets for n in ast.walk(t)):
+            if len(names) == 1 and any(
+                isinstance(n, ast.Name) and n.id == names[0] for t in targets for n in ast.walk(t)
+            ):
                 return True
         elif isinstance(node, (ast.If, ast.With, ast.Try)) and _within(node.body, names):
             return True
@@ -219,7 +322,9 @@ def inherited(path, name):
     outer, _, field = name.partition(".")
     if not field or not path.is_file():
         return False
-    cls = getattr(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), outer, None)
+    cls = getattr(
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), outer, None
+    )
     return dataclasses.is_dataclass(cls) and field in {f.name for f in dataclasses.fields(cls)}
 
 
@@ -247,15 +352,31 @@ def test_every_name_in_the_readme_exists(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_map_has_every_equation_and_where_it_is(method):
-    rows = [row for row in section((ROOT / method / "README.md").read_text("utf-8"), "Map").splitlines() if row.startswith("|")]
+    rows = [
+        row
+        for row in section((ROOT / method / "README.md").read_text("utf-8"), "Map").splitlines()
+        if row.startswith("|")
+    ]
     seen = set()
     for row in rows:
-        numbers = [n for part in re.findall(r"Eqs?\. ((?:\(\d+\)(?:[–-]\(\d+\))?(?:, | and )?)+)", row) for n in _numbers(part)]
-        assert not numbers or references(row.rstrip("| ").rpartition("|")[2]), f"the last column says where: {row}"
+        numbers = [
+            n
+            for part in re.findall(r"Eqs?\. ((?:\(\d+\)(?:[–-]\(\d+\))?(?:, | and )?)+)", row)
+            for n in _numbers(part)
+        ]
+        assert not numbers or references(row.rstrip("| ").rpartition("|")[2]), (
+            f"the last column says where: {row}"
+        )
         seen |= set(numbers)
     assert seen == set(EQUATIONS[method])
-    code = "\n".join(p.read_text("utf-8") for house in (method, "common") for p in (ROOT / house).glob("*.py"))
-    cited = {int(n) for part in re.findall(r"Eqs?\. ([^\n]*)", code) for n in re.findall(r"\((\d+)\)", part)}
+    code = "\n".join(
+        p.read_text("utf-8") for house in (method, "common") for p in (ROOT / house).glob("*.py")
+    )
+    cited = {
+        int(n)
+        for part in re.findall(r"Eqs?\. ([^\n]*)", code)
+        for n in re.findall(r"\((\d+)\)", part)
+    }
     assert seen <= cited  # the line that implements an equation says so
 
 
@@ -266,11 +387,15 @@ def _numbers(text):
 
 def test_the_map_rule_can_fail():
     folder = ROOT / "turn"
-    good = ("`config.py: Config.tau`, `config.py: Config.seed`, `common/run.py: Run.log`, `model.py: Turn.forward()`, "
-            "`config.py`, `common/scenes.py: TICK`, `run.py` → `Run.step`")
+    good = (
+        "`config.py: Config.tau`, `config.py: Config.seed`, `common/run.py: Run.log`, `model.py: Turn.forward()`, "
+        "`config.py`, `common/scenes.py: TICK`, `run.py` → `Run.step`"
+    )
     assert len(references(good)) == 7 and lost(folder, good) == []
-    bad = ("`config.py: Config.tauu`, `nowhere.py: f`, `model.py: Turn.nothing`, `common/run.py: Runner`, `model.py` → `None_`, "
-           "`nothing.py`")
+    bad = (
+        "`config.py: Config.tauu`, `nowhere.py: f`, `model.py: Turn.nothing`, `common/run.py: Runner`, `model.py` → `None_`, "
+        "`nothing.py`"
+    )
     assert len(references(bad)) == len(lost(folder, bad)) == 6
     assert list(_numbers("(6)–(8), (10)")) == [6, 7, 8, 10]
     assert section("# A\n## Map\nrow\n## Next\nother", "Map") == "row\n"

@@ -8,7 +8,7 @@ import torch
 from common import metrics
 from common.io import read_jsonl
 from sslalign import evaluate as sslalign
-from sslalign.pairs import ScenePairs, heard
+from common.benchmarks.pairs import ScenePairs, heard
 from sslalign.train import main as train_sslalign
 from stmnet import evaluate as stmnet
 from stmnet import small
@@ -21,17 +21,19 @@ from turn.evaluate import load
 from turn.losses import corners
 from turn.train import main
 
-TURN = ("--scenes 48 --sounds 24 --held-out 8 --image-size 48 --dim 32 --backbone-width 8 --codes 128 --text-layers 1 --audio-layers 1 "
-        "--visual-layers 2 --seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 32 --batch-size 16 "
-        "--batch-intermediate 8 --epochs 130 --lr 2e-3 "
-        "--no-augment --no-adaptive --lambda-recon 0 --dropout 0 --visual-dropout 0 --validate-every 1000 --device cpu --name a")
+TURN = (
+    "--scenes 48 --sounds 24 --held-out 8 --image-size 48 --dim 32 --backbone-width 8 --codes 128 --text-layers 1 --audio-layers 1 "
+    "--visual-layers 2 --seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 32 --batch-size 16 "
+    "--batch-intermediate 8 --epochs 130 --lr 2e-3 "
+    "--no-augment --no-adaptive --lambda-recon 0 --dropout 0 --visual-dropout 0 --validate-every 1000 --device cpu --name a"
+)
 
 
 @pytest.mark.slow
 def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     """48 pictures: each phrase finds its own box, and not so another's phrase; most of 24 captions find their sound."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     main(TURN.split())
     folder = tmp_path / "runs" / "turn" / "a"
     rows = [row for row in read_jsonl(folder / "log.jsonl") if "loss" in row]
@@ -39,30 +41,42 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     assert last < 0.3 * first  # GIoU's loss
 
     predictor = load(folder / "last.pt", torch.device("cpu"))
-    source, intermediate = SceneSource(0, 48, predictor.config), SceneIntermediate(0, 24, predictor.config)
+    source, intermediate = (
+        SceneSource(0, 48, predictor.config),
+        SceneIntermediate(0, 24, predictor.config),
+    )
     images, truth = zip(*(source[i] for i in range(len(source))))
     truth = corners(torch.from_numpy(np.stack(truth)))
     with torch.no_grad():
         q = predictor.texts([phrase for phrase, in source.texts])
-        own, others = (metrics.box_iou(boxes, truth).mean().item() for boxes in predictor.boxes(images, [q, q.roll(1, 0)]))
+        own, others = (
+            metrics.box_iou(boxes, truth).mean().item()
+            for boxes in predictor.boxes(images, [q, q.roll(1, 0)])
+        )
         align, config = predictor.model.alignment, predictor.config
-        t = align.text(predictor.tokenizer.encode([texts[0] for texts in intermediate.texts], config.text_length))
+        t = align.text(
+            predictor.tokenizer.encode(
+                [texts[0] for texts in intermediate.texts], config.text_length
+            )
+        )
         a = align.audio(torch.stack(intermediate.logmels))
     found = metrics.retrieval(t, a, k=(5,))["forward"][5]
     assert own > 0.8 and others < own - 0.25, (own, others)
     assert found > 0.5, found  # chance is 0.21
 
 
-SSLALIGN = ("--scenes 64 --held-out 8 --image-size 48 --width 8 --projection 32 --sample-rate 4000 --seconds 0.5 --crop 0.4 --shift 0.05 "
-            "--window 64 --hop 64 --batch-size 16 --easy 0 --epochs 50 --lr 4e-3 --k 3 --mine-from 47 --no-view-image --no-view-audio "
-            "--validate-every 1000 --device cpu --name a")
+SSLALIGN = (
+    "--scenes 64 --held-out 8 --image-size 48 --width 8 --projection 32 --sample-rate 4000 --seconds 0.5 --crop 0.4 --shift 0.05 "
+    "--window 64 --hop 64 --batch-size 16 --easy 0 --epochs 50 --lr 4e-3 --k 3 --mine-from 47 --no-view-image --no-view-audio "
+    "--validate-every 1000 --device cpu --name a"
+)
 
 
 @pytest.mark.slow
 def test_sslalign_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     """64 pairs: most sounds find their own picture, by both similarities, and most pictures their sound."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     train_sslalign(SSLALIGN.split())
     predictor = sslalign.load(tmp_path / "runs" / "sslalign" / "a" / "last.pt", torch.device("cpu"))
     pairs = ScenePairs(0, 64, predictor.config, predictor.config.lone)
@@ -85,12 +99,17 @@ def stmnet_out(tmp_path_factory):
 def test_the_small_encoders_learn_what_is_where(stmnet_out):
     """Sounds can be told apart by their features, and of two objects in a picture, which is where, though no box was read."""
     config = replace(TINY, image_size=48, audio_width=8, encoder_steps=350, out=str(stmnet_out))
-    visual, auditory = small.encoder("visual", config).eval(), small.encoder("auditory", config).eval()
+    visual, auditory = (
+        small.encoder("visual", config).eval(),
+        small.encoder("auditory", config).eval(),
+    )
 
     def fitted(x, y):  # the first half teaches a linear probe, the second is asked
         half, one_hot = len(x) // 2, torch.nn.functional.one_hot(y, 12).float()
         x = torch.cat([x, torch.ones(len(x), 1)], 1)
-        weights = torch.linalg.lstsq(x[:half].T @ x[:half] + torch.eye(x.shape[1]), x[:half].T @ one_hot[:half]).solution
+        weights = torch.linalg.lstsq(
+            x[:half].T @ x[:half] + torch.eye(x.shape[1]), x[:half].T @ one_hot[:half]
+        ).solution
         return ((x[half:] @ weights).argmax(1) == y[half:]).float().mean()
     with torch.no_grad():
         segments, present = small.sounds(config, 300)
@@ -102,21 +121,27 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
             scene = scenes.scene(rng, scenes.classes(rng))
             found = visual(torch.from_numpy(scene.image).permute(2, 0, 1)[None])[0]
             for box, cls in zip(scene.boxes, scene.classes):
-                x, y = ((box[:2] + box[2:]) / 2 * found.shape[-1]).astype(int).clip(0, found.shape[-1] - 1)
+                x, y = (
+                    ((box[:2] + box[2:]) / 2 * found.shape[-1])
+                    .astype(int)
+                    .clip(0, found.shape[-1] - 1)
+                )
                 features.append(found[:, y, x])
                 classes.append(int(cls))
     found = fitted(torch.stack(features), torch.tensor(classes))
     assert found > 0.25, found  # 0.10 untrained
 
 
-STMNET = ("--image-size 48 --audio-width 8 --encoder-steps 350 --scenes 300 --held-out 2 --test-videos 2 --video-seconds 2 --batch-size 20 "
-          "--epochs 12 --blurred 0 --validate-every 1000 --device cpu --name a")
+STMNET = (
+    "--image-size 48 --audio-width 8 --encoder-steps 350 --scenes 300 --held-out 2 --test-videos 2 --video-seconds 2 --batch-size 20 "
+    "--epochs 12 --blurred 0 --validate-every 1000 --device cpu --name a"
+)
 
 
 @pytest.mark.slow
 def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
     """Of what is in a frame, its sound allows two classes: the right one asks for both senses."""
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     train_stmnet([*STMNET.split(), "--out", str(stmnet_out)])
     predictor = stmnet.load(stmnet_out / "stmnet" / "a" / "last.pt", torch.device("cpu"))
     config, scenes = predictor.config, scenes_of(0, predictor.config)
@@ -125,11 +150,20 @@ def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
     heard = [segments_at(torch.from_numpy(film.waveform), times, config.samples) for film in films]
     right, pointing = [], {"own": [], "another": []}
     for i, film in enumerate(films):
-        frames, truth = predictor.look(list(film.frames)), truth_of([box[None] for box in film.boxes])
+        frames, truth = (
+            predictor.look(list(film.frames)),
+            truth_of([box[None] for box in film.boxes]),
+        )
         for kind, segments in (("own", heard[i]), ("another", heard[(i + 12) % 24])):
             maps, said, *_ = predictor.answer(frames, segments)
-            pointing[kind] += metrics.pointing(enlarged(maps["attention"]), truth)[film.sounding].tolist()
-            right += (said.numpy() == np.where(film.sounding, film.cls, 12)).tolist() if kind == "own" else []
+            pointing[kind] += metrics.pointing(enlarged(maps["attention"]), truth)[
+                film.sounding
+            ].tolist()
+            right += (
+                (said.numpy() == np.where(film.sounding, film.cls, 12)).tolist()
+                if kind == "own"
+                else []
+            )
     own, another = (np.mean(pointing[kind]) for kind in ("own", "another"))
     # sound alone: 0.68, which is silence and half of the rest; places by chance: 0.28
     assert np.mean(right) > 0.8 and own > 0.45 and own > another, (np.mean(right), own, another)

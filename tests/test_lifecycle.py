@@ -15,57 +15,121 @@ import pytest
 import torch
 
 from common.io import read_json, read_jsonl, write_audio, write_image
-from common.layouts import write
-from common.run import TIMES
+from tests.layouts import write
+from common.training import TIMES
 from common.scenes import Scenes
 
 METHODS = ["turn", "sslalign", "avkd", "stmnet"]
 SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
 # 12 steps, 6 in an epoch
-TINY = {"turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
-                f"--dropout 0.1 {NARROW}",
-        "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 --image-size 32 --width 8 --projection 8 "
-                    "--k 4 --mine-from 0 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
-        "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
-                "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
-        "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 "
-                  "--audio-width 8 --C 8 --augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4"}
+TINY = {
+    "turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
+    f"--dropout 0.1 {NARROW}",
+    "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 --image-size 32 --width 8 --projection 8 "
+    "--k 4 --mine-from 0 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
+    "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
+    "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
+    "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 "
+    "--audio-width 8 --C 8 --augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4",
+}
 # What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
-KEPT = {"turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
-        "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
-        "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
-        "stmnet": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_()}
+KEPT = {
+    "turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
+    "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
+    "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
+    "stmnet": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
+}
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # The keys of metrics.json that scripts rely on
-SSLALIGN = [key.format(rule) for rule in ("", "_adaptive")
-            for key in ("pairs/ciou{}@0.5", "pairs/auc{}", "interactive/iiou{}", "interactive/iauc{}", "masks/miou{}", "masks/f_score{}",
-                        "masks/ciou{}@0.5", "masks/auc{}", "control/silent_iiou{}", "control/shuffled_iiou{}",
-                        "control/silent_ciou{}@0.5", "control/shuffled_ciou{}@0.5")]
-SSLALIGN += [f"retrieval/{way}_r@{k}{features}_{kind}" for way in ("a2i", "i2a") for k in (1, 5, 10) for features in ("", "_projected")
-             for kind in ("instance", "category")]
-AVKD = [f"{variant}/{name}" for variant in ("avc", "og", "og_detr")
-        for name in ("ciou@0.5", "auc", "ciou_adaptive@0.5", "auc_adaptive", "pointing", "iiou_adaptive")]
-AVKD += [f"control/{control}_{name}" for control in ("silent", "shuffled") for name in ("ciou_adaptive@0.5", "iiou_adaptive", "pointing")]
-SSLALIGN += ["pairs/pointing", "interactive/pointing", "extended/ap", "extended/max_f1", "extended/loc_acc", "alignment/cosine",
-             "alignment/magnitude"]
-STMNET = [f"{group}/{name}" for group in ("frames", "attention", "scores") for name in ("ciou_mean", "ciou@0.5", "pointing", "iou@0.5")]
-STMNET += [f"{name}_{metric}" for name in ("control/silent", "control/shuffled", "floor/centre", "floor/whole")
-           for metric in ("ciou_mean", "iou@0.5")]
-STMNET += ["frames/stability", "events/accuracy", "silence/accuracy", "turns/pointing", "turns/iou@0.5", "frames/n", "events/n",
-           "silence/n"]
-OTHER = {"turn": {"dim": 32}, "sslalign": {"projection": 32}, "avkd": {"channels": 32}, "stmnet": {"C": 32}}  # another architecture
+SSLALIGN = [
+    key.format(rule)
+    for rule in ("", "_adaptive")
+    for key in (
+        "pairs/ciou{}@0.5",
+        "pairs/auc{}",
+        "interactive/iiou{}",
+        "interactive/iauc{}",
+        "masks/miou{}",
+        "masks/f_score{}",
+        "masks/ciou{}@0.5",
+        "masks/auc{}",
+        "control/silent_iiou{}",
+        "control/shuffled_iiou{}",
+        "control/silent_ciou{}@0.5",
+        "control/shuffled_ciou{}@0.5",
+    )
+]
+SSLALIGN += [
+    f"retrieval/{way}_r@{k}{features}_{kind}"
+    for way in ("a2i", "i2a")
+    for k in (1, 5, 10)
+    for features in ("", "_projected")
+    for kind in ("instance", "category")
+]
+AVKD = [
+    f"{variant}/{name}"
+    for variant in ("avc", "og", "og_detr")
+    for name in (
+        "ciou@0.5",
+        "auc",
+        "ciou_adaptive@0.5",
+        "auc_adaptive",
+        "pointing",
+        "iiou_adaptive",
+    )
+]
+AVKD += [
+    f"control/{control}_{name}"
+    for control in ("silent", "shuffled")
+    for name in ("ciou_adaptive@0.5", "iiou_adaptive", "pointing")
+]
+SSLALIGN += [
+    "pairs/pointing",
+    "interactive/pointing",
+    "extended/ap",
+    "extended/max_f1",
+    "extended/loc_acc",
+    "alignment/cosine",
+    "alignment/magnitude",
+]
+STMNET = [
+    f"{group}/{name}"
+    for group in ("frames", "attention", "scores")
+    for name in ("ciou_mean", "ciou@0.5", "pointing", "iou@0.5")
+]
+STMNET += [
+    f"{name}_{metric}"
+    for name in ("control/silent", "control/shuffled", "floor/centre", "floor/whole")
+    for metric in ("ciou_mean", "iou@0.5")
+]
+STMNET += [
+    "frames/stability",
+    "events/accuracy",
+    "silence/accuracy",
+    "turns/pointing",
+    "turns/iou@0.5",
+    "frames/n",
+    "events/n",
+    "silence/n",
+]
+OTHER = {
+    "turn": {"dim": 32},
+    "sslalign": {"projection": 32},
+    "avkd": {"channels": 32},
+    "stmnet": {"C": 32},
+}  # another architecture
 # The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
 INTERRUPTED = """
 import os, sys
-from common.run import Run
-after = Run.checkpoint
-def checkpoint(self, ended):
+from common.training import Run
+after = Run.end_step
+def end_step(self, ended):
     if self.step == STEP:
         os.kill(os.getpid(), SIGNAL)
     after(self, ended)
-Run.checkpoint = checkpoint
+Run.end_step = end_step
 from METHOD.train import main
 main(sys.argv[1:])
 """
@@ -73,8 +137,14 @@ main(sys.argv[1:])
 
 def start(program, flags, cwd, env=ENV):
     program = ["-c", program] if "\n" in program else ["-m", *program.split()]
-    return subprocess.Popen([sys.executable, *program, *flags.split()], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *program, *flags.split()],
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def done(process, status=0):
@@ -93,12 +163,16 @@ def torchrun(program, flags, cwd, n=2):
 
 def bad(module, flags, capsys, monkeypatch):
     """Run a command in this process: it must end with status 2 and one line on stderr, which is returned."""
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(flags if isinstance(flags, list) else flags.split())
     lines = capsys.readouterr().err.splitlines()
-    err = "\n".join(line for line in lines if not line.endswith(" listed"))  # how many samples of a benchmark were found
-    assert ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
+    err = "\n".join(
+        line for line in lines if not line.endswith(" listed")
+    )  # how many samples of a benchmark were found
+    assert (
+        ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    ), err
     assert err.startswith(f"python -m {module}: error: ")
     return err
 
@@ -121,7 +195,9 @@ def same(a, b):
 
 
 def log(folder):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_jsonl(folder / "log.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k not in TIMES} for row in read_jsonl(folder / "log.jsonl")
+    ]
 
 
 # Killed and continued -------------------------------------------------------------------------------------------------
@@ -131,13 +207,26 @@ def log(folder):
 def runs(request, tmp_path_factory):
     """whole: never stopped. killed-0, killed-2 (workers): SIGKILL in the middle of an epoch. stopped: SIGTERM."""
     method, cwd = request.param, tmp_path_factory.mktemp("runs")
-    cases = {"whole": None, "killed-0": (5, signal.SIGKILL), "killed-2": (10, signal.SIGKILL), "stopped": (5, signal.SIGTERM)}
+    cases = {
+        "whole": None,
+        "killed-0": (5, signal.SIGKILL),
+        "killed-2": (10, signal.SIGKILL),
+        "stopped": (5, signal.SIGTERM),
+    }
     processes = {}
     for name, case in cases.items():
         program = f"{method}.train"
         if case:
-            program = INTERRUPTED.replace("METHOD", method).replace("STEP", str(case[0])).replace("SIGNAL", str(int(case[1])))
-        processes[name] = start(program, f"{TINY[method]} --name {name} --device cpu --workers {2 * (name == 'killed-2')}", cwd)
+            program = (
+                INTERRUPTED.replace("METHOD", method)
+                .replace("STEP", str(case[0]))
+                .replace("SIGNAL", str(int(case[1])))
+            )
+        processes[name] = start(
+            program,
+            f"{TINY[method]} --name {name} --device cpu --workers {2 * (name == 'killed-2')}",
+            cwd,
+        )
     for name, status in (("whole", 0), ("killed-0", -9), ("killed-2", -9)):
         done(processes[name], status)
     return method, cwd, cwd / "runs" / method, done(processes["stopped"], 130)[1]
@@ -146,19 +235,31 @@ def runs(request, tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bits(runs):
     method, cwd, folder, _ = runs
-    assert checkpoint(folder / "killed-0")["step"] == 3 and checkpoint(folder / "killed-2")["step"] == 9
+    assert (
+        checkpoint(folder / "killed-0")["step"] == 3
+        and checkpoint(folder / "killed-2")["step"] == 9
+    )
     shutil.copytree(folder / "killed-2", folder / "altered")
     altered = torch.load(folder / "altered" / "last.pt", weights_only=True)
     KEPT[method](altered)
     torch.save(altered, folder / "altered" / "last.pt")
-    for process in [start(f"{method}.train", f"--resume --name {name} --workers {name[-1] if name[-1] in '02' else 0}", cwd)
-                    for name in ("killed-0", "killed-2", "altered")]:
+    for process in [
+        start(
+            f"{method}.train",
+            f"--resume --name {name} --workers {name[-1] if name[-1] in '02' else 0}",
+            cwd,
+        )
+        for name in ("killed-0", "killed-2", "altered")
+    ]:
         done(process)
     whole = checkpoint(folder / "whole")
     assert whole["step"] == 12
     for name in ("killed-0", "killed-2"):
         for file in ("last.pt", "best.pt"):
-            assert same(checkpoint(folder / name, file), checkpoint(folder / "whole", file)), (name, file)
+            assert same(checkpoint(folder / name, file), checkpoint(folder / "whole", file)), (
+                name,
+                file,
+            )
         assert log(folder / name) == log(folder / "whole")
         metrics = [read_json(folder / n / "metrics.json") for n in (name, "whole")]
         assert all(m.pop("seconds") > 0 for m in metrics) and metrics[0] == metrics[1]
@@ -169,11 +270,15 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
 @pytest.mark.slow
 def test_sigterm_writes_a_checkpoint(runs):
     _, _, folder, err = runs
-    assert "stopped at step 6" in err and "--resume --name stopped" in err and "Traceback" not in err
+    assert (
+        "stopped at step 6" in err and "--resume --name stopped" in err and "Traceback" not in err
+    )
     stopped = checkpoint(folder / "stopped")
     assert stopped["step"] == 6 and not (folder / "stopped" / "metrics.json").exists()
     assert log(folder / "stopped") == [row for row in log(folder / "whole") if row["step"] <= 6]
-    assert sorted(p.name for p in (folder / "stopped").iterdir() if p.name[0] == ".") == []  # no temporary file
+    assert (
+        sorted(p.name for p in (folder / "stopped").iterdir() if p.name[0] == ".") == []
+    )  # no temporary file
 
 
 @pytest.mark.slow
@@ -209,10 +314,15 @@ def test_evaluation_in_one_process_and_in_two(runs):
     table = run(f"{method}.evaluate", f"--checkpoint {best} --out one --device cpu", cwd)
     assert "cIoU@0.5" in table
     torchrun(f"{method}.evaluate", f"--checkpoint {best} --out two --device cpu", cwd)
-    one, two = ({k: v for k, v in read_json(cwd / name / "metrics-scenes.json").items() if k != "seconds"} for name in ("one", "two"))
+    one, two = (
+        {k: v for k, v in read_json(cwd / name / "metrics-scenes.json").items() if k != "seconds"}
+        for name in ("one", "two")
+    )
     assert one == pytest.approx(two, abs=1e-6) and (cwd / "one" / "samples-scenes.png").is_file()
     trained = read_json(folder / "whole" / "metrics.json")
-    assert {k: v for k, v in one.items() if k in trained} == {k: v for k, v in trained.items() if k in one}
+    assert {k: v for k, v in one.items() if k in trained} == {
+        k: v for k, v in trained.items() if k in one
+    }
 
 
 @pytest.mark.slow
@@ -221,8 +331,18 @@ def test_evaluation_on_files(runs, capsys):
     data = "audioset-instrument" if method == "stmnet" else "vggss"
     key = {"turn": "whole/miou", "stmnet": "floor/whole_ciou_mean"}.get(method, "floor/whole_auc")
     write(Scenes(4, 64, 8000, 0.5), cwd / data, data, 5)
-    flags = ["--checkpoint", str(folder / "whole" / "best.pt"), "--data", data, "--root", str(cwd / data),
-             "--out", str(cwd / "files"), "--device", "cpu"]
+    flags = [
+        "--checkpoint",
+        str(folder / "whole" / "best.pt"),
+        "--data",
+        data,
+        "--root",
+        str(cwd / data),
+        "--out",
+        str(cwd / "files"),
+        "--device",
+        "cpu",
+    ]
     importlib.import_module(f"{method}.evaluate").main(flags)
     assert ("N = 5" if method != "stmnet" else "5 videos") in capsys.readouterr().out
     metrics = read_json(cwd / "files" / f"metrics-{data}.json")
@@ -237,9 +357,13 @@ def localize_in_a_video(cwd, capsys, monkeypatch):
     write_audio(cwd / "film" / "sound.wav", film.waveform, 16000)
     main = importlib.import_module("stmnet.localize").main
     main(["--video", "film", "--out", "found/a.gif", "--device", "cpu"])  # the newest run's best.pt
-    assert (cwd / "found" / "a.gif").read_bytes()[:3] == b"GIF" and "found/a.gif" in capsys.readouterr().out
+    assert (cwd / "found" / "a.gif").read_bytes()[
+        :3
+    ] == b"GIF" and "found/a.gif" in capsys.readouterr().out
     assert len(json.loads((cwd / "found" / "a.json").read_text())["frames"]) == len(film.frames)
-    assert "gone" in bad("stmnet.localize", "--video gone --out found/b.gif --device cpu", capsys, monkeypatch)
+    assert "gone" in bad(
+        "stmnet.localize", "--video gone --out found/b.gif --device cpu", capsys, monkeypatch
+    )
 
 
 @pytest.mark.slow
@@ -252,7 +376,9 @@ def test_localize(runs, capsys, monkeypatch):
     write_image(cwd / "in.png", sample.image[:70])
     write_audio(cwd / "in.wav", sample.waveform, 22050)
     main = importlib.import_module(f"{method}.localize").main
-    main(["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"])  # the newest run's best.pt
+    main(
+        ["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"]
+    )  # the newest run's best.pt
     assert (cwd / "found" / "a.png").read_bytes()[:4] == b"\x89PNG"
     found = json.loads((cwd / "found" / "a.json").read_text())
     assert found["boxes"] and "found/a.png" in capsys.readouterr().out
@@ -262,18 +388,37 @@ def test_localize(runs, capsys, monkeypatch):
     if method == "turn":
         main(f"{best} --image in.png --phrase ring --out b.png".split())
         assert (cwd / "b.json").is_file()
-        bad("turn.localize", f"{best} --image in.png --out c.png", capsys, monkeypatch)  # neither a sound nor a phrase
-        bad("turn.localize", f"{best} --image in.png --audio in.wav --phrase ring --out c.png", capsys, monkeypatch)
+        bad(
+            "turn.localize", f"{best} --image in.png --out c.png", capsys, monkeypatch
+        )  # neither a sound nor a phrase
+        bad(
+            "turn.localize",
+            f"{best} --image in.png --audio in.wav --phrase ring --out c.png",
+            capsys,
+            monkeypatch,
+        )
     (cwd / "text.png").write_text("not a picture")
     (cwd / "empty.wav").touch()
     (cwd / "cut.wav").write_bytes((cwd / "in.wav").read_bytes()[:2000])
     (cwd / "cut.png").write_bytes((cwd / "in.png").read_bytes()[:300])
-    for image, audio, out, named in (("text.png", "in.wav", "c.png", "text.png"), ("in.png", "empty.wav", "c.png", "empty.wav"),
-                                     ("in.png", "cut.wav", "c.png", "cut.wav"), ("cut.png", "in.wav", "c.png", "cut.png"),
-                                     ("gone.png", "in.wav", "c.png", "gone.png"), ("in.png", "gone.wav", "c.png", "gone.wav"),
-                                     ("in.wav", "in.wav", "c.png", "in.wav"), ("in.png", "in.png", "c.png", "in.png"),
-                                     ("in.png", "in.wav", "c.gif", "c.gif"), (".", "in.wav", "c.png", ".")):
-        err = bad(f"{method}.localize", f"{best} --image {image} --audio {audio} --out {out}", capsys, monkeypatch)
+    for image, audio, out, named in (
+        ("text.png", "in.wav", "c.png", "text.png"),
+        ("in.png", "empty.wav", "c.png", "empty.wav"),
+        ("in.png", "cut.wav", "c.png", "cut.wav"),
+        ("cut.png", "in.wav", "c.png", "cut.png"),
+        ("gone.png", "in.wav", "c.png", "gone.png"),
+        ("in.png", "gone.wav", "c.png", "gone.wav"),
+        ("in.wav", "in.wav", "c.png", "in.wav"),
+        ("in.png", "in.png", "c.png", "in.png"),
+        ("in.png", "in.wav", "c.gif", "c.gif"),
+        (".", "in.wav", "c.png", "."),
+    ):
+        err = bad(
+            f"{method}.localize",
+            f"{best} --image {image} --audio {audio} --out {out}",
+            capsys,
+            monkeypatch,
+        )
         assert named in err and not (cwd / out).exists() and not (cwd / "c.json").exists()
 
 
@@ -286,80 +431,225 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
     monkeypatch.chdir(cwd)
     good = torch.load(folder / "whole" / "best.pt", weights_only=True)
     raw = (folder / "whole" / "best.pt").read_bytes()
-    cases = {"empty": b"", "truncated": raw[:len(raw) // 2], "text": b"hello" * 100, "picture": b"\x89PNG\r\n",
-             "other-method": {**good, "method": "another"}, "plain": {"a": torch.zeros(1)}, "list": [1, 2],
-             "fields": {**good, "config": {**good["config"], "unknown": 1}}, "config": {**good, "config": 3},
-             "architecture": {**good, "config": {**good["config"], **OTHER[method]}}, "keys": {**good, "model": {}},
-             "no-model": {k: v for k, v in good.items() if k != "model"}}
+    cases = {
+        "empty": b"",
+        "truncated": raw[: len(raw) // 2],
+        "text": b"hello" * 100,
+        "picture": b"\x89PNG\r\n",
+        "other-method": {**good, "method": "another"},
+        "plain": {"a": torch.zeros(1)},
+        "list": [1, 2],
+        "fields": {**good, "config": {**good["config"], "unknown": 1}},
+        "config": {**good, "config": 3},
+        "architecture": {**good, "config": {**good["config"], **OTHER[method]}},
+        "keys": {**good, "model": {}},
+        "no-model": {k: v for k, v in good.items() if k != "model"},
+    }
     for name, content in cases.items():
         path = cwd / f"{name}.pt"
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        assert f"{name}.pt" in bad(f"{method}.evaluate", f"--checkpoint {path} --out bad", capsys, monkeypatch)
+        assert f"{name}.pt" in bad(
+            f"{method}.evaluate", f"--checkpoint {path} --out bad", capsys, monkeypatch
+        )
     bad(f"{method}.evaluate", "--checkpoint gone.pt --out bad", capsys, monkeypatch)
     best = folder / "whole" / "best.pt"
-    bad(f"{method}.evaluate", f"--checkpoint {best} --data nonsense --root . --out bad", capsys, monkeypatch)
-    bad(f"{method}.evaluate", f"--checkpoint {best} --data vggss --root gone --out bad", capsys, monkeypatch)
+    bad(
+        f"{method}.evaluate",
+        f"--checkpoint {best} --data nonsense --root . --out bad",
+        capsys,
+        monkeypatch,
+    )
+    bad(
+        f"{method}.evaluate",
+        f"--checkpoint {best} --data vggss --root gone --out bad",
+        capsys,
+        monkeypatch,
+    )
     bad(f"{method}.evaluate", f"--checkpoint {best} --device tpu --out bad", capsys, monkeypatch)
     assert not (cwd / "bad").exists()
     for name in ("truncated", "other-method", "architecture"):  # and in the place of last.pt
         (folder / name).mkdir()
         shutil.copy(cwd / f"{name}.pt", folder / name / "last.pt")
-        assert "last.pt" in bad(f"{method}.train", f"--resume --name {name} --device cpu", capsys, monkeypatch)
+        assert "last.pt" in bad(
+            f"{method}.train", f"--resume --name {name} --device cpu", capsys, monkeypatch
+        )
     err = bad(f"{method}.train", "--resume --name whole --lr 0.5 --device cpu", capsys, monkeypatch)
     assert "--lr" in err and "0.5" in err
-    assert "--resume" in bad(f"{method}.train", f"{TINY[method]} --name whole --device cpu", capsys, monkeypatch)  # not overwritten
+    assert "--resume" in bad(
+        f"{method}.train", f"{TINY[method]} --name whole --device cpu", capsys, monkeypatch
+    )  # not overwritten
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bad_flags(method, capsys, monkeypatch, tmp_path):
     """Each is one line, status 2, and no result is written."""
     monkeypatch.chdir(tmp_path)
-    own = {"turn": ["--dim 30", "--heads 0", "--groups 3", "--codes 0", "--tau 0", "--k 0.5", "--mask-from 2", "--image-size 50",
-                    "--seconds 0.001", "--text-length 2", "--time-mask 0", "--detr big", "--select flickr", "--scenes 0", "--held-out 0",
-                    "--dropout 1", "--epochs 0", "--data nonsense", "--data refcocog+nonsense", "--data refcocog+clotho",
-                    "--data refcocog+clotho --root gone", "--seed 1000000", "--objects gone",
-                    "--scenes 8 --sounds 4 --batch-size 9 --held-out 2",
-                    "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
-                    "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth"],
-           "sslalign": ["--width 0", "--held-out 1", "--tau 0", "--crop 2", "--crop 0.01", "--crop-scale 0", "--crop-scale 2",
-                        "--image-size 50", "--last-stride 3", "--schedule linear", "--sampling all", "--epochs 0", "--k 0",
-                        "--benchmark is3", "--channel right", "--data nonsense", "--data vggss --root .",
-                        "--data vggsound", "--data vggsound --root gone", "--seed 1000000",
-                        "--objects gone", "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9",
-                        "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
-                        "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
-                        "--blocks 1", "--blocks 1 0 1",
-                        "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
-           "avkd": ["--width 0", "--held-out 1", "--tau 0", "--crop 2", "--crop 0.01", "--image-size 50", "--last-stride 3", "--epochs 0",
-                    "--schedule linear", "--channels 0", "--chunk 0", "--repeats 0", "--visual-hint pixels", "--visual-norm none",
-                    "--audio-teacher vggish", "--benchmark flickr", "--channel right", "--data nonsense --hints h",
-                    "--data vggss --root . --hints h", "--data flickr-soundnet --hints h", "--data flickr-soundnet --root .",
-                    "--data flickr-soundnet --root gone --hints h", "--seed 1000000", "--objects gone", "--blocks 1",
-                    "--vision-weights gone.pth", "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
-                    "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
-                    "--vision-weights gone.pth",
-                    "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone"],
-           "stmnet": ["--width 0", "--audio-width 0", "--C 0", "--T 0", "--heads 0", "--depth 0", "--held-out 1", "--epochs 0",
-                      "--test-videos 1", "--video-seconds 1", "--grounded 0", "--K=-1", "--phi sum", "--memory C", "--av-memory none",
-                      "--audio cnn14", "--box-map map", "--segment-seconds 0.1", "--image-size 50", "--last-stride 3", "--schedule linear",
-                      "--image-size 32 --last-stride 2 --blocks 1 1 1 1", "--blocks 1", "--nms 2", "--confidence 2", "--encoders small",
-                      "--vision-weights gone.pth", "--audio-weights gone.pth", "--K-evaluated=-1", "--blurred 2", "--tau 0",
-                      "--similarity l2", "--encoder-steps 0", "--benchmark ave-boxes", "--data nonsense", "--data vggss --root .",
-                      "--data ave", "--data ave --root gone", "--data ave --root .",
-                      "--data ave --root . --encoders train", "--seed 1000000", "--objects gone", "--instances 0",
-                      "--scenes 4 --held-out 2 --batch-size 5", "--preset paper --root .",
-                      "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",
-                      "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 --audio-weights gone.pth",
-                      "--scenes 4 --held-out 2 --batch-size 4 --proposals gone.pth",
-                      "--scenes 4 --held-out 2 --batch-size 4 --benchmark ave-boxes --benchmark-root gone",
-                      "--scenes 4 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root ."]}
-    for flags in ["--preset huge", "--nonsense 1", "--batch-size 0", "--batch-size -3", "--lr nan", "--epochs many", "--device tpu",
-                  "--resume", "--resume --name gone", *own[method]]:
+    own = {
+        "turn": [
+            "--dim 30",
+            "--heads 0",
+            "--groups 3",
+            "--codes 0",
+            "--tau 0",
+            "--k 0.5",
+            "--mask-from 2",
+            "--image-size 50",
+            "--seconds 0.001",
+            "--text-length 2",
+            "--time-mask 0",
+            "--detr big",
+            "--select flickr",
+            "--scenes 0",
+            "--held-out 0",
+            "--dropout 1",
+            "--epochs 0",
+            "--data nonsense",
+            "--data refcocog+nonsense",
+            "--data refcocog+clotho",
+            "--data refcocog+clotho --root gone",
+            "--seed 1000000",
+            "--objects gone",
+            "--scenes 8 --sounds 4 --batch-size 9 --held-out 2",
+            "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
+            "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth",
+        ],
+        "sslalign": [
+            "--width 0",
+            "--held-out 1",
+            "--tau 0",
+            "--crop 2",
+            "--crop 0.01",
+            "--crop-scale 0",
+            "--crop-scale 2",
+            "--image-size 50",
+            "--last-stride 3",
+            "--schedule linear",
+            "--sampling all",
+            "--epochs 0",
+            "--k 0",
+            "--benchmark is3",
+            "--channel right",
+            "--data nonsense",
+            "--data vggss --root .",
+            "--data vggsound",
+            "--data vggsound --root gone",
+            "--seed 1000000",
+            "--objects gone",
+            "--vision-weights gone.pth",
+            "--scenes 8 --held-out 2 --batch-size 9",
+            "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
+            "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
+            "--blocks 1",
+            "--blocks 1 0 1",
+            "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone",
+        ],
+        "avkd": [
+            "--width 0",
+            "--held-out 1",
+            "--tau 0",
+            "--crop 2",
+            "--crop 0.01",
+            "--image-size 50",
+            "--last-stride 3",
+            "--epochs 0",
+            "--schedule linear",
+            "--channels 0",
+            "--chunk 0",
+            "--repeats 0",
+            "--visual-hint pixels",
+            "--visual-norm none",
+            "--audio-teacher vggish",
+            "--benchmark flickr",
+            "--channel right",
+            "--data nonsense --hints h",
+            "--data vggss --root . --hints h",
+            "--data flickr-soundnet --hints h",
+            "--data flickr-soundnet --root .",
+            "--data flickr-soundnet --root gone --hints h",
+            "--seed 1000000",
+            "--objects gone",
+            "--blocks 1",
+            "--vision-weights gone.pth",
+            "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
+            "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
+            "--vision-weights gone.pth",
+            "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone",
+        ],
+        "stmnet": [
+            "--width 0",
+            "--audio-width 0",
+            "--C 0",
+            "--T 0",
+            "--heads 0",
+            "--depth 0",
+            "--held-out 1",
+            "--epochs 0",
+            "--test-videos 1",
+            "--video-seconds 1",
+            "--grounded 0",
+            "--K=-1",
+            "--phi sum",
+            "--memory C",
+            "--av-memory none",
+            "--audio cnn14",
+            "--box-map map",
+            "--segment-seconds 0.1",
+            "--image-size 50",
+            "--last-stride 3",
+            "--schedule linear",
+            "--image-size 32 --last-stride 2 --blocks 1 1 1 1",
+            "--blocks 1",
+            "--nms 2",
+            "--confidence 2",
+            "--encoders small",
+            "--vision-weights gone.pth",
+            "--audio-weights gone.pth",
+            "--K-evaluated=-1",
+            "--blurred 2",
+            "--tau 0",
+            "--similarity l2",
+            "--encoder-steps 0",
+            "--benchmark ave-boxes",
+            "--data nonsense",
+            "--data vggss --root .",
+            "--data ave",
+            "--data ave --root gone",
+            "--data ave --root .",
+            "--data ave --root . --encoders train",
+            "--seed 1000000",
+            "--objects gone",
+            "--instances 0",
+            "--scenes 4 --held-out 2 --batch-size 5",
+            "--preset paper --root .",
+            "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",
+            "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 --audio-weights gone.pth",
+            "--scenes 4 --held-out 2 --batch-size 4 --proposals gone.pth",
+            "--scenes 4 --held-out 2 --batch-size 4 --benchmark ave-boxes --benchmark-root gone",
+            "--scenes 4 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root .",
+        ],
+    }
+    for flags in [
+        "--preset huge",
+        "--nonsense 1",
+        "--batch-size 0",
+        "--batch-size -3",
+        "--lr nan",
+        "--epochs many",
+        "--device tpu",
+        "--resume",
+        "--resume --name gone",
+        *own[method],
+    ]:
         bad(f"{method}.train", flags, capsys, monkeypatch)
         assert not [p for p in tmp_path.rglob("*") if p.is_file()], flags
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     bad(f"{method}.evaluate", "", capsys, monkeypatch)  # no run at all
-    bad(f"{method}.localize", "--video gone" if method == "stmnet" else "--image a.png --audio a.wav", capsys, monkeypatch)
+    bad(
+        f"{method}.localize",
+        "--video gone" if method == "stmnet" else "--image a.png --audio a.wav",
+        capsys,
+        monkeypatch,
+    )
     bad(f"{method}.localize", "", capsys, monkeypatch)
 
 
@@ -391,5 +681,9 @@ def test_two_processes_train_as_one(method, tmp_path):
     assert len(one) == len(two) == 4
     for ours, theirs in zip(one, two):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
-    metrics = [read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")]
-    assert [m["samples"] for m in metrics] == [8, 8] and len(checkpoint(tmp_path / "runs" / method / "two")["rng"]) == 2
+    metrics = [
+        read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")
+    ]
+    assert [m["samples"] for m in metrics] == [8, 8] and len(
+        checkpoint(tmp_path / "runs" / method / "two")["rng"]
+    ) == 2

@@ -8,14 +8,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stmnet.memory import EMPTY, POOLS, MemoryLayer, TemporalAttention, spatial_scores, spatial_softmax
+from stmnet.memory import (
+    EMPTY,
+    POOLS,
+    MemoryLayer,
+    TemporalAttention,
+    spatial_scores,
+    spatial_softmax,
+)
 
 pytestmark = pytest.mark.slow
 
 C = 6
-VARIANTS = {"C+U": {}, "C+U raw": {"av_memory": "raw"}, "U": {"ablation": "U"}, "none": {"ablation": "none"},
-            "heads": {"heads": 3}, "max": {"phi": "max"}, "max raw": {"phi": "max", "av_memory": "raw", "heads": 2},
-            "cosine": {"similarity": "cosine", "tau": 0.2}}
+VARIANTS = {
+    "C+U": {},
+    "C+U raw": {"av_memory": "raw"},
+    "U": {"ablation": "U"},
+    "none": {"ablation": "none"},
+    "heads": {"heads": 3},
+    "max": {"phi": "max"},
+    "max raw": {"phi": "max", "av_memory": "raw", "heads": 2},
+    "cosine": {"similarity": "cosine", "tau": 0.2},
+}
 some = settings(max_examples=40, deadline=None)
 variants = st.sampled_from(sorted(VARIANTS))
 steps, sizes, seeds = st.integers(1, 9), st.integers(0, 10), st.integers(0, 2**32 - 1)
@@ -33,7 +47,9 @@ def build(variant, K, seed=0, dtype=torch.float32):
 def inputs(T, B=2, seed=0, dtype=torch.float32):
     """x_a (B, T, C, 3, 2), x_v (B, T, C, 4, 5)."""
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(B, T, C, 3, 2, generator=g).to(dtype), torch.randn(B, T, C, 4, 5, generator=g).to(dtype)
+    return torch.randn(B, T, C, 3, 2, generator=g).to(dtype), torch.randn(
+        B, T, C, 4, 5, generator=g
+    ).to(dtype)
 
 
 def close(ours, theirs, tolerance=1e-5):
@@ -41,6 +57,7 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 # The paper in loops -----------------------------------------------------------------------------------------------------------
+
 
 def naive_phi(x, kind):  # (C, h, w) → (C,)
     return [sum(map(sum, c)) / c.size if kind == "avg" else c.max() for c in x]
@@ -68,9 +85,13 @@ def naive_spatial(x_v, x_a, *how):
 def naive_g(x, past, attention, kind):
     """Eq. (2) and the sum below it: x (C, h, w), past a list of such."""
     entries, beta = [x, *past], np.zeros(len(past) + 1)
-    for query, key in zip(*(p.weight.detach().numpy().reshape(-1, C, C) for p in (attention.query, attention.key))):
+    for query, key in zip(
+        *(p.weight.detach().numpy().reshape(-1, C, C) for p in (attention.query, attention.key))
+    ):
         q = query @ naive_phi(x, kind)
-        e = np.array([math.exp(q @ (key @ naive_phi(entry, kind)) / math.sqrt(C)) for entry in entries])
+        e = np.array(
+            [math.exp(q @ (key @ naive_phi(entry, kind)) / math.sqrt(C)) for entry in entries]
+        )
         beta += e / e.sum()
     beta /= attention.heads
     return sum(b * entry for b, entry in zip(beta, entries))
@@ -78,7 +99,13 @@ def naive_g(x, past, attention, kind):
 
 def naive_layer(layer, x_a, x_v, variant):
     """Algorithm 1, step after step, of one sequence: (T, C, …) → x_av_hat, x_a_hat."""
-    options = {"ablation": "C+U", "phi": "avg", "av_memory": "pre", "similarity": "dot", "tau": 1.0} | VARIANTS[variant]
+    options = {
+        "ablation": "C+U",
+        "phi": "avg",
+        "av_memory": "pre",
+        "similarity": "dot",
+        "tau": 1.0,
+    } | VARIANTS[variant]
     kind, K, kept, out = options["phi"], layer.K, [], []
     how = kind, options["similarity"], options["tau"]
     for a, v in zip(x_a, x_v):
@@ -88,7 +115,11 @@ def naive_layer(layer, x_a, x_v, variant):
             a_hat = naive_g(a, [p[0] for p in past], layer.g_a, kind)
             v_hat = naive_g(v, [p[1] for p in past], layer.g_v, kind)
         av = naive_spatial(v_hat, a_hat, *how)
-        av_hat = naive_g(av, [p[2] for p in past], layer.g_av, kind) if options["ablation"] == "C+U" else av
+        av_hat = (
+            naive_g(av, [p[2] for p in past], layer.g_av, kind)
+            if options["ablation"] == "C+U"
+            else av
+        )
         kept.append((a, v, naive_spatial(v, a, *how) if options["av_memory"] == "raw" else av))
         out.append((av_hat, a_hat))
     return [np.stack(x) for x in zip(*out)]
@@ -111,11 +142,16 @@ def test_weights_in_time_of_one_channel_by_hand():
     x = torch.tensor([1., 2, 3]).view(1, 3, 1, 1, 1) + torch.tensor([-1., 1]).view(1, 1, 1, 1, 2)
     beta = g.beta(x, x, K=1)[0]  # the current step, then the steps 0, 1, 2
     e = math.exp
-    expected = [[1, 0, 0, 0], [e(4) / (e(4) + e(2)), e(2) / (e(4) + e(2)), 0, 0], [e(9) / (e(9) + e(6)), 0, e(6) / (e(9) + e(6)), 0]]
+    expected = [
+        [1, 0, 0, 0],
+        [e(4) / (e(4) + e(2)), e(2) / (e(4) + e(2)), 0, 0],
+        [e(9) / (e(9) + e(6)), 0, e(6) / (e(9) + e(6)), 0],
+    ]
     assert torch.allclose(beta, torch.tensor(expected), atol=1e-6)
 
 
 # The two forms ----------------------------------------------------------------------------------------------------------------
+
 
 @some
 @given(variants, steps, sizes, seeds)
@@ -128,7 +164,9 @@ def test_streaming_equals_all_at_once(variant, T, K, seed):
         frames.append((x_av_hat, x_a_hat))
     assert close((torch.cat(x, 1) for x in zip(*frames)), expected)
     assert [x is None for x in memory] == [x is None for x in last]
-    assert close((x for x in memory if x is not None and K), (x for x in last if x is not None and K))
+    assert close(
+        (x for x in memory if x is not None and K), (x for x in last if x is not None and K)
+    )
 
 
 @some
@@ -149,7 +187,10 @@ def test_memory_does_not_grow(variant, K):
     layer, (x_a, x_v) = build(variant, K), inputs(30)
     memory, held = EMPTY, []
     with torch.no_grad():
-        for first, length in [(0, 20), *((t, 1) for t in range(20, 30))]:  # also after a long piece at once
+        for first, length in [
+            (0, 20),
+            *((t, 1) for t in range(20, 30)),
+        ]:  # also after a long piece at once
             *_, memory = layer(x_a[:, first:first + length], x_v[:, first:first + length], memory)
             held.append(sum(x.untyped_storage().nbytes() for x in memory if x is not None))
             assert all(x is None or x.shape[1] == K for x in memory)
@@ -163,12 +204,15 @@ def test_K_may_change_between_calls():
     wide = build("C+U", 5)
     *_, memory = layer(x_a[:, :3], x_v[:, :3])
     layer.K = 5
-    assert not close(layer(x_a, x_v)[:1], build("C+U", 2)(x_a, x_v)[:1]) and close(layer(x_a, x_v)[:2], wide(x_a, x_v)[:2])
+    assert not close(layer(x_a, x_v)[:1], build("C+U", 2)(x_a, x_v)[:1]) and close(
+        layer(x_a, x_v)[:2], wide(x_a, x_v)[:2]
+    )
     *_, memory = layer(x_a[:, 3:], x_v[:, 3:], memory)
     assert memory.av.shape[1] == 5
 
 
 # Laws -------------------------------------------------------------------------------------------------------------------------
+
 
 @some
 @given(variants, st.integers(2, 9), sizes, seeds, st.data())
@@ -201,12 +245,24 @@ def test_how_far_a_step_is_remembered(variant, reach, K):
 
 
 @some
-@given(st.sampled_from(sorted(POOLS)), st.booleans(), st.integers(1, 3), steps, st.integers(0, 5), sizes, seeds)
+@given(
+    st.sampled_from(sorted(POOLS)),
+    st.booleans(),
+    st.integers(1, 3),
+    steps,
+    st.integers(0, 5),
+    sizes,
+    seeds,
+)
 def test_attention_sums_to_one_over_the_right_things(phi, cosine, heads, T, P, K, seed):
     torch.manual_seed(seed % 100)
     g, (_, memory) = TemporalAttention(C, heads, POOLS[phi]), inputs(P + T, seed=seed)
     beta = g.beta(memory[:, P:], memory, K)
-    assert beta.shape == (2, T, 1 + P + T) and (beta >= 0).all() and torch.allclose(beta.sum(-1), torch.ones(2, T), atol=1e-6)
+    assert (
+        beta.shape == (2, T, 1 + P + T)
+        and (beta >= 0).all()
+        and torch.allclose(beta.sum(-1), torch.ones(2, T), atol=1e-6)
+    )
     for t in range(T):
         seen = [s for s in range(P + T) if 0 < P + t - s <= K]
         assert (beta[:, t, 1:] > 0)[0].nonzero()[:, 0].tolist() == seen
@@ -236,7 +292,10 @@ def test_a_still_video_with_a_steady_sound_is_what_one_step_is(variant, K, seed)
     """Weights sum to 1, so that equal maps stay as they are."""
     x_a, x_v = inputs(1, seed=seed)
     layer = build(variant, K, seed % 100)
-    once, often = layer(x_a, x_v)[:2], layer(x_a.repeat(1, 6, 1, 1, 1), x_v.repeat(1, 6, 1, 1, 1))[:2]
+    once, often = (
+        layer(x_a, x_v)[:2],
+        layer(x_a.repeat(1, 6, 1, 1, 1), x_v.repeat(1, 6, 1, 1, 1))[:2],
+    )
     assert all(torch.allclose(b, a.expand_as(b), atol=1e-5) for a, b in zip(once, often))
 
 
@@ -258,7 +317,9 @@ def test_gradients_flow_to_every_projection_and_back_in_time_only(variant):
         assert p.grad.isfinite().all() and p.grad.abs().sum() > 0
     reach = {"none": 0, "U": 2, "C+U raw": 2, "max raw": 2}.get(variant, 4)
     for x in x_a, x_v:
-        assert [bool(g.abs().sum() > 0) for g in x.grad.transpose(0, 1)] == [4 - reach <= t <= 4 for t in range(6)]
+        assert [bool(g.abs().sum() > 0) for g in x.grad.transpose(0, 1)] == [
+            4 - reach <= t <= 4 for t in range(6)
+        ]
 
 
 def test_gradients_through_the_memory_equal_those_of_all_at_once():
@@ -279,8 +340,15 @@ def test_large_scores_stay_finite():
 
 
 def test_ablations_are_those_of_table_2():
-    names = {a: {n for n, _ in MemoryLayer(C, ablation=a).named_children()} for a in ("C+U", "U", "none")}
+    names = {
+        a: {n for n, _ in MemoryLayer(C, ablation=a).named_children()} for a in ("C+U", "U", "none")
+    }
     assert names == {"C+U": {"g_a", "g_v", "g_av"}, "U": {"g_a", "g_v"}, "none": set()}
-    for options in ({"ablation": "C"}, {"phi": "sum"}, {"av_memory": "post"}, {"similarity": "sum"}):
+    for options in (
+        {"ablation": "C"},
+        {"phi": "sum"},
+        {"av_memory": "post"},
+        {"similarity": "sum"},
+    ):
         with pytest.raises(KeyError):
             MemoryLayer(C, **options)

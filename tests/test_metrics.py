@@ -1,4 +1,5 @@
 """Metrics against naive definitions written out here, and against their laws. Published numbers: test_metrics_goldens.py."""
+
 import math
 from itertools import pairwise
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from common import maps as pixels, metrics as m
+from common import metrics as m
+from common.metrics import protocols as pixels
 
 EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 quick = settings(max_examples=40, deadline=None)
@@ -36,7 +38,9 @@ def naive_counts(confidence, values, sounding, threshold):
             right, wrong = (right + 1, wrong) if s and v >= 0.5 else (right, wrong + 1)
         elif s:
             missed += 1
-    return right / (right + wrong) if right + wrong else 1.0, right / (right + missed) if right + missed else 1.0
+    return right / (right + wrong) if right + wrong else 1.0, right / (
+        right + missed
+    ) if right + missed else 1.0
 
 
 def naive_threshold(heat, kind, area):
@@ -73,8 +77,16 @@ def scenes(draw, ties=None):
     rng = np.random.default_rng(draw(st.integers(0, 2 ** 32 - 1)))
     n, h, w = draw(st.integers(1, 5)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     coarse = draw(st.booleans()) if ties is None else ties
-    maps = rng.integers(0, 4, (n, h, w)) / 4 if coarse else rng.permutation(n * h * w).reshape(n, h, w) / (n * h * w)
-    gt = np.where(rng.random((n, 1, 1)) < 0.2, rng.integers(0, 2, (n, 1, 1)), rng.integers(0, 3, (n, h, w)) / 2)
+    maps = (
+        rng.integers(0, 4, (n, h, w)) / 4
+        if coarse
+        else rng.permutation(n * h * w).reshape(n, h, w) / (n * h * w)
+    )
+    gt = np.where(
+        rng.random((n, 1, 1)) < 0.2,
+        rng.integers(0, 2, (n, 1, 1)),
+        rng.integers(0, 3, (n, h, w)) / 2,
+    )
     return maps.astype(np.float32), (gt if draw(st.booleans()) else np.ceil(gt)).astype(np.float32)
 
 
@@ -87,7 +99,9 @@ def test_ciou_and_thresholds_equal_naive_ones(scene):
         np.testing.assert_array_equal(m.threshold(maps, kind, gt), np.float32(tau))
         want = [naive_ciou(a > t, g) for a, t, g in zip(maps, tau, gt)]
         np.testing.assert_allclose(m.ciou(m.binarize(maps, kind, gt), gt), want, **EXACT)
-        np.testing.assert_allclose(m.localization(maps, gt)["ciou" if kind == "median" else "ciou_adaptive"], want, **EXACT)
+        np.testing.assert_allclose(
+            m.localization(maps, gt)["ciou" if kind == "median" else "ciou_adaptive"], want, **EXACT
+        )
 
 
 @quick
@@ -95,7 +109,10 @@ def test_ciou_and_thresholds_equal_naive_ones(scene):
 def test_exact_rules_take_exactly_their_pixels_the_largest_first(scene):
     maps, gt = scene
     half, area = maps[0].size // 2, (gt != 0).sum((1, 2))
-    for kind, want in (("median_exact", np.full(len(maps), half)), ("adaptive_exact", np.where(area > 0, area, half))):
+    for kind, want in (
+        ("median_exact", np.full(len(maps), half)),
+        ("adaptive_exact", np.where(area > 0, area, half)),
+    ):
         mask = m.binarize(maps, kind, gt)
         for heat, chosen, k in zip(maps, mask, want):
             first = sorted(range(heat.size), key=lambda i: (-heat.flat[i], i))[:k]
@@ -109,15 +126,24 @@ def test_exact_rules_take_exactly_their_pixels_the_largest_first(scene):
 @given(scenes())
 def test_one_at_a_time_numpy_and_tensors_agree(scene):
     maps, gt = scene
-    functions = [m.pointing, m.f_curves, lambda a, g: m.confidence(a), lambda a, g: m.ciou(m.binarize(a, "adaptive", g), g),
-                 lambda a, g: m.localization(a, g)["ciou"], lambda a, g: m.iou(a > 0.5, g > 0),
-                 lambda a, g: m.mask_iou(a > 0.5, g > 0)]
+    functions = [
+        m.pointing,
+        m.f_curves,
+        lambda a, g: m.confidence(a),
+        lambda a, g: m.ciou(m.binarize(a, "adaptive", g), g),
+        lambda a, g: m.localization(a, g)["ciou"],
+        lambda a, g: m.iou(a > 0.5, g > 0),
+        lambda a, g: m.mask_iou(a > 0.5, g > 0),
+    ]
     functions += [lambda a, g, k=k: m.threshold(a, k, g) for k in KINDS]
     for function in functions:
         batch, tensors = function(maps, gt), function(torch.from_numpy(maps), torch.from_numpy(gt))
         assert isinstance(batch, np.ndarray) and isinstance(tensors, torch.Tensor)
         np.testing.assert_array_equal(batch, tensors.numpy())
-        np.testing.assert_array_equal(batch, np.concatenate([function(maps[i:i + 1], gt[i:i + 1]) for i in range(len(maps))]))
+        np.testing.assert_array_equal(
+            batch,
+            np.concatenate([function(maps[i : i + 1], gt[i : i + 1]) for i in range(len(maps))]),
+        )
 
 
 @quick
@@ -127,9 +153,17 @@ def test_rows_as_tensors_give_what_rows_in_numpy_give(scene):
     maps, gt = (x.reshape(len(x), -1) for x in scene)
     results = []
     for rows, truth in ((maps, gt), (torch.from_numpy(maps), torch.from_numpy(gt))):
-        tau = pixels.kth(rows, torch.stack([pixels.rank(rows, k, truth) for k in ("median", "adaptive")], 1))
-        results.append([tau, *pixels.extremes(rows), *m._ciou([pixels.above(rows, t) for t in tau.unbind(1)], truth),
-                        m._pointing(rows, truth)])
+        tau = pixels.kth(
+            rows, torch.stack([pixels.rank(rows, k, truth) for k in ("median", "adaptive")], 1)
+        )
+        results.append(
+            [
+                tau,
+                *pixels.extremes(rows),
+                *m._ciou([pixels.above(rows, t) for t in tau.unbind(1)], truth),
+                m._pointing(rows, truth),
+            ]
+        )
     for a, b in zip(*results):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
@@ -144,20 +178,29 @@ def test_laws_of_localisation(scene):
         mask = m.binarize(maps, kind, gt)
         values = m.ciou(mask, gt)
         assert ((values >= 0) & (values <= 1) | np.isnan(values)).all()
-        np.testing.assert_array_equal(m.ciou(m.binarize(maps[order], kind, gt[order]), gt[order]), values[order])
+        np.testing.assert_array_equal(
+            m.ciou(m.binarize(maps[order], kind, gt[order]), gt[order]), values[order]
+        )
         if kind != "fixed":
-            np.testing.assert_array_equal(m.binarize(np.exp(3 * maps.astype(np.float64)) - 7, kind, gt), mask)
+            np.testing.assert_array_equal(
+                m.binarize(np.exp(3 * maps.astype(np.float64)) - 7, kind, gt), mask
+            )
     empty = gt.sum((1, 2)) == 0
     np.testing.assert_array_equal(m.ciou(gt == 0, gt)[~empty], 0)  # disjoint
     np.testing.assert_array_equal(m.ciou(gt > 0, gt), np.where(empty, np.nan, 1))
-    np.testing.assert_array_equal(m.ciou(maps > 0.5, m.consensus_map((gt > 0)[:, None], 1)), m.iou(maps > 0.5, gt > 0))
+    np.testing.assert_array_equal(
+        m.ciou(maps > 0.5, m.consensus_map((gt > 0)[:, None], 1)), m.iou(maps > 0.5, gt > 0)
+    )
 
 
 unit = st.floats(0, 1, allow_subnormal=False)
 
 
 @quick
-@given(st.lists(st.tuples(unit | st.sampled_from([0.15, 0.3, 0.5]), unit), min_size=1, max_size=30), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(unit | st.sampled_from([0.15, 0.3, 0.5]), unit), min_size=1, max_size=30),
+    st.integers(1, 4),
+)
 def test_laws_of_sets(pairs, size):
     values, other = np.array(pairs).T
     assert m.auc(values) == pytest.approx(naive_auc(values), abs=1e-12)
@@ -174,22 +217,38 @@ def test_laws_of_sets(pairs, size):
 
 
 @quick
-@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.4001, 0.9]) | unit, unit, st.integers(0, 2)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.1, 0.4, 0.4001, 0.9]) | unit, unit, st.integers(0, 2)),
+        min_size=1,
+        max_size=40,
+    )
+)
 def test_detection_equals_naive_counting(rows):
     confidence, values, sounding = np.array(rows).T
     thresholds = sorted(confidence, reverse=True)
     for exact in (False, True):
-        points = [naive_counts(confidence, values, sounding, t) for t in (thresholds if exact else thresholds[1:])]
+        points = [
+            naive_counts(confidence, values, sounding, t)
+            for t in (thresholds if exact else thresholds[1:])
+        ]
         best = [max(p for p, _ in points[i:]) for i in range(len(points))]
         recall = [r for _, r in points]
         steps = [r - q for q, r in pairwise([0, *recall] if exact else recall)]
         want = sum(b * s for b, s in zip(best, steps))
-        assert m.average_precision(confidence, values, sounding, exact) == pytest.approx(want, abs=1e-12)
+        assert m.average_precision(confidence, values, sounding, exact) == pytest.approx(
+            want, abs=1e-12
+        )
         every = thresholds[::-1][::1 if exact else max(1, len(rows) // 10)]
-        f1 = [2 * p * r / (p + r) if p + r else 0 for p, r in (naive_counts(confidence, values, sounding, t) for t in every)]
+        f1 = [
+            2 * p * r / (p + r) if p + r else 0
+            for p, r in (naive_counts(confidence, values, sounding, t) for t in every)
+        ]
         assert m.max_f1(confidence, values, sounding, exact) == pytest.approx(max(f1), abs=1e-12)
     heard = [v > 0.5 for v, s in zip(values, sounding) if s]
-    assert m.loc_acc(values, sounding) == pytest.approx(np.mean(heard) if heard else float("nan"), nan_ok=True)
+    assert m.loc_acc(values, sounding) == pytest.approx(
+        np.mean(heard) if heard else float("nan"), nan_ok=True
+    )
 
 
 def test_a_perfect_detector_has_exact_ap_1():
@@ -215,18 +274,28 @@ def test_f_is_naive_and_does_not_depend_on_batches(scene):
 @given(st.integers(0, 2 ** 32 - 1), st.integers(1, 14), st.booleans())
 def test_retrieval_is_naive_and_chunked_equals_full(seed, n, duplicates):
     rng = np.random.default_rng(seed)
-    v, a = rng.normal(size=(2, n, 3)) if not duplicates else rng.integers(1, 3, (2, n, 3)).astype(float)
+    v, a = (
+        rng.normal(size=(2, n, 3))
+        if not duplicates
+        else rng.integers(1, 3, (2, n, 3)).astype(float)
+    )
     for labels in (None, rng.integers(0, 4, n), [f"class{i % 3}" for i in range(n)]):
         full = m.retrieval(v, a, labels=labels)
         for way, (x, y) in (("forward", (v, a)), ("backward", (a, v))):
-            want = {k: naive_recall(x, y, k, range(n) if labels is None else labels) for k in (1, 5, 10)}
+            want = {
+                k: naive_recall(x, y, k, range(n) if labels is None else labels) for k in (1, 5, 10)
+            }
             assert full[way] == pytest.approx(want)
         assert m.retrieval(v, a, labels=labels, chunk=3) == full
         assert m.retrieval(torch.from_numpy(v), torch.from_numpy(a), labels=labels) == full
 
 
 def test_collapsed_embeddings_retrieve_at_chance():
-    assert m.retrieval(np.ones((20, 4)), np.ones((20, 4)))["forward"] == {1: 1 / 20, 5: 5 / 20, 10: 10 / 20}
+    assert m.retrieval(np.ones((20, 4)), np.ones((20, 4)))["forward"] == {
+        1: 1 / 20,
+        5: 5 / 20,
+        10: 10 / 20,
+    }
 
 
 def test_alignment_and_magnitude():
@@ -238,7 +307,9 @@ def test_alignment_and_magnitude():
     assert m.alignment(v, v) == pytest.approx(1) and m.magnitude(v, v) == pytest.approx((0, 0))
 
 
-boxes = st.lists(st.floats(-50, 50), min_size=4, max_size=4).map(lambda b: [*np.minimum(b[:2], b[2:]), *np.maximum(b[:2], b[2:])])
+boxes = st.lists(st.floats(-50, 50), min_size=4, max_size=4).map(
+    lambda b: [*np.minimum(b[:2], b[2:]), *np.maximum(b[:2], b[2:])]
+)
 
 
 @quick
@@ -247,19 +318,28 @@ def test_laws_of_boxes(a, b, shift, scale):
     a, b = np.array(a), np.array(b)
     iou, giou = m.box_iou(a, b), m.generalized_box_iou(a, b)
     assert 0 <= iou <= 1 and -1 <= giou <= iou + 1e-12
-    assert m.generalized_box_iou(b, a) == pytest.approx(giou, abs=1e-9) and m.box_iou(b, a) == pytest.approx(iou, abs=1e-9)
+    assert m.generalized_box_iou(b, a) == pytest.approx(giou, abs=1e-9) and m.box_iou(
+        b, a
+    ) == pytest.approx(iou, abs=1e-9)
     if min(*(a[2:] - a[:2]), *(b[2:] - b[:2])) > 1e-3:
         assert m.box_iou(a, a) == 1 == m.generalized_box_iou(a, a)
-        assert m.generalized_box_iou(a * scale + shift, b * scale + shift) == pytest.approx(giou, abs=1e-6)
+        assert m.generalized_box_iou(a * scale + shift, b * scale + shift) == pytest.approx(
+            giou, abs=1e-6
+        )
 
 
 def test_boxes_by_hand():
     a, b = np.array([[0., 0, 2, 2], [0, 0, 1, 1]]), np.array([[1., 1, 3, 3], [3, 3, 4, 4]])
     np.testing.assert_allclose(m.box_iou(a[:, None], b[None]), [[1 / 7, 0], [0, 0]])
     np.testing.assert_allclose(m.generalized_box_iou(a, b), [1 / 7 - 2 / 9, -14 / 16])
-    masks = m.boxes_to_map(np.stack([a, b])[:, :, None], 4)  # (2, 2, 4, 4): integer boxes, so masks and boxes agree
+    masks = m.boxes_to_map(
+        np.stack([a, b])[:, :, None], 4
+    )  # (2, 2, 4, 4): integer boxes, so masks and boxes agree
     np.testing.assert_allclose(m.iou(masks[0], masks[1]), m.box_iou(a, b))
-    assert m.boxes_to_map(np.array([[0.9, 0, 2.9, 1], [1, 0, 1, 3]]), (2, 3)).tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert m.boxes_to_map(np.array([[0.9, 0, 2.9, 1], [1, 0, 1, 3]]), (2, 3)).tolist() == [
+        [1, 1, 0],
+        [0, 0, 0],
+    ]
     assert m.boxes_to_map(np.zeros((0, 4)), 2).tolist() == [[0, 0], [0, 0]]
 
 
@@ -269,18 +349,34 @@ def test_what_the_published_rule_makes_of_ties():
     gt = np.zeros((1, 4, 4), np.float32)
     gt[0, :2] = 1
     constant, same = np.full((1, 4, 4), 0.3, np.float32), gt
-    assert m.ciou(m.binarize(same, "adaptive", gt), gt) == 0 and m.ciou(m.binarize(same, "adaptive_exact", gt), gt) == 1
+    assert (
+        m.ciou(m.binarize(same, "adaptive", gt), gt) == 0
+        and m.ciou(m.binarize(same, "adaptive_exact", gt), gt) == 1
+    )
     for kind in ("fixed", "median", "adaptive"):
-        assert not m.binarize(constant, kind, gt).any() and m.binarize(constant, kind, gt, strict=False).all()
-    np.testing.assert_array_equal(m.binarize(constant, "median_exact")[0], gt[0] > 0)  # first in row order
+        assert (
+            not m.binarize(constant, kind, gt).any()
+            and m.binarize(constant, kind, gt, strict=False).all()
+        )
+    np.testing.assert_array_equal(
+        m.binarize(constant, "median_exact")[0], gt[0] > 0
+    )  # first in row order
     assert m.binarize(2 * gt - 7, "fixed", tau=0.5).tolist() == (gt > 0).tolist()
-    assert m.normalise(constant).tolist() == constant.tolist() and m.normalise(2 * gt - 7).tolist() == gt.tolist()
+    assert (
+        m.normalise(constant).tolist() == constant.tolist()
+        and m.normalise(2 * gt - 7).tolist() == gt.tolist()
+    )
 
 
 def test_one_pixel_and_empty_truths():
     one, none = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
     assert m.threshold(one, "median") == 1 and not m.binarize(one, "median_exact").any()
-    assert m.ciou(one, one) == 1 and m.ciou(none, one) == 0 and m.ciou(one, none) == 0 and np.isnan(m.ciou(none, none))
+    assert (
+        m.ciou(one, one) == 1
+        and m.ciou(none, one) == 0
+        and m.ciou(one, none) == 0
+        and np.isnan(m.ciou(none, none))
+    )
     assert m.mask_iou(none, none) == 1 and m.mask_iou(one, none) == 0
     assert m.pointing(one, none) == 0 and m.pointing(one, one) == 1
 
@@ -288,11 +384,16 @@ def test_one_pixel_and_empty_truths():
 def test_baselines():
     rng = np.random.default_rng(0)
     start, extent = rng.integers(0, 12, (40, 1, 2)), rng.integers(0, 16, (40, 1, 2))
-    gt = m.boxes_to_map(np.concatenate([start, np.minimum(start + extent, 20)], -1).astype(float), 20)
+    gt = m.boxes_to_map(
+        np.concatenate([start, np.minimum(start + extent, 20)], -1).astype(float), 20
+    )
     share, centre = gt.mean((1, 2), dtype=np.float64), np.zeros((20, 20))
     centre[3:17, 3:17] = 1  # 14 = round(20 * sqrt(1 / 2))
-    want = {"whole": [naive_ciou(np.ones((20, 20)), g) for g in gt], "centre": [naive_ciou(centre, g) for g in gt],
-            "ceiling": [min(g / 0.5, 0.5 / g) if g else 0.0 for g in share]}
+    want = {
+        "whole": [naive_ciou(np.ones((20, 20)), g) for g in gt],
+        "centre": [naive_ciou(centre, g) for g in gt],
+        "ceiling": [min(g / 0.5, 0.5 / g) if g else 0.0 for g in share],
+    }
     table = m.baselines(gt)
     for name, values in want.items():
         np.testing.assert_allclose(m.baseline_values(gt)[name], values, **EXACT)
@@ -300,7 +401,9 @@ def test_baselines():
         assert table[f"{name}/mean"] == pytest.approx(np.mean(values))
         assert table[f"{name}/ciou@0.5"] == np.mean(np.array(values) >= 0.5)
     maps = rng.random(gt.shape)
-    assert (m.ciou(m.binarize(maps, "median_exact"), gt) <= m.baseline_values(gt)["ceiling"] + 1e-12).all()
+    assert (
+        m.ciou(m.binarize(maps, "median_exact"), gt) <= m.baseline_values(gt)["ceiling"] + 1e-12
+    ).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -308,25 +411,41 @@ def test_bad_input_names_the_sample(value):
     maps, gt = np.random.default_rng(0).random((2, 3, 4, 4), dtype=np.float32)
     bad = maps.copy()
     bad[1, 2, 3] = value
-    for call in (lambda: m.threshold(bad, "median"), lambda: m.localization(bad, gt), lambda: m.ciou(maps > 0.5, bad),
-                 lambda: m.normalise(bad), lambda: m.pointing(bad, gt), lambda: m.confidence(bad), lambda: m.resize(bad, 8)):
+    for call in (
+        lambda: m.threshold(bad, "median"),
+        lambda: m.localization(bad, gt),
+        lambda: m.ciou(maps > 0.5, bad),
+        lambda: m.normalise(bad),
+        lambda: m.pointing(bad, gt),
+        lambda: m.confidence(bad),
+        lambda: m.resize(bad, 8),
+    ):
         with pytest.raises(ValueError, match="sample 1"):
             call()
 
 
 def test_more_bad_input():
     maps = np.random.default_rng(0).random((3, 4, 4), dtype=np.float32)
-    for call, words in ((lambda: m.ciou(maps, maps), "sample 0.*mask"), (lambda: m.ciou(maps > 0.5, maps + 1), "sample 0"),
-                        (lambda: m.ciou(maps > 0.5, maps[:, :2]), "differ"), (lambda: m.threshold(maps[0], "median"), "expected"),
-                        (lambda: m.threshold(maps, "adaptive"), "needs gt"), (lambda: m.threshold(maps, "otsu"), "unknown"),
-                        (lambda: m.f_curves(2 * maps, maps > 0.5), "sample 0"), (lambda: m.success_rate([]), "values"),
-                        (lambda: m.auc([[0.5]]), "values"), (lambda: m.interactive([0.5, 1], [0]), "groups"),
-                        (lambda: m.average_precision([np.nan], [1], [1]), "not a number"),
-                        (lambda: m.loc_acc([1, 1], [1]), "sounding"), (lambda: m.box_iou(np.ones(3), np.ones(3)), "expected"),
-                        (lambda: m.box_iou(np.array([[0., 0, 1, 1], [1, 0, 0, 1]]), np.ones(4)), "box \\[1\\]"),
-                        (lambda: m.retrieval(np.array([[1.], [np.inf]]), np.ones((2, 1))), "pair 1"),
-                        (lambda: m.retrieval(np.ones((2, 1)), np.ones((3, 1))), "pairs"),
-                        (lambda: m.retrieval(np.ones((2, 1)), np.ones((2, 1)), labels=[1]), "labels"),
-                        (lambda: m.boxes_to_map(np.ones((2, 3)), 4), "boxes"), (lambda: m.consensus_map(maps, 0), "c > 0")):
+    for call, words in (
+        (lambda: m.ciou(maps, maps), "sample 0.*mask"),
+        (lambda: m.ciou(maps > 0.5, maps + 1), "sample 0"),
+        (lambda: m.ciou(maps > 0.5, maps[:, :2]), "differ"),
+        (lambda: m.threshold(maps[0], "median"), "expected"),
+        (lambda: m.threshold(maps, "adaptive"), "needs gt"),
+        (lambda: m.threshold(maps, "otsu"), "unknown"),
+        (lambda: m.f_curves(2 * maps, maps > 0.5), "sample 0"),
+        (lambda: m.success_rate([]), "values"),
+        (lambda: m.auc([[0.5]]), "values"),
+        (lambda: m.interactive([0.5, 1], [0]), "groups"),
+        (lambda: m.average_precision([np.nan], [1], [1]), "not a number"),
+        (lambda: m.loc_acc([1, 1], [1]), "sounding"),
+        (lambda: m.box_iou(np.ones(3), np.ones(3)), "expected"),
+        (lambda: m.box_iou(np.array([[0.0, 0, 1, 1], [1, 0, 0, 1]]), np.ones(4)), "box \\[1\\]"),
+        (lambda: m.retrieval(np.array([[1.0], [np.inf]]), np.ones((2, 1))), "pair 1"),
+        (lambda: m.retrieval(np.ones((2, 1)), np.ones((3, 1))), "pairs"),
+        (lambda: m.retrieval(np.ones((2, 1)), np.ones((2, 1)), labels=[1]), "labels"),
+        (lambda: m.boxes_to_map(np.ones((2, 3)), 4), "boxes"),
+        (lambda: m.consensus_map(maps, 0), "c > 0"),
+    ):
         with pytest.raises(ValueError, match=words):
             call()

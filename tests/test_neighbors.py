@@ -23,7 +23,12 @@ def cosines(x):
     """(N, N) in float64, itself -inf; row by row, as one would on paper."""
     x = np.asarray(x, np.float64)
     length = np.linalg.norm(x, axis=1)
-    s = np.array([[a @ b / (la * lb) if la * lb else 0.0 for b, lb in zip(x, length)] for a, la in zip(x, length)])
+    s = np.array(
+        [
+            [a @ b / (la * lb) if la * lb else 0.0 for b, lb in zip(x, length)]
+            for a, la in zip(x, length)
+        ]
+    )
     np.fill_diagonal(s, -np.inf)
     return s
 
@@ -36,19 +41,34 @@ def is_top_k(found, x, tolerance=1e-5):
     assert found.dtype == np.int32 and all(len(set(row)) == len(row) for row in found.tolist())
     np.testing.assert_allclose(chosen, best[:, :found.shape[1]], atol=tolerance)
     order = np.argsort(-s, 1, kind="stable")
-    gaps = np.concatenate([np.full((len(s), 1), np.inf), best[:, :-1] - best[:, 1:]], 1)  # gap to the one before
+    gaps = np.concatenate(
+        [np.full((len(s), 1), np.inf), best[:, :-1] - best[:, 1:]], 1
+    )  # gap to the one before
     alone = (np.minimum(gaps, np.roll(gaps, -1, 1)) > 4 * tolerance)[:, :found.shape[1]]
     np.testing.assert_array_equal(found[alone], order[:, :found.shape[1]][alone])
 
 
 # The search -------------------------------------------------------------------------------------------------------------------
 
+
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), count=st.integers(2, 60), width=st.integers(1, 24), seed=st.integers(0, 999), half=st.booleans())
+@given(
+    data=st.data(),
+    count=st.integers(2, 60),
+    width=st.integers(1, 24),
+    seed=st.integers(0, 999),
+    half=st.booleans(),
+)
 def test_exact(data, count, width, seed, half, tmp_path_factory):
     k, block = data.draw(st.integers(1, count - 1)), data.draw(st.integers(0, count + 3))
-    x = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float16 if half else np.float32)
-    x *= np.random.default_rng(seed).uniform(0.1, 30, (count, 1)).astype(x.dtype)  # cosine, not the product
+    x = (
+        np.random.default_rng(seed)
+        .standard_normal((count, width))
+        .astype(np.float16 if half else np.float32)
+    )
+    x *= (
+        np.random.default_rng(seed).uniform(0.1, 30, (count, 1)).astype(x.dtype)
+    )  # cosine, not the product
     found = n.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy", block=block)
     assert found.shape == (count, k) and isinstance(found, np.memmap)
     is_top_k(found, x)
@@ -69,7 +89,9 @@ def test_scales_of_float32(tmp_path):
     """Squares of these lengths are infinite or nothing."""
     x = np.random.default_rng(1).standard_normal((20, 6), dtype=np.float32)
     scale = np.resize(np.float32([1e-30, 1e30, 1]), (20, 1))
-    assert (n.search(x * scale, 5, tmp_path / "a.npy") == n.search(x, 5, tmp_path / "b.npy")).mean() > 0.98
+    assert (
+        n.search(x * scale, 5, tmp_path / "a.npy") == n.search(x, 5, tmp_path / "b.npy")
+    ).mean() > 0.98
     is_top_k(n.search(x * scale, 5, tmp_path / "a.npy"), x)
 
 
@@ -97,13 +119,18 @@ def test_not_finite(bad, tmp_path, monkeypatch):
     np.save(tmp_path / "image_features.npy", x)
     monkeypatch.setattr(n, "ROWS", 16)
     with pytest.raises(InputError, match=r"image_features\.npy: row 37 is not finite"):
-        n.search(np.load(tmp_path / "image_features.npy", mmap_mode="r", allow_pickle=False), 3, tmp_path / "a.npy")
+        n.search(
+            np.load(tmp_path / "image_features.npy", mmap_mode="r", allow_pickle=False),
+            3,
+            tmp_path / "a.npy",
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["image_features.npy"]
     with pytest.raises(FloatingPointError):
         n.own(torch.from_numpy(x), 3)
 
 
 # Files that grow --------------------------------------------------------------------------------------------------------------
+
 
 class Stopped(Exception):
     pass
@@ -141,7 +168,9 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert begun == [0, 20, 40] and not path.with_name("found.npy.part").exists()
 
 
-@pytest.mark.parametrize("change", ["features", "dtype", "width", "k", "part lost", "part short", "record torn"])
+@pytest.mark.parametrize(
+    "change", ["features", "dtype", "width", "k", "part lost", "part short", "record torn"]
+)
 def test_begins_again(change, tmp_path, monkeypatch):
     x = np.random.default_rng(3).standard_normal((30, 8), dtype=np.float32)
     k, path, begun = 6, tmp_path / "found.npy", []
@@ -202,8 +231,13 @@ KILLED = """
 
 
 def start(*args):
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), *map(str, args)], cwd=ROOT, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), *map(str, args)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.slow
@@ -214,7 +248,9 @@ def test_killed(tmp_path):
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    assert lines == ["from 0", *(f"block {i}" for i in range(4))] and not (tmp_path / "a.npy").exists()
+    assert (
+        lines == ["from 0", *(f"block {i}" for i in range(4))] and not (tmp_path / "a.npy").exists()
+    )
     assert start(tmp_path / "a.npy", "").communicate()[0].split("\n")[0] == "from 128"
     assert start(tmp_path / "b.npy", "").communicate()[0].split("\n")[0] == "from 0"
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
@@ -235,14 +271,21 @@ MEMORY = """
 @pytest.mark.slow
 def test_memory(tmp_path):
     """30 000 rows have 3600 MB of similarities, 12 MB of neighbours and 15 MB of features: 134 MB of similarities are held."""
-    np.save(tmp_path / "x.npy", np.random.default_rng(6).standard_normal((30000, 128), dtype=np.float32))
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(MEMORY), tmp_path / "x.npy", tmp_path / "found.npy"], cwd=ROOT,
-                          capture_output=True, text=True)
+    np.save(
+        tmp_path / "x.npy", np.random.default_rng(6).standard_normal((30000, 128), dtype=np.float32)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEMORY), tmp_path / "x.npy", tmp_path / "found.npy"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 400
 
 
 # What training reads ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -263,22 +306,36 @@ def test_loads(folder, capsys):
         is_top_k(found, np.load(folder / f"{modality}_features.npy", allow_pickle=False))
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda ids: ids[:5] + ["other"] + ids[6:], r"ids\.txt: line 6 is 'clip5', the data have 'other' there"),
-    (lambda ids: ids[:-1], "line 12 is 'clip11', the data have nothing there"),
-    (lambda ids: [*ids, "more"], "line 13 is nothing, the data have 'more' there"),
-    (lambda ids: ids[::-1], "line 1 is 'clip0', the data have 'clip11' there")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            lambda ids: ids[:5] + ["other"] + ids[6:],
+            r"ids\.txt: line 6 is 'clip5', the data have 'other' there",
+        ),
+        (lambda ids: ids[:-1], "line 12 is 'clip11', the data have nothing there"),
+        (lambda ids: [*ids, "more"], "line 13 is nothing, the data have 'more' there"),
+        (lambda ids: ids[::-1], "line 1 is 'clip0', the data have 'clip11' there"),
+    ],
+)
 def test_ids_of_others(folder, change, said):
     with pytest.raises(InputError, match=said):
         n.load(folder[0], change(folder[1]))
 
 
-@pytest.mark.parametrize("array, said", [
-    (np.zeros((12, 4), np.int64), r"int64 \(12, 4\): not"), (np.zeros((11, 4), np.int32), "with N = 12"),
-    (np.zeros((12, 0), np.int32), "with N = 12"), (np.zeros(12, np.int32), "with N = 12"),
-    (np.full((12, 4), 12, np.int32), "not the rows of other samples, from 0 to 11"),
-    (np.full((12, 4), -1, np.int32), "not the rows of other"), (np.full((12, 4), 3, np.int32), "not the rows of other"),
-    (np.array([{}] * 12), "not a .npy file")])
+@pytest.mark.parametrize(
+    "array, said",
+    [
+        (np.zeros((12, 4), np.int64), r"int64 \(12, 4\): not"),
+        (np.zeros((11, 4), np.int32), "with N = 12"),
+        (np.zeros((12, 0), np.int32), "with N = 12"),
+        (np.zeros(12, np.int32), "with N = 12"),
+        (np.full((12, 4), 12, np.int32), "not the rows of other samples, from 0 to 11"),
+        (np.full((12, 4), -1, np.int32), "not the rows of other"),
+        (np.full((12, 4), 3, np.int32), "not the rows of other"),
+        (np.array([{}] * 12), "not a .npy file"),
+    ],
+)
 def test_files_that_are_not_neighbours(folder, array, said):
     np.save(folder[0] / "audio_neighbours.npy", array)
     with pytest.raises(InputError, match=rf"audio_neighbours\.npy: .*{said}"):
@@ -288,13 +345,21 @@ def test_files_that_are_not_neighbours(folder, array, said):
 def test_unfinished_and_missing(folder):
     path = folder[0] / "audio_neighbours.npy"
     path.rename(path.with_name("audio_neighbours.npy.part"))
-    with pytest.raises(InputError, match=r"not finished; `python -m sslalign\.neighbors .*` continues it"):
+    with pytest.raises(
+        InputError, match=r"not finished; `python -m sslalign\.neighbors .*` continues it"
+    ):
         n.load(*folder)
     path.with_name("audio_neighbours.npy.part").unlink()
     with pytest.raises(InputError, match=r"no such file: .* makes it"):
         n.load(*folder)
     whole = path.with_name("image_neighbours.npy").read_bytes()
-    for damaged in (b"what is this", whole[:-1], whole.replace(b"}", b" "), whole.replace(b"(12", b"({}"), b""):
+    for damaged in (
+        b"what is this",
+        whole[:-1],
+        whole.replace(b"}", b" "),
+        whole.replace(b"(12", b"({}"),
+        b"",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"not a \.npy file"):
             n.load(*folder)
@@ -304,6 +369,7 @@ def test_unfinished_and_missing(folder):
 
 
 # The command ------------------------------------------------------------------------------------------------------------------
+
 
 def fails(capsys, *args):
     with pytest.raises(SystemExit) as stop:
@@ -324,5 +390,7 @@ def test_bad_input_is_one_line(folder, capsys):
     np.save(folder / "image_features.npy", np.zeros((12, 3)))
     assert "float64 (12, 3): not (N, d) float16 or float32" in fails(capsys, folder, "--k", 2)
     (folder / "image_features.npy").unlink()
-    assert "image_features.npy: no such file: put the features of your encoders there" in fails(capsys, folder, "--k", 2)
+    assert "image_features.npy: no such file: put the features of your encoders there" in fails(
+        capsys, folder, "--k", 2
+    )
     assert "ids.txt" in fails(capsys, folder / "nothing", "--k", 2)

@@ -1,4 +1,5 @@
 """`python -m common.benchmarks`: counting what is there, and making it from videos with ffmpeg, a fake and a real one."""
+
 import json
 import os
 import shutil
@@ -9,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.benchmarks import listed, load
+from common.benchmarks import listed_samples, load_samples
 from common.io import read_audio, read_image
-from common.layouts import write
-from common.prepare import main
+from tests.layouts import write
+from common.benchmarks.prepare import main
 from common.scenes import Scenes
 
 FAKE = """#!{python}
@@ -72,7 +73,11 @@ def clips(folder, *ids):
 
 
 def files(root):
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.parent.name != "metadata")
+    return sorted(
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if path.is_file() and path.parent.name != "metadata"
+    )
 
 
 # check
@@ -82,10 +87,17 @@ def test_check(tmp_path, run):
     write(Scenes(3, size=64, seconds=0.5), tmp_path, "is3", 6)
     code, out, err = run("check", "is3", tmp_path, "--missing", tmp_path / "missing.txt")
     assert code == 0 and err == "" and (tmp_path / "missing.txt").read_text() == ""
-    for line in ("listed      6", "found       6", "missing     0", "unreadable  0", "with masks  6", "sound       0.50 s",
-                 "picture     64x64"):
+    for line in (
+        "listed      6",
+        "found       6",
+        "missing     0",
+        "unreadable  0",
+        "with masks  6",
+        "sound       0.50 s",
+        "picture     64x64",
+    ):
         assert line in out
-    samples = listed("is3", tmp_path)
+    samples = listed_samples("is3", tmp_path)
     samples[1].audio.unlink()
     samples[4].image.unlink()
     code, out, err = run("check", "is3", tmp_path, "--missing", tmp_path / "missing.txt")
@@ -93,12 +105,14 @@ def test_check(tmp_path, run):
     assert (tmp_path / "missing.txt").read_text().splitlines() == [samples[1].id, samples[4].id]
 
 
-@pytest.mark.parametrize("what,damage", [("image", b"no picture"), ("audio", b""), ("image", None), ("audio", None),
-                                         ("mask", b"x")])
+@pytest.mark.parametrize(
+    "what,damage",
+    [("image", b"no picture"), ("audio", b""), ("image", None), ("audio", None), ("mask", b"x")],
+)
 def test_check_finds_what_cannot_be_read(what, damage, tmp_path, run):
     """None: the second half of the file is missing."""
     write(Scenes(3, size=64, seconds=0.5), tmp_path, "is3", 4)
-    sample = listed("is3", tmp_path)[2]
+    sample = listed_samples("is3", tmp_path)[2]
     path = sample.masks[0] if what == "mask" else getattr(sample, what)
     data = path.read_bytes()
     path.write_bytes(data[:len(data) // 2] if damage is None else damage)
@@ -117,7 +131,7 @@ def test_check_of_videos(tmp_path, run):
     assert run("check", "ave", tmp_path, "--list", "testSet.txt")[0] == 0
     code, out, _ = run("check", "ave-boxes", tmp_path)
     assert code == 0 and "sound       10.00 s" in out
-    folder = listed("ave", tmp_path)[0].image
+    folder = listed_samples("ave", tmp_path)[0].image
     shutil.rmtree(folder)
     folder.mkdir()
     code, _, err = run("check", "ave", tmp_path)
@@ -127,12 +141,22 @@ def test_check_of_videos(tmp_path, run):
 @pytest.mark.slow
 def test_the_command_itself(tmp_path):
     """In its own process: one line and exit status 2 for wrong input, quiet bars where there is no terminal."""
+
     def call(*args):
-        return subprocess.run([sys.executable, "-m", "common.benchmarks", *map(str, args)], capture_output=True, text=True,
-                              check=False, cwd=Path(__file__).parents[1])
+        return subprocess.run(
+            [sys.executable, "-m", "common.benchmarks", *map(str, args)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
 
     ended = call("check", "vggss", tmp_path)
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "vggss.json: no such file" in ended.stderr
+    assert (
+        ended.returncode == 2
+        and ended.stderr.count("\n") == 1
+        and "vggss.json: no such file" in ended.stderr
+    )
     write(Scenes(3, size=64, seconds=0.5), tmp_path, "vggss", 2)
     ended = call("check", "vggss", tmp_path)
     assert ended.returncode == 0 and ended.stderr == "" and "found       2" in ended.stdout
@@ -142,16 +166,29 @@ def test_the_command_itself(tmp_path):
 
 
 def test_prepare(tmp_path, run, fake):
-    root = vggss(tmp_path / "root", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "gone_000004")
-    videos = clips(tmp_path / "videos" / "deeper", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "other")
+    root = vggss(
+        tmp_path / "root", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "gone_000004"
+    )
+    videos = clips(
+        tmp_path / "videos" / "deeper", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "other"
+    )
     code, out, err = run("prepare", "vggss", videos.parent, root, "--jobs", 2)
     assert code == 1 and "3 files made, 0 were there, 3 failed, 1 videos missing" in out
-    assert files(root) == ["audio/-aaaaaaaaaa_000001.wav", "audio/late_000003.wav", "frames/-aaaaaaaaaa_000001.jpg"]
-    assert err.count("bad_000002.mp4: Invalid data found") == 2 and "late_000003.mp4: ffmpeg made no late_000003.jpg" in err
+    assert files(root) == [
+        "audio/-aaaaaaaaaa_000001.wav",
+        "audio/late_000003.wav",
+        "frames/-aaaaaaaaaa_000001.jpg",
+    ]
+    assert (
+        err.count("bad_000002.mp4: Invalid data found") == 2
+        and "late_000003.mp4: ffmpeg made no late_000003.jpg" in err
+    )
     calls = fake.read_text().splitlines()
     assert len(calls) == 6
     frame, = [call for call in calls if "-aaa" in call and "-ss" in call]
-    assert frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame  # the frame at 5.0 s
+    assert (
+        frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame
+    )  # the frame at 5.0 s
     sound, = [call for call in calls if "-aaa" in call and "-ss" not in call]
     assert "-ac 1 -ar 16000" in sound
 
@@ -161,8 +198,11 @@ def test_prepare(tmp_path, run, fake):
     assert len(fake.read_text().splitlines()) == 3  # what was done is skipped
     (root / "own.txt").write_text("-aaaaaaaaaa_000001\n")
     fake.write_text("")
-    assert run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0 and fake.read_text() == ""
-    assert [s.id for s in load("vggss", root)] == ["-aaaaaaaaaa_000001"]
+    assert (
+        run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0
+        and fake.read_text() == ""
+    )
+    assert [s.id for s in load_samples("vggss", root)] == ["-aaaaaaaaaa_000001"]
 
 
 def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
@@ -173,15 +213,23 @@ def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
     stale.mkdir(parents=True)
     (stale / "0007.jpg").write_text("old")
     assert run("prepare", "ave", clips(tmp_path / "videos", "scene000000"), root)[0] == 0
-    assert files(root) == ["audio/scene000000.wav", *(f"frames/scene000000/{k:04d}.jpg" for k in range(3))]
+    assert files(root) == [
+        "audio/scene000000.wav",
+        *(f"frames/scene000000/{k:04d}.jpg" for k in range(3)),
+    ]
     assert "fps=4 -start_number 0" in fake.read_text()
     fake.write_text("")
-    assert run("prepare", "ave-boxes", tmp_path / "videos", root)[0] == 0 and fake.read_text() == ""  # the same frames
+    assert (
+        run("prepare", "ave-boxes", tmp_path / "videos", root)[0] == 0 and fake.read_text() == ""
+    )  # the same frames
 
 
 def test_prepare_music_takes_the_numbered_frame(tmp_path, run, fake):
     shutil.copytree(Path(__file__).parent / "annotations", tmp_path / "metadata")
-    assert run("prepare", "music-duet", clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000"), tmp_path)[0] == 0
+    assert (
+        run("prepare", "music-duet", clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000"), tmp_path)[0]
+        == 0
+    )
     assert (tmp_path / "frames/HnUOaSfTA6c_0_1000/frame_175/05257.jpg").is_file()
     assert "-ss 175.233 " in fake.read_text()
 
@@ -189,7 +237,9 @@ def test_prepare_music_takes_the_numbered_frame(tmp_path, run, fake):
 def test_prepare_silent_pairs(tmp_path, run, fake):
     """The picture comes from one video, the sound from another."""
     root = vggss(tmp_path / "root")
-    (root / "metadata" / "vggss_test_plus_silent.csv").write_text("video,audio,label\na,b,non-sounding\n")
+    (root / "metadata" / "vggss_test_plus_silent.csv").write_text(
+        "video,audio,label\na,b,non-sounding\n"
+    )
     assert run("prepare", "vggss-extended", clips(tmp_path / "videos", "a", "b"), root)[0] == 0
     assert (root / "frames/a.jpg").read_text() == "a" and (root / "audio/b.wav").read_text() == "b"
 
@@ -202,7 +252,10 @@ def test_prepare_without_ffmpeg(tmp_path, run, monkeypatch):
 
 def test_prepare_refuses(tmp_path, run, fake):
     root = vggss(tmp_path / "root", "a")
-    for name, videos, message in (("is3", tmp_path, "nothing to extract"), ("vggss", tmp_path / "nowhere", "no such folder")):
+    for name, videos, message in (
+        ("is3", tmp_path, "nothing to extract"),
+        ("vggss", tmp_path / "nowhere", "no such folder"),
+    ):
         code, _, err = run("prepare", name, videos, root)
         assert code == 2 and message in err and err.count("\n") == 1
     assert run("prepare", "vggss", tmp_path, root)[0] == 1  # no video at all
@@ -222,7 +275,12 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     videos.mkdir()
 
     def film(path, seconds):
-        picture = ["-f", "lavfi", "-i", "color=black:s=32x32:r=25,format=gray,geq=lum='mod(37*N,256)'"]
+        picture = [
+            "-f",
+            "lavfi",
+            "-i",
+            "color=black:s=32x32:r=25,format=gray,geq=lum='mod(37*N,256)'",
+        ]
         sound = ["-f", "lavfi", "-i", "sine=440:sample_rate=44100"]
         coded = ["-t", str(seconds), "-c:v", "ffv1", "-c:a", "pcm_s16le", "-ac", "2", str(path)]
         subprocess.run(["ffmpeg", "-v", "error", *picture, *sound, *coded], check=True)
@@ -231,7 +289,11 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     film(videos / "short_000001.mkv", 3)
     (videos / "broken_000001.mp4").write_text("no video")
     code, out, err = run("prepare", "vggss", videos, root, "--jobs", 2)
-    assert code == 1 and "3 files made, 0 were there, 3 failed" in out and "short_000001.jpg: the video ends before" in err
+    assert (
+        code == 1
+        and "3 files made, 0 were there, 3 failed" in out
+        and "short_000001.jpg: the video ends before" in err
+    )
     assert np.abs(read_image(root / f"frames/{key}.jpg").astype(int) - 37 * 125 % 256).max() <= 2
     waveform, rate = read_audio(root / f"audio/{key}.wav")
     assert rate == 16000 and abs(len(waveform) - 160_000) <= 16 and waveform.std() > 0.05
@@ -242,4 +304,6 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     frames = sorted((root / "frames" / key).iterdir())
     assert len(frames) == 40
     grey = np.array([read_image(frame, "L").mean() for frame in frames])
-    np.testing.assert_allclose(grey, [37 * int((k + 0.5) / 4 * 25) % 256 for k in range(40)], atol=2)
+    np.testing.assert_allclose(
+        grey, [37 * int((k + 0.5) / 4 * 25) % 256 for k in range(40)], atol=2
+    )

@@ -8,22 +8,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.resample import fit, resample
+from common.io import fit, resample
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 
 def tone(frequency, rate, seconds=0.5, dtype=torch.float64):
-    return torch.sin(2 * math.pi * frequency * torch.arange(round(rate * seconds), dtype=torch.float64) / rate).to(dtype)
+    return torch.sin(
+        2 * math.pi * frequency * torch.arange(round(rate * seconds), dtype=torch.float64) / rate
+    ).to(dtype)
 
 
 def power(x):
     return 10 * math.log10(x[len(x) // 4:-len(x) // 4].square().mean().item())
 
 
-RATES = [(44100, 16000), (16000, 44100), (22050, 32000), (48000, 16000), (8000, 22050), (96000, 22050), (11025, 16000),
-         (44101, 16000), (16000, 22051)]
+RATES = [
+    (44100, 16000),
+    (16000, 44100),
+    (22050, 32000),
+    (48000, 16000),
+    (8000, 22050),
+    (96000, 22050),
+    (11025, 16000),
+    (44101, 16000),
+    (16000, 22051),
+]
 
 
 @pytest.mark.parametrize("old, new", RATES)
@@ -36,9 +47,13 @@ def test_resampled_sine_is_the_sine_at_the_other_rate(old, new):
     assert (y[:n] - want[:n])[middle].abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("old, new", [(44100, 16000), (48000, 16000), (96000, 22050), (44101, 16000)])
+@pytest.mark.parametrize(
+    "old, new", [(44100, 16000), (48000, 16000), (96000, 22050), (44101, 16000)]
+)
 def test_nothing_folds_back_from_above_the_new_nyquist(old, new):
-    assert power(resample(tone(0.62 * new, old), old, new)) < -43  # a sine has -3 dB: 40 dB below it
+    assert (
+        power(resample(tone(0.62 * new, old), old, new)) < -43
+    )  # a sine has -3 dB: 40 dB below it
     assert power(resample(tone(0.35 * new, old), old, new)) > -3.1
 
 
@@ -55,7 +70,9 @@ def test_resampling_is_the_sum_that_the_formula_says(old, new, n, seed):
     x = np.random.default_rng(seed).standard_normal((2, n))
     length = -(-n * new // old)
     cutoff = 0.99 * min(old, new)
-    t = (np.arange(n)[None] / old - np.arange(length)[:, None] / new) * cutoff  # (length, n), at any gcd: seconds are seconds
+    t = (
+        np.arange(n)[None] / old - np.arange(length)[:, None] / new
+    ) * cutoff  # (length, n), at any gcd: seconds are seconds
     kernel = np.where(abs(t) < 6, np.sinc(t) * np.cos(np.pi * t / 12)**2, 0) * cutoff / old
     want = x @ kernel.T if old != new else x
     got = resample(torch.from_numpy(x), old, new)
@@ -66,8 +83,12 @@ def test_resampling_is_the_sum_that_the_formula_says(old, new, n, seed):
 
 def test_another_filter_is_the_one_asked_for():
     x, zeros, rolloff, beta = np.random.default_rng(0).standard_normal(300), 9.5, 0.9, 7.0
-    t = (np.arange(300)[None] / 3 - np.arange(200)[:, None] / 2) * rolloff * 2  # (200, 300), in zero crossings
-    kaiser = np.where(abs(t) < zeros, np.i0(beta * np.sqrt(np.maximum(0, 1 - (t / zeros)**2))) / np.i0(beta), 0)
+    t = (
+        (np.arange(300)[None] / 3 - np.arange(200)[:, None] / 2) * rolloff * 2
+    )  # (200, 300), in zero crossings
+    kaiser = np.where(
+        abs(t) < zeros, np.i0(beta * np.sqrt(np.maximum(0, 1 - (t / zeros) ** 2))) / np.i0(beta), 0
+    )
     got = resample(torch.from_numpy(x), 3, 2, zeros=zeros, rolloff=rolloff, beta=beta).numpy()
     assert np.abs(got - (np.sinc(t) * kaiser * rolloff * 2 / 3) @ x).max() < 1e-6
 
@@ -80,7 +101,12 @@ def test_long_waveforms_are_multiplied_in_parts_without_a_seam():
 
 def test_torchaudio_as_turn_uses_it():
     golden = np.load(GOLDENS / "melspec_turn.npz")
-    x = torch.stack([torch.from_numpy(fill.make_pcm(f"turn-short_stereo-{c}", 68800, 16000) / 32768).float() for c in (0, 1)])
+    x = torch.stack(
+        [
+            torch.from_numpy(fill.make_pcm(f"turn-short_stereo-{c}", 68800, 16000) / 32768).float()
+            for c in (0, 1)
+        ]
+    )
     y = resample(x, 16000, 22050).numpy()
     assert y.shape[1] == golden["short_stereo_resampled_len"][0]
     # torchaudio computes its filters in float32, ours are in float64: 3e-6. Width 7 is off by 4e-3, rolloff 0.98 by 3e-3.

@@ -1,4 +1,5 @@
 """turn/resnet.py against torchvision's outputs, and common/weights.py, which loads published files into modules."""
+
 import argparse
 import json
 import pickle
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.io import InputError
-from common.weights import load_published, read_state
+from common.io import load_published, read_state
 from tests.goldens import fill
-from turn import resnet
-from turn.resnet import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
+from turn.backbones import resnet
+from turn.backbones.resnet import BasicBlock, Bottleneck, FrozenBatchNorm, ResNet
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -31,7 +32,9 @@ def narrow(**options):
     return ResNet(BasicBlock, (1, 1, 1, 1), **{"width": 8, "num_classes": 3, **options})
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", pytest.param("resnet152", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", pytest.param("resnet152", marks=pytest.mark.slow)]
+)
 def test_golden(name, tmp_path):
     torch.save(published(name), tmp_path / "weights.pth")
     model = load_published(getattr(resnet, name)(), tmp_path / "weights.pth").eval()
@@ -42,23 +45,40 @@ def test_golden(name, tmp_path):
         features = model.features(image)
         logits = model(image)
     widths = [x.shape[1] for x in layers]
-    ours = {"stem": stem[:, ::8], "layer1": layers[0][:, ::widths[0] // 16, ::2, ::2],
-            "layer2": layers[1][:, ::widths[1] // 32, ::2, ::2], "layer3": layers[2][:, ::widths[2] // 64],
-            "layer4": features[:, ::max(1, widths[3] // 512)], "pooled": features.mean((2, 3)), "logits": logits}
+    ours = {
+        "stem": stem[:, ::8],
+        "layer1": layers[0][:, :: widths[0] // 16, ::2, ::2],
+        "layer2": layers[1][:, :: widths[1] // 32, ::2, ::2],
+        "layer3": layers[2][:, :: widths[2] // 64],
+        "layer4": features[:, :: max(1, widths[3] // 512)],
+        "pooled": features.mean((2, 3)),
+        "logits": logits,
+    }
     assert set(ours) == set(golden.files) - {"check_image"}  # every stored array is compared
     for key, value in ours.items():
         expected = golden[key]
-        assert value.shape == expected.shape and np.abs(value.numpy() - expected).max() <= 2e-5 * np.abs(expected).max(), key
+        assert (
+            value.shape == expected.shape
+            and np.abs(value.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
+        ), key
 
 
 def test_shapes_and_last_stride():
     x = torch.randn(2, 1, 96, 64)
     model = narrow(in_channels=1)
-    assert [tuple(m.shape[1:]) for m in model.maps(x)] == [(8, 24, 16), (8, 24, 16), (16, 12, 8), (32, 6, 4), (64, 3, 2)]
+    assert [tuple(m.shape[1:]) for m in model.maps(x)] == [
+        (8, 24, 16),
+        (8, 24, 16),
+        (16, 12, 8),
+        (32, 6, 4),
+        (64, 3, 2),
+    ]
     assert model(x).shape == (2, 3) and model.channels == 64
     stride1 = narrow(in_channels=1, last_stride=1)
     assert stride1.features(x).shape == (2, 64, 6, 4)
-    assert {k: v.shape for k, v in stride1.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in stride1.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
     wide = ResNet(Bottleneck, (1, 2, 1, 1), width=4, num_classes=None)
     assert wide.channels == 128 and wide.features(torch.randn(1, 3, 64, 64)).shape == (1, 128, 2, 2)
     assert not any(k.startswith("fc") for k in wide.state_dict())
@@ -80,7 +100,9 @@ def test_frozen_batch_norm_is_batch_norm_in_eval(eps):
     ordinary = narrow(norm=partial(nn.BatchNorm2d, eps=eps)).eval()
     state = fill.fill_state_dict(ordinary.state_dict())
     ordinary.load_state_dict(state)
-    frozen.load_state_dict({k: v for k, v in state.items() if not k.endswith("num_batches_tracked")})
+    frozen.load_state_dict(
+        {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    )
     x = torch.randn(2, 3, 64, 64)
     assert torch.allclose(frozen.train()(x), ordinary(x), rtol=1e-4, atol=1e-5)
     assert not any("bn" in n or "downsample.1" in n for n, _ in frozen.named_parameters())
@@ -108,12 +130,20 @@ def test_load_accepts_counters_parameters_and_a_prefix(tmp_path):
         (bare, {}),
         ({k: nn.Parameter(v) for k, v in bare.items()}, {}),
         ({"model": bare, "args": argparse.Namespace(lr=1e-4, names=["a"])}, {"key": "model"}),
-        ({"state": {f"audnet.{k}": v for k, v in bare.items()} | {"other.w": torch.zeros(1)}}, {"key": "state", "prefix": "audnet."}),
+        (
+            {"state": {f"audnet.{k}": v for k, v in bare.items()} | {"other.w": torch.zeros(1)}},
+            {"key": "state", "prefix": "audnet."},
+        ),
     ]
     for state, options in variants:
         model = load_published(narrow().apply(zero), save(tmp_path / "x.pth", state), **options)
-        assert torch.equal(model.layer4[0].conv2.weight, wanted) and model.layer4[0].conv2.weight.requires_grad
-    frozen = load_published(narrow(norm=FrozenBatchNorm), save(tmp_path / "x.pth", source))  # counters that it does not have
+        assert (
+            torch.equal(model.layer4[0].conv2.weight, wanted)
+            and model.layer4[0].conv2.weight.requires_grad
+        )
+    frozen = load_published(
+        narrow(norm=FrozenBatchNorm), save(tmp_path / "x.pth", source)
+    )  # counters that it does not have
     assert torch.equal(frozen.bn1.weight, source["bn1.weight"])
 
 
@@ -133,8 +163,14 @@ def test_load_is_strict_and_lists_the_keys(tmp_path):
         load_published(model, save(tmp_path / "x.pth", state))
     text = str(error.value)
     assert "2 missing (bn1.running_var, fc.bias)" in text and "1 extra (surplus.weight)" in text
-    assert "1 misshapen (conv1.weight (8, 1, 7, 7) for (8, 3, 7, 7))" in text and "\n" not in text and "x.pth" in text
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # nothing was half loaded
+    assert (
+        "1 misshapen (conv1.weight (8, 1, 7, 7) for (8, 3, 7, 7))" in text
+        and "\n" not in text
+        and "x.pth" in text
+    )
+    assert all(
+        torch.equal(v, before[k]) for k, v in model.state_dict().items()
+    )  # nothing was half loaded
 
 
 class Evil:
@@ -154,15 +190,23 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         read_state(tmp_path / "y.pth")
     assert not trace.exists()
     # The one class that is admitted is admitted during the call only.
-    read_state(save(tmp_path / "z.pth", {"model": {}, "args": argparse.Namespace(a=1)}), key="model")
+    read_state(
+        save(tmp_path / "z.pth", {"model": {}, "args": argparse.Namespace(a=1)}), key="model"
+    )
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "z.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("content, key, reason", [
-    ({"model": {}}, "state", "no entry 'state'"), ([1, 2], None, "no state_dict"), ({"epoch": 3}, None, "entries epoch"),
-    ({"w": torch.zeros(1)}, "w", "no state_dict under 'w'"), (torch.zeros(3), "model", "no entry"),
-])
+@pytest.mark.parametrize(
+    "content, key, reason",
+    [
+        ({"model": {}}, "state", "no entry 'state'"),
+        ([1, 2], None, "no state_dict"),
+        ({"epoch": 3}, None, "entries epoch"),
+        ({"w": torch.zeros(1)}, "w", "no state_dict under 'w'"),
+        (torch.zeros(3), "model", "no entry"),
+    ],
+)
 def test_other_content_is_refused(tmp_path, content, key, reason):
     with pytest.raises(InputError, match=reason):
         read_state(save(tmp_path / "x.pth", content), key)

@@ -1,4 +1,5 @@
 """stmnet/rois.py: non-maximum suppression, the coding of boxes, anchors and RoIAlign against plain loops."""
+
 import math
 
 import pytest
@@ -7,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.metrics import box_iou
-from stmnet import rois
-from stmnet.rois import anchors, batched_nms, cell_anchors, clip, decode, nms, pyramid_levels, roi_align
+from stmnet.backbones import rois
+from stmnet.backbones.rois import (
+    anchors,
+    batched_nms,
+    cell_anchors,
+    clip,
+    decode,
+    nms,
+    pyramid_levels,
+    roi_align,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -24,15 +34,24 @@ def greedy(boxes, scores, threshold, groups):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(0, 6)] * 4, st.integers(0, 4), st.integers(0, 1)), max_size=24),
-       st.sampled_from([0.0, 0.25, 0.5, 0.75]), st.sampled_from([1, 2, 5, 1024]), st.sampled_from([None, 1, 3]))
+@given(
+    st.lists(
+        st.tuples(*[st.integers(0, 6)] * 4, st.integers(0, 4), st.integers(0, 1)), max_size=24
+    ),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    st.sampled_from([1, 2, 5, 1024]),
+    st.sampled_from([None, 1, 3]),
+)
 def test_nms_is_greedy(drawn, threshold, block, most):
     """Whole-number boxes, so that overlaps equal to the threshold, equal scores, equal and empty boxes all occur."""
     x, y, w, h, score, group = torch.tensor(drawn).reshape(-1, 6).T
     boxes = torch.stack([x, y, x + w, y + h], 1).float()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rois, "BLOCK", block)
-        single, several = nms(boxes, score.float(), threshold, most=most), batched_nms(boxes, score.float(), group, threshold, most)
+        single, several = (
+            nms(boxes, score.float(), threshold, most=most),
+            batched_nms(boxes, score.float(), group, threshold, most),
+        )
     assert single.tolist() == greedy(boxes, score.tolist(), threshold, [0] * len(boxes))[:most]
     assert several.tolist() == greedy(boxes, score.tolist(), threshold, group.tolist())[:most]
 
@@ -52,7 +71,9 @@ def test_nms_follows_a_chain_to_its_end():
 
 def test_nms_of_many_boxes_needs_little_memory(monkeypatch):
     sizes, original = [], box_iou
-    monkeypatch.setattr(rois, "box_iou", lambda a, b: sizes.append(len(a) * b.shape[1]) or original(a, b))
+    monkeypatch.setattr(
+        rois, "box_iou", lambda a, b: sizes.append(len(a) * b.shape[1]) or original(a, b)
+    )
     corners = torch.randint(0, 40, (20000, 2)).float() * 10
     boxes, scores = torch.cat([corners, corners + 10], 1), torch.rand(20000)
     kept = nms(boxes, scores, 0.5, most=1200)
@@ -72,7 +93,9 @@ def encode(boxes, origin, weights):
     return torch.cat([shift, (to / size).log()], 1) * torch.tensor(weights)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0), (1.0, 2.0, 3.0, 4.0)])
+@pytest.mark.parametrize(
+    "weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0), (1.0, 2.0, 3.0, 4.0)]
+)
 def test_boxes_survive_coding(weights):
     torch.manual_seed(0)
     boxes, origin = torch.rand(2, 100, 4) * 100
@@ -87,14 +110,18 @@ def test_growth_has_a_limit():
     far = decode(torch.tensor([[0.0, 0, 50, 50]]), box)
     assert torch.allclose(far[:, 2:] - far[:, :2], torch.tensor([[2.0, 4.0]]) * 62.5, rtol=1e-5)
     near = decode(torch.tensor([[0.0, 0, 4.1, -50]]), box)
-    assert torch.allclose(near[:, 2:] - near[:, :2], torch.tensor([[2 * math.exp(4.1), 0.0]]), rtol=1e-5)
+    assert torch.allclose(
+        near[:, 2:] - near[:, :2], torch.tensor([[2 * math.exp(4.1), 0.0]]), rtol=1e-5
+    )
 
 
 def test_anchors():
     assert cell_anchors(32).tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
     all_ = anchors((800, 1088), (13, 17), 512).unflatten(0, (13, 17, 3))
     centre = (all_[..., :2] + all_[..., 2:]) / 2
-    assert (centre[..., 0] == 64 * torch.arange(17)[:, None]).all() and (centre[..., 1] == 61 * torch.arange(13)[:, None, None]).all()
+    assert (centre[..., 0] == 64 * torch.arange(17)[:, None]).all() and (
+        centre[..., 1] == 61 * torch.arange(13)[:, None, None]
+    ).all()
     assert torch.equal(all_[0, 0], cell_anchors(512))
 
 
@@ -123,19 +150,38 @@ def naive_align(m, stride, box, bins, samples):
         i, j = int(y), int(x)
         k, n = min(i + 1, height - 1), min(j + 1, width - 1)
         a, b = y - i, x - j
-        return (1 - a) * ((1 - b) * m[:, i, j] + b * m[:, i, n]) + a * ((1 - b) * m[:, k, j] + b * m[:, k, n])
+        return (1 - a) * ((1 - b) * m[:, i, j] + b * m[:, i, n]) + a * (
+            (1 - b) * m[:, k, j] + b * m[:, k, n]
+        )
+
     out = torch.zeros(len(m), bins, bins, dtype=m.dtype)
     for p in range(bins):
         for q in range(bins):
             for s in range(samples):
                 for t in range(samples):
-                    out[:, p, q] += value(y0 + (p + (s + 0.5) / samples) * h, x0 + (q + (t + 0.5) / samples) * w) / samples**2
+                    out[:, p, q] += (
+                        value(
+                            y0 + (p + (s + 0.5) / samples) * h, x0 + (q + (t + 0.5) / samples) * w
+                        )
+                        / samples**2
+                    )
     return out
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(-16, 80)] * 2, *[st.integers(0, 70)] * 2, st.integers(0, 1), st.integers(0, 2)),
-                min_size=1, max_size=5), st.sampled_from([(1, 1), (3, 2), (2, 3)]))
+@given(
+    st.lists(
+        st.tuples(
+            *[st.integers(-16, 80)] * 2,
+            *[st.integers(0, 70)] * 2,
+            st.integers(0, 1),
+            st.integers(0, 2),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([(1, 1), (3, 2), (2, 3)]),
+)
 def test_roi_align_is_the_loop(drawn, parts):
     """Steps of 0.731… and 0.577… pixels: no sample lies on the very edge, where roundings would differ."""
     torch.manual_seed(0)
@@ -147,13 +193,21 @@ def test_roi_align_is_the_loop(drawn, parts):
     ours = roi_align(maps, strides, boxes, picture, level, *parts)
     assert ours.shape == (len(boxes), 3, parts[0], parts[0])
     for i, box in enumerate(boxes):
-        assert torch.allclose(ours[i], naive_align(maps[level[i]][picture[i]], strides[level[i]], box, *parts), atol=1e-9)
+        assert torch.allclose(
+            ours[i],
+            naive_align(maps[level[i]][picture[i]], strides[level[i]], box, *parts),
+            atol=1e-9,
+        )
 
 
 def test_roi_align_of_a_ramp_and_of_nothing():
     """A linear map is read exactly: the value at the middle of each part."""
     ramp = torch.arange(20.0).expand(1, 1, 16, 20)
     box, zero = torch.tensor([[8.0, 8, 36, 36]]), torch.zeros(1, dtype=torch.int64)
-    assert torch.allclose(roi_align([ramp], [4], box, zero, zero)[0, 0], (2.5 + torch.arange(7.0)).expand(7, 7))
-    assert torch.allclose(roi_align([ramp.mT], [4], box, zero, zero)[0, 0], (2.5 + torch.arange(7.0)).expand(7, 7).mT)
+    assert torch.allclose(
+        roi_align([ramp], [4], box, zero, zero)[0, 0], (2.5 + torch.arange(7.0)).expand(7, 7)
+    )
+    assert torch.allclose(
+        roi_align([ramp.mT], [4], box, zero, zero)[0, 0], (2.5 + torch.arange(7.0)).expand(7, 7).mT
+    )
     assert roi_align([ramp], [4], box[:0], zero[:0], zero[:0]).shape == (0, 1, 7, 7)

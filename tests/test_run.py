@@ -16,10 +16,21 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import RunConfig, as_dict
-from common.config import flag as field
+from common.training import RunConfig, as_dict
+from common.training import flag as field
 from common.io import InputError
-from common.run import LOG_EVERY, Interrupted, Run, cli, configure, cosine, device_of, load_checkpoint, markdown, newest
+from common.training import (
+    LOG_EVERY,
+    Interrupted,
+    Run,
+    cli,
+    configure,
+    cosine_schedule,
+    select_device,
+    load_checkpoint,
+    markdown_table,
+    newest_run,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,17 +57,27 @@ def own_signals():
 
 
 def start(tmp_path, **changes):
-    return Run("toy", replace(Config(), **{"out": str(tmp_path), "name": "a", "save_every": 7, "device": "cpu", **changes}))
+    return Run(
+        "toy",
+        replace(
+            Config(),
+            **{"out": str(tmp_path), "name": "a", "save_every": 7, "device": "cpu", **changes},
+        ),
+    )
 
 
 def train(run, steps, epoch=25, stop_at=None, bad_at=None):
     """A small training with random numbers in every step, which is a function of (seed, step) and of torch's generator."""
-    model = nn.Sequential(nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1))
+    model = nn.Sequential(
+        nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 0.05)
-    run.begin({"model": model, "optimizer": optimizer}, {"words": ["a", "b"]})
+    run.start({"model": model, "optimizer": optimizer}, {"words": ["a", "b"]})
     while run.step < steps:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(run.step))
-        loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (math.nan if run.step == bad_at else 1)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (
+            math.nan if run.step == bad_at else 1
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,7 +87,7 @@ def train(run, steps, epoch=25, stop_at=None, bad_at=None):
             run.best = max(run.best, -loss.item())
         if run.step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        run.checkpoint(run.step % epoch == 0 or run.step == steps)
+        run.end_step(run.step % epoch == 0 or run.step == steps)
     return run
 
 
@@ -84,37 +105,52 @@ def same(a, b):
 
 # What it writes -----------------------------------------------------------------------------------------------------------
 
+
 def test_a_run_writes_its_folder(tmp_path):
     run = train(start(tmp_path), 30)
     run.save("best.pt")
-    written = run.finish({"audio/ciou@0.5": 0.25})
+    written = run.write_metrics({"audio/ciou@0.5": 0.25})
     assert run.folder == tmp_path / "toy" / "a"
-    assert {p.name for p in run.folder.iterdir()} == {"config.json", "log.jsonl", "last.pt", "best.pt", "metrics.json"}
+    assert {p.name for p in run.folder.iterdir()} == {
+        "config.json",
+        "log.jsonl",
+        "last.pt",
+        "best.pt",
+        "metrics.json",
+    }
     assert json.loads((run.folder / "config.json").read_text()) == as_dict(run.config)
     assert json.loads((run.folder / "metrics.json").read_text()) == written
-    assert written["audio/ciou@0.5"] == 0.25 and written["seed"] == 0 and written["preset"] == "tiny" and written["seconds"] >= 0
+    assert (
+        written["audio/ciou@0.5"] == 0.25
+        and written["seed"] == 0
+        and written["preset"] == "tiny"
+        and written["seconds"] >= 0
+    )
 
 
 def test_a_run_without_a_name_is_called_by_the_time(tmp_path):
     run = start(tmp_path, name="")
-    run.begin({}, {})
+    run.start({}, {})
     assert len(run.config.name) == 15 and run.folder.name == run.config.name
     assert json.loads((run.folder / "config.json").read_text())["name"] == run.config.name
 
 
 def test_the_log_holds_every_step_as_it_was(tmp_path):
     run, values = start(tmp_path, save_every=1000), []
-    run.begin({}, {})
+    run.start({}, {})
     for step in range(1, 24):
         run.step = step
         values.append({"loss": torch.tensor(1 / step), "reg": torch.tensor(float(step))})
         run.log(values[-1], lr=step / 10)
         written = len(log_of(run)) if (run.folder / "log.jsonl").exists() else 0
         assert written == (step - 1) // LOG_EVERY * LOG_EVERY  # none is waited for
-        run.checkpoint(False)
-    run.report({"validation/score": 0.5})
+        run.end_step(False)
+    run.log_metrics({"validation/score": 0.5})
     rows = log_of(run)
-    assert rows[:-1] == [{"step": s, "loss": float(v["loss"]), "reg": float(s), "lr": s / 10} for s, v in enumerate(values, 1)]
+    assert rows[:-1] == [
+        {"step": s, "loss": float(v["loss"]), "reg": float(s), "lr": s / 10}
+        for s, v in enumerate(values, 1)
+    ]
     assert rows[-1] == {"step": 23, "validation/score": 0.5}
 
 
@@ -123,15 +159,28 @@ def test_last_pt_is_written_when_due(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "save", lambda file: due.append((run.step, file)))
     for step in range(1, 30):
         run.step = step
-        run.checkpoint(step % 10 == 0)
+        run.end_step(step % 10 == 0)
     assert due == [(s, "last.pt") for s in (7, 10, 14, 20, 21, 28)]
 
 
 def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch):
     run = train(start(tmp_path), 10)
     checkpoint = torch.load(run.folder / "last.pt", weights_only=True)
-    assert set(checkpoint) == {"method", "config", "step", "best", "rng", "words", "model", "optimizer"}
-    assert checkpoint["method"] == "toy" and checkpoint["step"] == 10 and checkpoint["config"] == as_dict(run.config)
+    assert set(checkpoint) == {
+        "method",
+        "config",
+        "step",
+        "best",
+        "rng",
+        "words",
+        "model",
+        "optimizer",
+    }
+    assert (
+        checkpoint["method"] == "toy"
+        and checkpoint["step"] == 10
+        and checkpoint["config"] == as_dict(run.config)
+    )
     before = (run.folder / "last.pt").read_bytes()
 
     def half(checkpoint, file):
@@ -148,12 +197,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_last_pt(tmp_path):
     run = start(tmp_path)
     with pytest.raises(FloatingPointError, match=r'"step": 18, "loss": NaN, "half": NaN'):
         train(run, 30, bad_at=17)
-    assert log_of(run)[17]["loss"] is None and log_of(run)[16]["loss"] > 0  # the terms are in the log too
+    assert (
+        log_of(run)[17]["loss"] is None and log_of(run)[16]["loss"] > 0
+    )  # the terms are in the log too
     checkpoint = load_checkpoint(run.folder / "last.pt", "toy")
-    assert checkpoint["step"] == 14 and all(v.isfinite().all() for v in checkpoint["model"].values())
+    assert checkpoint["step"] == 14 and all(
+        v.isfinite().all() for v in checkpoint["model"].values()
+    )
 
 
 # How it goes on -----------------------------------------------------------------------------------------------------------
+
 
 def resumed(tmp_path, *argv):
     return configure("toy", PRESETS, "", ["--resume", "--out", str(tmp_path), *argv])
@@ -199,7 +253,7 @@ def test_a_run_that_exists_is_not_written_over(tmp_path):
 
 def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
     run = start(tmp_path)
-    run.begin({}, {})
+    run.start({}, {})
     run.log({"loss": torch.tensor(1.0)})
     run.flush()
     assert log_of(train(start(tmp_path), 10))[0]["step"] == 1 and len(log_of(run)) == 10
@@ -207,8 +261,10 @@ def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
 
 def test_resume_takes_the_newest_run_and_the_checkpoints_configuration(tmp_path):
     for name, time in (("new", 2000), ("old", 1000)):
-        os.utime(train(start(tmp_path, name=name, width=9, lr=0.5), 3).folder / "last.pt", (time, time))
-    assert newest(tmp_path / "toy", "last.pt") == "new"
+        os.utime(
+            train(start(tmp_path, name=name, width=9, lr=0.5), 3).folder / "last.pt", (time, time)
+        )
+    assert newest_run(tmp_path / "toy", "last.pt") == "new"
     config = resumed(tmp_path)
     assert (config.name, config.width, config.lr, config.resume) == ("new", 9, 0.5, True)
     assert resumed(tmp_path, "--name", "old", "--workers", "3").workers == 3
@@ -216,7 +272,7 @@ def test_resume_takes_the_newest_run_and_the_checkpoints_configuration(tmp_path)
     with pytest.raises(InputError, match="trained with --width 9, not 5"):
         resumed(tmp_path, "--width", "5")
     with pytest.raises(InputError, match=r"no run with a best\.pt"):
-        newest(tmp_path / "toy", "best.pt")
+        newest_run(tmp_path / "toy", "best.pt")
     with pytest.raises(InputError, match="no such checkpoint"):
         resumed(tmp_path, "--name", "missing")
 
@@ -239,6 +295,7 @@ def test_a_restart_by_torchrun_goes_on_only_where_it_knows_the_run(tmp_path, mon
 
 # What it refuses ----------------------------------------------------------------------------------------------------------
 
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("echo harm > harm.txt",)
@@ -260,7 +317,12 @@ def damage(path, kind):
     elif kind == "a pickle in a checkpoint":
         with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w") as new:
             for item in old.infolist():
-                new.writestr(item, pickle.dumps(Malicious(), 2) if item.filename.endswith("data.pkl") else old.read(item))
+                new.writestr(
+                    item,
+                    pickle.dumps(Malicious(), 2)
+                    if item.filename.endswith("data.pkl")
+                    else old.read(item),
+                )
     elif kind == "a list":
         torch.save([1, 2], path)
     elif kind == "no configuration":
@@ -275,8 +337,23 @@ def damage(path, kind):
         torch.save({**checkpoint, "config": {**checkpoint["config"], "width": 101}}, path)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "bytes flipped", "a pickle", "a pickle in a checkpoint", "a list",
-                                  "no configuration", "another method", "other fields", "wrong types", "impossible"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "truncated",
+        "empty",
+        "text",
+        "bytes flipped",
+        "a pickle",
+        "a pickle in a checkpoint",
+        "a list",
+        "no configuration",
+        "another method",
+        "other fields",
+        "wrong types",
+        "impossible",
+    ],
+)
 def test_a_bad_checkpoint_is_one_line(tmp_path, kind, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = train(start(tmp_path), 3).folder / "last.pt"
@@ -284,14 +361,30 @@ def test_a_bad_checkpoint_is_one_line(tmp_path, kind, monkeypatch, capsys):
     with pytest.raises(SystemExit) as error, cli("prog"):
         resumed(tmp_path)
     err = capsys.readouterr().err
-    assert error.value.code == 2 and err.count("\n") == 1 and err.startswith(f"prog: error: {path}: ")
+    assert (
+        error.value.code == 2 and err.count("\n") == 1 and err.startswith(f"prog: error: {path}: ")
+    )
     assert not (tmp_path / "harm.txt").exists()
 
 
-@pytest.mark.parametrize("change", [{"model": None}, {"model": {}}, {"model": 5}, {"model": {"0.weight": torch.zeros(2, 2)}},
-                                    {"optimizer": {"state": {}, "param_groups": []}}, {"optimizer": 3}, {"optimizer": None},
-                                    {"rng": None}, {"rng": [1]}, {"rng": [{"cpu": torch.zeros(3)}]}, {"step": None},
-                                    {"step": "x"}, {"best": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None},
+        {"model": {}},
+        {"model": 5},
+        {"model": {"0.weight": torch.zeros(2, 2)}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"optimizer": 3},
+        {"optimizer": None},
+        {"rng": None},
+        {"rng": [1]},
+        {"rng": [{"cpu": torch.zeros(3)}]},
+        {"step": None},
+        {"step": "x"},
+        {"best": None},
+    ],
+)
 def test_a_checkpoint_with_wrong_parts_is_an_input_error(tmp_path, change):
     run = train(start(tmp_path), 3)
     checkpoint = {**load_checkpoint(run.folder / "last.pt", "toy"), **change}
@@ -312,11 +405,15 @@ def test_another_number_of_processes(tmp_path):
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "cuda:x", ""])
 def test_devices_that_are_not_there(name):
     with pytest.raises(InputError, match="--device: "):
-        device_of(name)
+        select_device(name)
 
 
 def test_command_line_errors_of_a_training(tmp_path, capsys):
-    for argv, word in (["--width=101"], "--width must"), (["--batch-size=0"], "--batch-size"), (["--depth=1"], "--depth"):
+    for argv, word in (
+        (["--width=101"], "--width must"),
+        (["--batch-size=0"], "--batch-size"),
+        (["--depth=1"], "--depth"),
+    ):
         with pytest.raises(SystemExit) as error, cli("prog"):
             configure("toy", PRESETS, "", ["--out", str(tmp_path), *argv])
         err = capsys.readouterr().err
@@ -325,6 +422,7 @@ def test_command_line_errors_of_a_training(tmp_path, capsys):
 
 
 # How it stops -------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -345,15 +443,22 @@ def test_signals_write_last_pt_and_exit_130(tmp_path, number):
     assert process.stdout.readline() == "going\n"
     process.send_signal(number)
     err = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and err.count("\n") == 1 and err.startswith("prog: stopped at step ")
+    assert (
+        process.returncode == 130
+        and err.count("\n") == 1
+        and err.startswith("prog: stopped at step ")
+    )
     step = load_checkpoint(tmp_path / "toy" / "a" / "last.pt", "toy")["step"]
-    rows = [json.loads(line)["step"] for line in (tmp_path / "toy" / "a" / "log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "toy" / "a" / "log.jsonl").read_text().splitlines()
+    ]
     assert f"step {step};" in err and rows == list(range(1, step + 1))
 
 
 def test_a_second_signal_is_meant(tmp_path):
     run = start(tmp_path)
-    run.begin({}, {})
+    run.start({}, {})
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
@@ -361,13 +466,15 @@ def test_a_second_signal_is_meant(tmp_path):
 
 
 def test_before_and_after_the_loop_one_signal_is_enough(tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # where the tests run in the background it is ignored
     run = start(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         run.step += 1
-    run.begin({}, {})
-    run.end()
+    run.start({}, {})
+    run.end_training()
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         run.step += 1
@@ -380,17 +487,30 @@ def test_cli_reports_and_lets_through(capsys):
         assert end.value.code == code and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as end, cli("prog"):
         Path("/dev/null/out.json").touch()
-    assert end.value.code == 2 and capsys.readouterr().err == "prog: error: /dev/null/out.json: Not a directory\n"
+    assert (
+        end.value.code == 2
+        and capsys.readouterr().err == "prog: error: /dev/null/out.json: Not a directory\n"
+    )
     with pytest.raises(ZeroDivisionError), cli("prog"):
         1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
 
 
 # Small things -------------------------------------------------------------------------------------------------------------
 
+
 def test_cosine():
-    assert [round(cosine(s, 10, 2), 4) for s in (0, 1, 2, 6, 10)] == [0.5, 1, 1, 0.5, 0] and cosine(9, 10, 2) > 0
-    assert cosine(0, 10, 0) == 1 and cosine(0, 1, 1) == 1
+    assert [round(cosine_schedule(s, 10, 2), 4) for s in (0, 1, 2, 6, 10)] == [
+        0.5,
+        1,
+        1,
+        0.5,
+        0,
+    ] and cosine_schedule(9, 10, 2) > 0
+    assert cosine_schedule(0, 10, 0) == 1 and cosine_schedule(0, 1, 1) == 1
 
 
 def test_markdown():
-    assert markdown([["a", 1], ["long", 22]], ["", "n"]) == "|      | n  |\n|------|----|\n| a    | 1  |\n| long | 22 |"
+    assert (
+        markdown_table([["a", 1], ["long", 22]], ["", "n"])
+        == "|      | n  |\n|------|----|\n| a    | 1  |\n| long | 22 |"
+    )

@@ -1,4 +1,5 @@
 """The embedded data: the same everywhere, as large as it says, and every claim it makes about itself true."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.bank import COLOURS
-from common.scenes import COUNTS, PLACES, Scenes, background, place, tight_boxes
+from common.scenes.objects import COLOURS
+from common.scenes import Scenes
+from common.scenes.composition import COUNTS, PLACES, background, place, tight_boxes
 from tests.test_bank import write_folder
 
 pytestmark = pytest.mark.slow
@@ -24,7 +26,11 @@ def same(a, b):
 def naive_box(mask):
     """The box of a mask (S, S), pixel by pixel."""
     ys, xs = np.nonzero(mask)
-    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / len(mask) if len(xs) else np.zeros(4)
+    return (
+        np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) / len(mask)
+        if len(xs)
+        else np.zeros(4)
+    )
 
 
 def replay(scenes, kind, index, count=None):
@@ -34,6 +40,7 @@ def replay(scenes, kind, index, count=None):
 
 
 # The same everywhere --------------------------------------------------------------------------------------------------
+
 
 class Everything:
     """A dataset of all kinds of samples."""
@@ -58,22 +65,41 @@ def test_a_sample_does_not_depend_on_what_was_drawn_before():
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_another_process_makes_the_same(start):
-    loader = DataLoader(Everything(), None, sampler=range(len(KINDS))[::-1], num_workers=1, multiprocessing_context=start)
+    loader = DataLoader(
+        Everything(),
+        None,
+        sampler=range(len(KINDS))[::-1],
+        num_workers=1,
+        multiprocessing_context=start,
+    )
     for i, sample in zip(reversed(range(len(KINDS))), loader):
-        assert same(tuple(np.asarray(x) for x in sample), tuple(np.asarray(x) for x in Everything()[i])), KINDS[i]
+        assert same(
+            tuple(np.asarray(x) for x in sample), tuple(np.asarray(x) for x in Everything()[i])
+        ), KINDS[i]
 
 
 def test_the_kinds_and_the_two_halves_of_an_epoch_do_not_share_pictures():
     scenes = Scenes(0, size=32)
-    pictures = [getattr(scenes, kind)(i).image.tobytes() for kind in ("pair", "extended", "grounding") for i in range(20)]
+    pictures = [
+        getattr(scenes, kind)(i).image.tobytes()
+        for kind in ("pair", "extended", "grounding")
+        for i in range(20)
+    ]
     pictures += [scenes.interactive(2 * i).image.tobytes() for i in range(20)]
     assert len(set(pictures)) == len(pictures)
 
 
 # Pictures ---------------------------------------------------------------------------------------------------------------
 
+
 @settings(max_examples=25, deadline=None)
-@given(st.integers(2, 24), st.integers(1, 3), st.sampled_from([16000, 22050]), st.sampled_from([1, 2.5, 10]), st.integers(0, 99))
+@given(
+    st.integers(2, 24),
+    st.integers(1, 3),
+    st.sampled_from([16000, 22050]),
+    st.sampled_from([1, 2.5, 10]),
+    st.integers(0, 99),
+)
 def test_every_size_rate_and_length(size, objects, rate, seconds, index):
     size *= 16
     sample = Scenes(1, size, rate, seconds, objects).pair(index)
@@ -95,7 +121,9 @@ def test_boxes_are_tight_around_what_is_visible(objects):
         for box, mask in zip(scene.boxes, scene.masks):
             np.testing.assert_allclose(box, naive_box(mask), atol=1e-6)
             assert mask.mean() > 0.002
-        hidden += objects > 1 and any((scene.masks[k] & _region(scene.boxes[1 - k], 96)).any() for k in range(2))
+        hidden += objects > 1 and any(
+            (scene.masks[k] & _region(scene.boxes[1 - k], 96)).any() for k in range(2)
+        )
     assert objects == 1 or hidden > 3  # so objects do overlap, and the above is a test
 
 
@@ -115,7 +143,9 @@ def test_masks_say_where_the_picture_differs_from_its_background():
         scenes.classes(rng)
         changed = (scene.image != background(rng, 96)).any(-1)
         union = scene.masks.any(0)
-        assert not changed[~union].any() and changed[union].mean() > 0.97  # here and there the colours happen to agree
+        assert (
+            not changed[~union].any() and changed[union].mean() > 0.97
+        )  # here and there the colours happen to agree
 
 
 def areas(**options):
@@ -133,7 +163,9 @@ def test_areas_are_those_of_is3_and_the_scale_shifts_them():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.lists(st.floats(0.4, 2.5), min_size=1, max_size=3), st.floats(0.2, 2))
+@given(
+    st.integers(0, 10**6), st.lists(st.floats(0.4, 2.5), min_size=1, max_size=3), st.floats(0.2, 2)
+)
 def test_places_are_in_the_picture(seed, aspects, scale):
     boxes = place(np.random.default_rng(seed), np.array(aspects), scale)
     assert boxes.shape == (len(aspects), 4) and boxes.min() >= 0 and boxes.max() <= 1
@@ -148,7 +180,9 @@ def test_places_are_chosen_for_little_overlap():
             inner = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod()
             shares.append(inner / min((x[2:] - x[:2]).prod() for x in (a, b)))
     chance, chosen = (np.array(covered[tries]) for tries in (1, 48))
-    assert (chosen < 0.25).mean() > 2 * (chance < 0.25).mean() and chosen.mean() < 0.5 * chance.mean()
+    assert (chosen < 0.25).mean() > 2 * (
+        chance < 0.25
+    ).mean() and chosen.mean() < 0.5 * chance.mean()
 
 
 def test_most_of_every_object_is_visible():
@@ -170,10 +204,13 @@ def test_most_of_every_object_is_visible():
 def test_tight_boxes_of_nothing_and_of_a_pixel():
     masks = np.zeros((3, 8, 8), bool)
     masks[1, 2, 5] = masks[2, 0, 0] = masks[2, 7, 3] = True
-    np.testing.assert_array_equal(tight_boxes(masks), np.array([[0, 0, 0, 0], [5, 2, 6, 3], [0, 0, 4, 8]], np.float32) / 8)
+    np.testing.assert_array_equal(
+        tight_boxes(masks), np.array([[0, 0, 0, 0], [5, 2, 6, 3], [0, 0, 4, 8]], np.float32) / 8
+    )
 
 
 # Samples ----------------------------------------------------------------------------------------------------------------
+
 
 def test_the_sound_of_a_pair_is_of_either_object():
     scenes, chosen = Scenes(4, size=48), []
@@ -181,7 +218,9 @@ def test_the_sound_of_a_pair_is_of_either_object():
         sample, scene = scenes.pair(i), replay(scenes, 0, i)
         k = scene.classes.tolist().index(sample.cls)
         assert sample.sounding and sample.group == i and sample.name == scenes.names[sample.cls]
-        assert same((sample.image, sample.mask, sample.box), (scene.image, scene.masks[k], scene.boxes[k]))
+        assert same(
+            (sample.image, sample.mask, sample.box), (scene.image, scene.masks[k], scene.boxes[k])
+        )
         chosen.append(k)
     assert 0.25 < np.mean(chosen) < 0.75
 
@@ -191,8 +230,12 @@ def test_interactive_members_share_the_picture_and_differ_in_sound(objects):
     scenes = Scenes(4, size=48, objects=objects)
     for group in range(6):
         members = [scenes.interactive(objects * group + k) for k in range(objects)]
-        assert all(m.group == group and (m.image == members[0].image).all() and m.sounding for m in members)
-        assert len({m.cls for m in members}) == len({m.waveform.tobytes() for m in members}) == objects
+        assert all(
+            m.group == group and (m.image == members[0].image).all() and m.sounding for m in members
+        )
+        assert (
+            len({m.cls for m in members}) == len({m.waveform.tobytes() for m in members}) == objects
+        )
         assert sum(m.mask.astype(int) for m in members).max() == 1
 
 
@@ -205,7 +248,12 @@ def test_half_of_the_extended_samples_make_no_sound():
         if sample.sounding:
             assert sample.cls in scene.classes and sample.mask.any() and sample.waveform.any()
             continue
-        assert sample.cls == -1 and not sample.mask.any() and not sample.box.any() and sample.name == sample.phrase == ""
+        assert (
+            sample.cls == -1
+            and not sample.mask.any()
+            and not sample.box.any()
+            and sample.name == sample.phrase == ""
+        )
         rng = scenes.rng(3, i)
         absent = scenes.classes(rng, 3)[-1]
         assert absent not in scene.classes
@@ -236,6 +284,7 @@ def test_the_sound_from_elsewhere_is_of_a_class_that_is_not_in_the_picture():
 
 
 # Phrases ----------------------------------------------------------------------------------------------------------------
+
 
 def claims(phrase, names):
     """A phrase → its words before the class, the class, the words of place after it."""
@@ -269,12 +318,17 @@ def test_what_a_phrase_says_is_true_of_one_object_alone(objects):
             elif word == "large":
                 assert all(area[k] > 1.35 * area[j] for j in others)
             else:
-                hue = np.asarray(Image.fromarray(scene.image).convert("HSV"))[..., 0][scene.masks[k]] / 255
+                hue = (
+                    np.asarray(Image.fromarray(scene.image).convert("HSV"))[..., 0][scene.masks[k]]
+                    / 255
+                )
                 assert np.median(np.abs((hue - COLOURS[word] + 0.5) % 1 - 0.5)) < 0.05
         if where:
             seen.add(where)
             axis, sign = PLACES[where]
-            assert all(sign * (centre[k, axis] - centre[j, axis]) > 0.1 for j in others)  # of all objects the leftmost …
+            assert all(
+                sign * (centre[k, axis] - centre[j, axis]) > 0.1 for j in others
+            )  # of all objects the leftmost …
             assert sign * (centre[k, axis] - 0.5) > 0  # … and in the left half
     assert seen == {"small", "large", *COLOURS, *PLACES}
 
@@ -291,7 +345,9 @@ def test_exclusive_phrases_name_what_makes_no_sound():
             taken = replay(scenes, 4, i).masks.any(0)
             x0, y0, x1, y1 = (48 * sample.box).astype(int)
             assert taken[y0:y1, x0:x1].mean() <= 0.1  # empty, as it says
-            assert sample.phrase.endswith(f"{'bottom' if y0 else 'top'} {'right' if x0 else 'left'}")
+            assert sample.phrase.endswith(
+                f"{'bottom' if y0 else 'top'} {'right' if x0 else 'left'}"
+            )
         elif sample.exclusive:
             assert sample.phrase.endswith("wall") and sample.box.tolist() == [0, 0, 1, 1]
     assert 45 < exclusive < 110 and corners > 5
@@ -310,7 +366,9 @@ def test_captions_say_what_sounds_and_how_often():
         assert len(named) == 1 and all(named[0] in text for text in sample.captions)
         if named[0] != scenes.names[10]:  # noise in bursts has pauses of its own
             times = 1 + (np.diff(np.flatnonzero(sample.waveform)) > 100).sum()
-            assert {count for count in COUNTS for text in sample.captions if text.endswith(f" {count}")} == {COUNTS[times]}
+            assert {
+                count for count in COUNTS for text in sample.captions if text.endswith(f" {count}")
+            } == {COUNTS[times]}
     assert 20 < exclusive < 60
 
 
@@ -324,7 +382,9 @@ def test_every_kind_from_a_folder(tmp_path):
     scenes = Scenes(0, size=64, folder=write_folder(tmp_path))
     for kind in KINDS:
         for i in range(4):
-            assert same(getattr(scenes, kind)(i), getattr(Scenes(0, size=64, folder=tmp_path), kind)(i))
+            assert same(
+                getattr(scenes, kind)(i), getattr(Scenes(0, size=64, folder=tmp_path), kind)(i)
+            )
     for i in range(20):
         sample = scenes.pair(i)
         np.testing.assert_allclose(sample.box, naive_box(sample.mask), atol=1e-6)
@@ -333,6 +393,7 @@ def test_every_kind_from_a_folder(tmp_path):
 
 # Videos -----------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("fps, seconds", [(4, 4), (1, 10)])
 def test_videos_sound_when_and_where_they_say(turns, fps, seconds):
@@ -340,12 +401,23 @@ def test_videos_sound_when_and_where_they_say(turns, fps, seconds):
     for i in range(12):
         video = scenes.video(i, fps, seconds, turns)
         frames = fps * seconds
-        assert video.frames.shape == (frames, 48, 48, 3) and video.waveform.shape == (16000 * seconds,) and video.fps == fps
+        assert (
+            video.frames.shape == (frames, 48, 48, 3)
+            and video.waveform.shape == (16000 * seconds,)
+            and video.fps == fps
+        )
         sounding = video.labels >= 0
-        assert (sounding == video.sounding).all() and sounding.any() and not sounding.all()  # gaps exist
-        assert set(video.labels[sounding].tolist()) >= {video.cls} and video.name == scenes.names[video.cls]
+        assert (
+            (sounding == video.sounding).all() and sounding.any() and not sounding.all()
+        )  # gaps exist
+        assert (
+            set(video.labels[sounding].tolist()) >= {video.cls}
+            and video.name == scenes.names[video.cls]
+        )
         assert len(set(video.labels[sounding].tolist())) == 1 + turns
-        assert (video.boxes[~sounding] == 0).all() and (video.boxes[sounding, 2:] > video.boxes[sounding, :2]).all()
+        assert (video.boxes[~sounding] == 0).all() and (
+            video.boxes[sounding, 2:] > video.boxes[sounding, :2]
+        ).all()
         # what is heard around the middle of each frame: a quarter of a second from there is in the same stretch of sound
         middle = ((np.arange(frames) + 0.5) / fps * 16000).astype(int)
         ticks = (middle // 8000) * 8000
@@ -357,7 +429,12 @@ def test_videos_sound_when_and_where_they_say(turns, fps, seconds):
 @pytest.mark.parametrize("turns", [False, True])
 def test_what_sounds_in_a_video_is_a_little_smaller_than_in_is3(turns):
     scenes = Scenes(0, size=48)
-    boxes = np.concatenate([video.boxes[video.sounding] for video in (scenes.video(i, 1, 10, turns) for i in range(250))])
+    boxes = np.concatenate(
+        [
+            video.boxes[video.sounding]
+            for video in (scenes.video(i, 1, 10, turns) for i in range(250))
+        ]
+    )
     quartiles = np.quantile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), [0.25, 0.5, 0.75])
     assert (quartiles < [0.16, 0.30, 0.46]).all(), quartiles
     np.testing.assert_allclose(quartiles, [0.13, 0.24, 0.37], atol=0.03)
@@ -369,7 +446,9 @@ def test_boxes_follow_the_object_that_sounds():
         video = scenes.video(i)
         sounding = np.flatnonzero(video.sounding)
         boxes = video.boxes[sounding]
-        assert np.abs(np.diff(boxes, axis=0)).max() < 0.2 or len(set(np.diff(sounding))) > 1  # it drifts, it does not jump
+        assert (
+            np.abs(np.diff(boxes, axis=0)).max() < 0.2 or len(set(np.diff(sounding))) > 1
+        )  # it drifts, it does not jump
         moved += np.ptp(boxes[:, 0]) > 0.02
     assert moved >= 5
 
@@ -410,7 +489,9 @@ def test_confusable_classes_share_a_timbre_and_never_a_picture():
         video = scenes.video(i, turns=i % 2 == 0)
         assert len({c // 2 for c in heard["seen"]}) == 3
         on = set(video.labels[video.sounding].tolist())
-        assert on <= set(heard["seen"]) and sorted(heard["sounds"]) == sorted(c // 2 * 2 for c in on)
+        assert on <= set(heard["seen"]) and sorted(heard["sounds"]) == sorted(
+            c // 2 * 2 for c in on
+        )
         labels |= on
     assert labels == set(range(12))  # both of every two are labels
 

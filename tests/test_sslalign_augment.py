@@ -1,4 +1,5 @@
 """sslalign/views.py and augment.py: views against the released evaluation and where they lie, colours against formulas pixel by pixel."""
+
 import math
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sslalign.augment import DRAWN, LUMA, RATIO, blur, colours, crop_box, crop_view, draw_colours
-from sslalign.views import MEAN, STD, draw_view, normalise
-from sslalign.views import train_view as view_drawn
-from sslalign.views import test_view as view_of
+from sslalign.backbones.views import MEAN, STD, draw_view, normalise
+from sslalign.backbones.views import train_view as view_drawn
+from sslalign.backbones.views import test_view as view_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "logspec_ezvsl.npz")
 PICTURE = GOLDEN["image_uint8"]  # (86, 116, 3)
@@ -39,15 +40,20 @@ def row(**changes):
 def ramps(height, width):
     """A picture whose red grows from left to right and whose green grows downwards, both from 0 to 255 by position."""
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    return np.round(255 * np.stack(np.broadcast_arrays(x[None], y[:, None], 0.5), -1)).astype(np.uint8)
+    return np.round(255 * np.stack(np.broadcast_arrays(x[None], y[:, None], 0.5), -1)).astype(
+        np.uint8
+    )
 
 
 # Views ------------------------------------------------------------------------------------------------------------------------
 
+
 def test_released_numbers():
     ours = normalise(view_of(PICTURE, 224)[None])[0]
     assert ours.shape == (3, 224, 224) and ours.dtype == torch.float32
-    np.testing.assert_allclose(ours[:, ::8, ::8], GOLDEN["image_sslalign_tensor_resize"], rtol=0, atol=2e-3)
+    np.testing.assert_allclose(
+        ours[:, ::8, ::8], GOLDEN["image_sslalign_tensor_resize"], rtol=0, atol=2e-3
+    )
 
 
 def test_a_test_view_of_the_right_size_is_the_picture_and_overshoots_are_kept():
@@ -62,7 +68,9 @@ def test_a_test_view_of_the_right_size_is_the_picture_and_overshoots_are_kept():
 @pytest.mark.parametrize("view", [train_view, crop_view])
 def test_views_follow_their_generator(view):
     views = [view(PICTURE, 48, rng(seed)) for seed in range(12)]
-    assert all(v.shape == (3, 48, 48) and v.dtype == torch.uint8 and v.is_contiguous() for v in views)
+    assert all(
+        v.shape == (3, 48, 48) and v.dtype == torch.uint8 and v.is_contiguous() for v in views
+    )
     assert all(torch.equal(v, view(PICTURE, 48, rng(seed))) for seed, v in enumerate(views))
     assert len({v.numpy().tobytes() for v in views}) == 12
 
@@ -70,7 +78,9 @@ def test_views_follow_their_generator(view):
 def places(view):
     """Left, right, top, bottom of a view of `ramps` in parts of the picture, and whether it is mirrored."""
     red, green = (view[i].double().mean(i) / 255 for i in (0, 1))  # by column, by row
-    inner = slice(len(red) // 4, -(len(red) // 4))  # away from the edges, where a cubic filter bends a ramp
+    inner = slice(
+        len(red) // 4, -(len(red) // 4)
+    )  # away from the edges, where a cubic filter bends a ramp
     at = np.arange(len(red))[inner] + 0.5
     (a, b), (c, d) = np.polyfit(at, red[inner], 1), np.polyfit(at, green[inner], 1)
     x0, x1, y0, y1 = b, a * len(red) + b, d, c * len(red) + d
@@ -82,7 +92,9 @@ def test_a_train_view_is_ten_elevenths_of_the_picture_anywhere_in_it():
     left, right, top, bottom, mirrored = seen.T
     for low, high in (left, right), (top, bottom):
         np.testing.assert_allclose(high - low, 60 / 66, atol=0.01)
-        assert low.min() == pytest.approx(0, abs=0.008) and high.max() == pytest.approx(1, abs=0.008)
+        assert low.min() == pytest.approx(0, abs=0.008) and high.max() == pytest.approx(
+            1, abs=0.008
+        )
         assert len(np.unique(np.round(low * 66))) == 7  # each of the seven offsets
     assert 0.4 < mirrored.mean() < 0.6
     assert abs(np.corrcoef(left, top)[0, 1]) < 0.2 and abs(np.corrcoef(left, mirrored)[0, 1]) < 0.2
@@ -91,22 +103,33 @@ def test_a_train_view_is_ten_elevenths_of_the_picture_anywhere_in_it():
 def test_a_crop_view_shows_its_box():
     for seed in range(30):
         x0, y0, x1, y1 = crop_box(300, 200, rng(seed), (0.3, 1.0))
-        left, right, top, bottom, mirrored = places(crop_view(ramps(300, 200), 64, rng(seed), (0.3, 1.0)))
-        np.testing.assert_allclose([left, top, right, bottom], [x0 / 200, y0 / 300, x1 / 200, y1 / 300], atol=0.012)
+        left, right, top, bottom, mirrored = places(
+            crop_view(ramps(300, 200), 64, rng(seed), (0.3, 1.0))
+        )
+        np.testing.assert_allclose(
+            [left, top, right, bottom], [x0 / 200, y0 / 300, x1 / 200, y1 / 300], atol=0.012
+        )
         generator = rng(seed)
         crop_box(300, 200, generator, (0.3, 1.0))
         assert mirrored == (generator.random() < 0.5)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 400), seeds, st.sampled_from([(0.08, 1.0), (0.5, 0.6), (1.0, 1.0)]))
+@given(
+    st.integers(1, 400),
+    st.integers(1, 400),
+    seeds,
+    st.sampled_from([(0.08, 1.0), (0.5, 0.6), (1.0, 1.0)]),
+)
 def test_the_share_and_the_ratio_of_a_crop(height, width, seed, scale):
     x0, y0, x1, y1 = crop_box(height, width, rng(seed), scale)
     w, h = x1 - x0, y1 - y0
     assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
     assert RATIO[0] - 1e-9 <= w / h <= RATIO[1] + 1e-9
     share = w * h / (height * width)
-    if not scale[0] - 1e-9 <= share <= scale[1] + 1e-9:  # the centre, as large as its ratio lets it be
+    if (
+        not scale[0] - 1e-9 <= share <= scale[1] + 1e-9
+    ):  # the centre, as large as its ratio lets it be
         assert (x0 + x1, y0 + y1) == pytest.approx((width, height))
         assert w == pytest.approx(width) or h == pytest.approx(height)
         assert w / h == pytest.approx(min(max(width / height, RATIO[0]), RATIO[1]))
@@ -117,9 +140,13 @@ def test_shares_are_uniform_and_ratios_symmetric():
     w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     small = w * h < 10**4 * 0.7  # which fit whatever their ratio
     share, ratio = w[small] * h[small] / 10**4, np.log(w[small] / h[small]) / math.log(4 / 3)
-    assert np.histogram(share, 4, (0.08, 0.7))[0] / len(share) == pytest.approx([0.25] * 4, abs=0.04)
+    assert np.histogram(share, 4, (0.08, 0.7))[0] / len(share) == pytest.approx(
+        [0.25] * 4, abs=0.04
+    )
     assert np.histogram(ratio, 4, (-1, 1))[0] / len(ratio) == pytest.approx([0.25] * 4, abs=0.04)
-    assert np.histogram(boxes[small, 0] / (100 - w[small]), 4, (0, 1))[0] / len(share) == pytest.approx([0.25] * 4, abs=0.04)
+    assert np.histogram(boxes[small, 0] / (100 - w[small]), 4, (0, 1))[0] / len(
+        share
+    ) == pytest.approx([0.25] * 4, abs=0.04)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 3), (7, 7)])
@@ -134,26 +161,42 @@ def test_views_of_the_oddest_pictures(shape):
 
 def test_a_mirror_keeps_the_colours():
     """A square picture's largest part is all of it: what is left to chance is the mirror."""
-    views = {v.numpy().tobytes(): v for v in (crop_view(PICTURE[:86, :86], 40, rng(seed), (1.0, 1.0)) for seed in range(20))}
+    views = {
+        v.numpy().tobytes(): v
+        for v in (crop_view(PICTURE[:86, :86], 40, rng(seed), (1.0, 1.0)) for seed in range(20))
+    }
     one, other = views.values()
     assert torch.equal(one, other.flip(2)) and torch.equal(one.sum((1, 2)), other.sum((1, 2)))
 
 
 # Colours ----------------------------------------------------------------------------------------------------------------------
 
+
 def test_what_is_drawn():
     drawn = np.array([draw_colours(rng(seed)) for seed in range(4000)])
     assert drawn.shape == (4000, DRAWN) and drawn.dtype == np.float32
     jitter, *factors, hue, grey, sigma = drawn.T
-    assert jitter.mean() == pytest.approx(0.8, abs=0.03) and grey.mean() == pytest.approx(0.2, abs=0.03)
+    assert jitter.mean() == pytest.approx(0.8, abs=0.03) and grey.mean() == pytest.approx(
+        0.2, abs=0.03
+    )
     assert (sigma > 0).mean() == pytest.approx(0.5, abs=0.03)
-    for values, low, high in (*((f, 0.2, 1.8) for f in factors), (hue, -0.2, 0.2), (sigma[sigma > 0], 0.1, 2.0)):
+    for values, low, high in (
+        *((f, 0.2, 1.8) for f in factors),
+        (hue, -0.2, 0.2),
+        (sigma[sigma > 0], 0.1, 2.0),
+    ):
         assert low <= values.min() and values.max() <= high + 1e-6
-        assert np.histogram(values, 4, (low, high + 1e-6))[0] / len(values) == pytest.approx([0.25] * 4, abs=0.03)
+        assert np.histogram(values, 4, (low, high + 1e-6))[0] / len(values) == pytest.approx(
+            [0.25] * 4, abs=0.03
+        )
     assert np.abs(np.corrcoef(drawn.T) - np.eye(DRAWN)).max() < 0.06
     assert np.array_equal(draw_colours(rng(3)), drawn[3])
     strong = np.array([draw_colours(rng(seed), 2.0) for seed in range(200)])
-    assert strong[:, 1:4].min() == 0 and strong[:, 1:4].max() > 2.3 and np.abs(strong[:, 4]).max() > 0.35
+    assert (
+        strong[:, 1:4].min() == 0
+        and strong[:, 1:4].max() > 2.3
+        and np.abs(strong[:, 4]).max() > 0.35
+    )
 
 
 def test_as_many_draws_whatever_is_drawn():
@@ -166,7 +209,11 @@ def test_as_many_draws_whatever_is_drawn():
 
 def test_nothing_drawn_is_the_identity():
     images = batch()
-    for drawn in [OFF] * 6, [row(jitter=1)] * 6, [row(brightness=2, contrast=0, saturation=0, hue=0.3)] * 6:  # jitter is off
+    for drawn in (
+        [OFF] * 6,
+        [row(jitter=1)] * 6,
+        [row(brightness=2, contrast=0, saturation=0, hue=0.3)] * 6,
+    ):  # jitter is off
         assert torch.equal(colours(images, drawn), images)
     calm = np.array([draw_colours(rng(seed), 0.0) for seed in range(6)])
     calm[:, 5:] = 0
@@ -180,13 +227,17 @@ def test_batch_equals_one_at_a_time():
     assert together.shape == images.shape and together.dtype == torch.uint8
     for i in range(30):
         single = colours(images[i:i + 1], drawn[i:i + 1])[0]
-        assert (together[i].int() - single.int()).abs().max() <= 1  # sums in another order, then rounded
+        assert (
+            together[i].int() - single.int()
+        ).abs().max() <= 1  # sums in another order, then rounded
         assert (together[i] == single).float().mean() > 0.99
 
 
 def naive(image, jitter, brightness, contrast, saturation, hue, grey):
     """(3, H, W) pixel by pixel, step by step, cut off at the end."""
-    pixels = [[image[:, y, x].astype(float) for x in range(image.shape[2])] for y in range(image.shape[1])]
+    pixels = [
+        [image[:, y, x].astype(float) for x in range(image.shape[2])] for y in range(image.shape[1])
+    ]
     every = [(y, x) for y in range(image.shape[1]) for x in range(image.shape[2])]
     luma = lambda colour: sum(w * c for w, c in zip(LUMA, colour))
     if jitter:
@@ -199,7 +250,11 @@ def naive(image, jitter, brightness, contrast, saturation, hue, grey):
             c = luma(c) + saturation * (c - luma(c))
             along = axis * (axis @ c)
             turned = np.cross(axis, c)
-            pixels[y][x] = along + math.cos(2 * math.pi * hue) * (c - along) + math.sin(2 * math.pi * hue) * turned
+            pixels[y][x] = (
+                along
+                + math.cos(2 * math.pi * hue) * (c - along)
+                + math.sin(2 * math.pi * hue) * turned
+            )
     if grey:
         for y, x in every:
             pixels[y][x] = np.full(3, luma(pixels[y][x]))
@@ -218,11 +273,21 @@ def test_colours_against_loops(seed, jitter, brightness, contrast, saturation, h
     assert torch.equal(ours[1], images[1])
 
 
-@pytest.mark.parametrize("changes, law", [
-    ({"brightness": 0.5}, lambda x: x / 2), ({"brightness": 0}, lambda x: 0 * x),
-    ({"contrast": 0}, lambda x: 0 * x + np.average(x.mean((2, 3)), axis=1, weights=LUMA)[:, None, None, None]),
-    ({"saturation": 0}, lambda x: 0 * x + np.average(x, axis=1, weights=LUMA)[:, None]),
-    ({"hue": 1}, lambda x: x), ({"hue": 1 / 3}, lambda x: np.roll(x, 1, 1)), ({"hue": -1 / 3}, lambda x: np.roll(x, -1, 1))])
+@pytest.mark.parametrize(
+    "changes, law",
+    [
+        ({"brightness": 0.5}, lambda x: x / 2),
+        ({"brightness": 0}, lambda x: 0 * x),
+        (
+            {"contrast": 0},
+            lambda x: 0 * x + np.average(x.mean((2, 3)), axis=1, weights=LUMA)[:, None, None, None],
+        ),
+        ({"saturation": 0}, lambda x: 0 * x + np.average(x, axis=1, weights=LUMA)[:, None]),
+        ({"hue": 1}, lambda x: x),
+        ({"hue": 1 / 3}, lambda x: np.roll(x, 1, 1)),
+        ({"hue": -1 / 3}, lambda x: np.roll(x, -1, 1)),
+    ],
+)
 def test_laws_of_each_change(changes, law):
     images = batch(3)
     ours = colours(images, [row(jitter=1, **changes)] * 3).numpy()
@@ -240,6 +305,7 @@ def test_grey_makes_channels_equal_and_values_are_cut_off():
 
 # Blur -------------------------------------------------------------------------------------------------------------------------
 
+
 def naive_blur(plane, sigma, radius):
     height, width = plane.shape
     weights = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2))
@@ -247,14 +313,19 @@ def naive_blur(plane, sigma, radius):
     result = np.zeros_like(plane)
     for y in range(height):
         for x in range(width):
-            result[y, x] = sum(w * plane[min(max(y + i, 0), height - 1), min(max(x + j, 0), width - 1)]
-                               for (i, j), w in weights.items()) / sum(weights.values())
+            result[y, x] = sum(
+                w * plane[min(max(y + i, 0), height - 1), min(max(x + j, 0), width - 1)]
+                for (i, j), w in weights.items()
+            ) / sum(weights.values())
     return result
 
 
 @pytest.mark.parametrize("height, width, radius", [(7, 9, 1), (1, 6, 1), (40, 45, 2)])
 def test_blur_against_loops(height, width, radius):
-    images, sigma = torch.from_numpy(rng(0).random((2, 2, height, width))).float(), torch.tensor([0.4, 1.9])
+    images, sigma = (
+        torch.from_numpy(rng(0).random((2, 2, height, width))).float(),
+        torch.tensor([0.4, 1.9]),
+    )
     ours = blur(images, sigma)
     for i in range(2):
         expected = naive_blur(images[i, 1].double().numpy(), float(sigma[i]), radius)
@@ -263,7 +334,9 @@ def test_blur_against_loops(height, width, radius):
 
 def test_only_samples_with_a_sigma_are_blurred_each_by_its_own():
     images = batch(4, 40, 40)
-    ours = colours(images, [row(sigma=s * 224 / 40) for s in (0, 0.5, 0, 2)])  # drawn for a side of 224
+    ours = colours(
+        images, [row(sigma=s * 224 / 40) for s in (0, 0.5, 0, 2)]
+    )  # drawn for a side of 224
     assert torch.equal(ours[0], images[0]) and torch.equal(ours[2], images[2])
     rough = [float(x.double().diff(dim=2).abs().mean()) for x in ours]
     assert rough[3] < rough[1] / 1.5 < rough[0] / 1.5
@@ -280,10 +353,13 @@ def test_the_kernel_is_a_tenth_of_the_side():
 
 # Units ------------------------------------------------------------------------------------------------------------------------
 
+
 def test_normalise():
     images = batch(2)
     ours = normalise(images)
-    expected = (images.double() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    expected = (images.double() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[
+        :, None, None
+    ]
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, expected.float(), rtol=0, atol=1e-5)
     torch.testing.assert_close(normalise(images / 255), ours, rtol=0, atol=1e-5)

@@ -1,4 +1,5 @@
 """sslalign/data.py: which positives a step holds, and that they depend on nothing but the configuration, the neighbours and the step."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -6,14 +7,26 @@ import pytest
 import torch
 
 from common.io import InputError, write_audio
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
 from sslalign.data import EasyPairs, Steps
-from sslalign.pairs import VALIDATION, FilePairs, ScenePairs, heard, pairs, read_around
-from sslalign.views import train_view
+from common.benchmarks.pairs import VALIDATION, FilePairs, ScenePairs, heard, pairs, read_around
+from sslalign.backbones.views import train_view
 
-CONFIG = replace(TINY, scenes=24, held_out=4, batch_size=6, easy=0, epochs=2, image_size=32, sample_rate=2000, window=64, hop=32, k=3)
+CONFIG = replace(
+    TINY,
+    scenes=24,
+    held_out=4,
+    batch_size=6,
+    easy=0,
+    epochs=2,
+    image_size=32,
+    sample_rate=2000,
+    window=64,
+    hop=32,
+    k=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +59,10 @@ def test_a_step_is_a_function_of_its_number(source):
     epoch = np.concatenate([anchors(CONFIG, s) for s in range(4)])
     assert sorted(epoch) == list(range(24))
     in_workers = list(Steps(source, replace(CONFIG, workers=2)).loader(2, 6))
-    assert all(torch.equal(a["images"], steps[s]["images"]) for s, a in zip(range(2, 6), in_workers)) and len(in_workers) == 4
+    assert (
+        all(torch.equal(a["images"], steps[s]["images"]) for s, a in zip(range(2, 6), in_workers))
+        and len(in_workers) == 4
+    )
 
 
 def test_two_processes_take_the_samples_of_one(source, monkeypatch):
@@ -77,13 +93,19 @@ def test_the_positives_are_those_of_section_3_3(source):
         found.append((i - near[0]) % 24)
         assert any(torch.equal(v[0, n], view) for view in every_view(source.image(i)))
         assert not any(torch.equal(v[1, n], view) for view in every_view(source.image(i)))
-        assert any(torch.equal(v[2, n], view) for j in neighbours()[0][i] for view in every_view(source.image(j)))
+        assert any(
+            torch.equal(v[2, n], view)
+            for j in neighbours()[0][i]
+            for view in every_view(source.image(j))
+        )
     assert len(set(found)) > 1  # random among the k
 
 
 def every_view(image):
     """All that train_view can give of a picture: every place of the crop, mirrored or not."""
-    return [train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)]
+    return [
+        train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)
+    ]
 
 
 def test_easy_epochs(source):
@@ -98,11 +120,22 @@ def test_easy_epochs(source):
         assert v.shape == (2, 6, 3, 16, 16) and a.shape == (2, 6, 2000)
         for n, i in enumerate(anchors(config, s)):
             assert torch.equal(a[0, n], heard(easy.sound(i), config))
-            assert any(torch.equal(v[0, n], train_view(easy.image(i), 16, (x, y, m))) for x in range(3) for y in range(3) for m in (0, 1))
+            assert any(
+                torch.equal(v[0, n], train_view(easy.image(i), 16, (x, y, m)))
+                for x in range(3)
+                for y in range(3)
+                for m in (0, 1)
+            )
     for s in range(8, 12):
-        assert all(torch.equal(x, y) for x, y in zip(parts(steps[s]), parts(ordinary[s]), strict=True))
+        assert all(
+            torch.equal(x, y) for x, y in zip(parts(steps[s]), parts(ordinary[s]), strict=True)
+        )
     across = list(Steps(source, replace(config, workers=2)).loader(6, 8))
-    assert all(torch.equal(x, y) for s, batch in zip((6, 7), across, strict=True) for x, y in zip(parts(batch), parts(steps[s])))
+    assert all(
+        torch.equal(x, y)
+        for s, batch in zip((6, 7), across, strict=True)
+        for x, y in zip(parts(batch), parts(steps[s]))
+    )
     half = Steps(source, config)
     half.rank, half.world = 1, 2
     assert all(torch.equal(x, y[:, 1::2]) for x, y in zip(parts(half[3]), parts(steps[3])))
@@ -113,9 +146,16 @@ def test_easy_pairs(source):
     easy, lone = EasyPairs(CONFIG), ScenePairs(0, 24, CONFIG, 1.0)
     shares = [np.mean([s.mask.mean() for s in pairs.samples]) for pairs in (easy, lone)]
     assert 1.5 * shares[1] < shares[0] < 2.2 * shares[1]
-    assert easy.image(0).shape == (16, 16, 3) and len(easy.ids) == 24 == len({*easy.ids, *source.ids}) - 24
-    assert [s.cls for s in easy.samples] != [s.cls for s in lone.samples]  # as they would be with the same indices
-    assert easy.ids == EasyPairs(CONFIG).ids and not set(easy.ids) & set(EasyPairs(replace(CONFIG, seed=1)).ids)
+    assert (
+        easy.image(0).shape == (16, 16, 3)
+        and len(easy.ids) == 24 == len({*easy.ids, *source.ids}) - 24
+    )
+    assert [s.cls for s in easy.samples] != [
+        s.cls for s in lone.samples
+    ]  # as they would be with the same indices
+    assert easy.ids == EasyPairs(CONFIG).ids and not set(easy.ids) & set(
+        EasyPairs(replace(CONFIG, seed=1)).ids
+    )
 
 
 def test_sampling(source):
@@ -126,14 +166,27 @@ def test_sampling(source):
     assert len(a) == 3
     for n, i in enumerate(anchors(CONFIG, 0)):
         assert torch.equal(a[2, n], heard(source.sound((i - 1) % 24), CONFIG))
-    assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [2, 2]  # no neighbours yet, no semantic positives
+    assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [
+        2,
+        2,
+    ]  # no neighbours yet, no semantic positives
 
 
-@pytest.mark.parametrize("off, P, Q", [((), 3, 3), (("semantic_image", "semantic_audio"), 2, 2), (("view_image",), 2, 3),
-                                       (("view_image", "view_audio", "semantic_image", "semantic_audio"), 1, 1)])
+@pytest.mark.parametrize(
+    "off, P, Q",
+    [
+        ((), 3, 3),
+        (("semantic_image", "semantic_audio"), 2, 2),
+        (("view_image",), 2, 3),
+        (("view_image", "view_audio", "semantic_image", "semantic_audio"), 1, 1),
+    ],
+)
 def test_what_is_switched_off_is_not_there(source, off, P, Q):
     """Tables VIII and IX; what stays is the same as before."""
-    steps, fewer = Steps(source, CONFIG), Steps(source, replace(CONFIG, **dict.fromkeys(off, False)))
+    steps, fewer = (
+        Steps(source, CONFIG),
+        Steps(source, replace(CONFIG, **dict.fromkeys(off, False))),
+    )
     steps.neighbours = fewer.neighbours = neighbours()
     v, a = parts(fewer[1])
     assert len(v) == P and len(a) == Q
@@ -145,11 +198,19 @@ def test_pairs_of_files(tmp_path):
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 12)
     config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
     learn, held_out = pairs(config)
-    assert Steps(learn, replace(config, batch_size=5, easy=3)).total == 2  # only scenes can be made easy
+    assert (
+        Steps(learn, replace(config, batch_size=5, easy=3)).total == 2
+    )  # only scenes can be made easy
     assert len(learn.ids) == 5 and len(held_out.ids) == 4 and not set(learn.ids) & set(held_out.ids)
     assert held_out.ids == pairs(replace(config, seed=3))[1].ids
-    assert isinstance(learn, FilePairs) and learn.image(0).shape == (40, 40, 3) and len(learn.sound(0)) == 4000
-    assert heard(learn.sound(0), config).shape == (8000,)  # repeated to 1.5 s, the second in the middle
+    assert (
+        isinstance(learn, FilePairs)
+        and learn.image(0).shape == (40, 40, 3)
+        and len(learn.sound(0)) == 4000
+    )
+    assert heard(learn.sound(0), config).shape == (
+        8000,
+    )  # repeated to 1.5 s, the second in the middle
     assert Steps(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
     (tmp_path / "frames" / f"{learn.ids[0]}.jpg").write_bytes(b"nothing")
     with pytest.raises(InputError, match=learn.ids[0]):
@@ -157,9 +218,15 @@ def test_pairs_of_files(tmp_path):
     assert learn.ids[0] not in pairs(replace(config, skip_bad=True, held_out=3))[0].ids
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"data": "nonsense"}, "nonsense"), ({"data": "vggsound"}, "--root"), ({"data": "vggsound", "root": "gone"}, "gone"),
-    ({"seed": VALIDATION}, "held-out")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"data": "nonsense"}, "nonsense"),
+        ({"data": "vggsound"}, "--root"),
+        ({"data": "vggsound", "root": "gone"}, "gone"),
+        ({"seed": VALIDATION}, "held-out"),
+    ],
+)
 def test_bad_settings(change, said):
     with pytest.raises(InputError, match=said):
         pairs(replace(CONFIG, **change))
@@ -176,7 +243,9 @@ def test_too_few_pairs(source, tmp_path):
 def test_a_frame_hears_its_own_second(tmp_path):
     """Also the first and the last of a video; a file that is shorter than the crop is repeated."""
     config = replace(CONFIG, sample_rate=1000, crop=3.0, seconds=10.0)
-    loudness = np.repeat(np.arange(10) / 10, 1000).astype(np.float32)  # second s has the amplitude s / 10
+    loudness = np.repeat(np.arange(10) / 10, 1000).astype(
+        np.float32
+    )  # second s has the amplitude s / 10
     write_audio(tmp_path / "ten.wav", loudness, 1000)
     write_audio(tmp_path / "one.wav", loudness[5000:6000], 1000)
     for second, first in ((0, 0), (1, 0), (5, 4), (8, 7), (9, 7)):

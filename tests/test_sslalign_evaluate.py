@@ -1,4 +1,5 @@
 """sslalign's evaluation: of a model, of saved maps, on scenes and on files; sheets and localisation."""
+
 import json
 import re
 from dataclasses import replace
@@ -9,30 +10,52 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from common.config import as_dict
+from common.training import as_dict
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from sslalign import crossmodal, evaluate, localize, saved
 from sslalign.config import TINY
-from sslalign.measure import measure
+from common.evaluation.measure import measure
 from sslalign.model import Sslalign, cosine_map
-from sslalign.sets import FileSet, SceneSet, others, sets_of
-from sslalign.sheets import samples
+from common.evaluation.test_sets import FileSet, SceneSet, others, sets_of
+from common.evaluation.figures import samples
 
 pytestmark = pytest.mark.slow
 
-CONFIG = replace(TINY, width=8, image_size=32, projection=16, held_out=6, sample_rate=4000, seconds=0.5, crop=0.25, window=64, hop=32)
+CONFIG = replace(
+    TINY,
+    width=8,
+    image_size=32,
+    projection=16,
+    held_out=6,
+    sample_rate=4000,
+    seconds=0.5,
+    crop=0.25,
+    window=64,
+    hop=32,
+)
 CPU = torch.device("cpu")
-LAYOUTS = {"vggss": ("pairs", "retrieval", "alignment"), "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),
-           "vggss-extended": ("pairs", "extended", "retrieval", "alignment")}
+LAYOUTS = {
+    "vggss": ("pairs", "retrieval", "alignment"),
+    "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),
+    "vggss-extended": ("pairs", "extended", "retrieval", "alignment"),
+}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "best.pt"
-    torch.save({"method": "sslalign", "config": as_dict(CONFIG), "model": Sslalign(CONFIG).state_dict(), "report": {}}, path)
+    torch.save(
+        {
+            "method": "sslalign",
+            "config": as_dict(CONFIG),
+            "model": Sslalign(CONFIG).state_dict(),
+            "report": {},
+        },
+        path,
+    )
     return path
 
 
@@ -50,8 +73,10 @@ def results(checkpoint, disk, tmp_path_factory):
     found = {}
     for data in ("scenes", *LAYOUTS):
         out = tmp_path_factory.mktemp(f"out-{data}")
-        evaluate.main(f"--checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {out} --device cpu "
-                      f"--save-maps {out / 'maps'}".split())
+        evaluate.main(
+            f"--checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {out} --device cpu "
+            f"--save-maps {out / 'maps'}".split()
+        )
         found[data] = read_json(out / f"metrics-{data}.json"), out
     return found
 
@@ -70,17 +95,49 @@ def bad(module, flags, capsys):
 
 def test_every_number_of_the_interface(results):
     found, out = results["scenes"]
-    local = [f"{name}{rule}{at}" for name, at in (("ciou", "@0.5"), ("auc", "")) for rule in ("", "_adaptive")]
-    wanted = {f"pairs/{name}" for name in (*local, "pointing")} | {f"masks/{name}" for name in (*local, "miou", "f_score_adaptive")}
-    wanted |= {f"interactive/{name}{rule}" for name in ("iiou", "iauc") for rule in ("", "_adaptive", "_exact")}
-    wanted |= {"interactive/pointing", "extended/ap", "extended/max_f1", "extended/loc_acc", "alignment/cosine", "alignment/magnitude"}
-    wanted |= {f"retrieval/{way}_r@{k}{suffix}_{kind}" for way in ("a2i", "i2a") for k in (1, 5, 10) for suffix in ("", "_projected")
-               for kind in ("instance", "category")}
-    wanted |= {f"control/{kind}_{name}" for kind in ("silent", "shuffled") for name in (*local, "iiou_adaptive", "iauc", "extended_ap")}
+    local = [
+        f"{name}{rule}{at}"
+        for name, at in (("ciou", "@0.5"), ("auc", ""))
+        for rule in ("", "_adaptive")
+    ]
+    wanted = {f"pairs/{name}" for name in (*local, "pointing")} | {
+        f"masks/{name}" for name in (*local, "miou", "f_score_adaptive")
+    }
+    wanted |= {
+        f"interactive/{name}{rule}"
+        for name in ("iiou", "iauc")
+        for rule in ("", "_adaptive", "_exact")
+    }
+    wanted |= {
+        "interactive/pointing",
+        "extended/ap",
+        "extended/max_f1",
+        "extended/loc_acc",
+        "alignment/cosine",
+        "alignment/magnitude",
+    }
+    wanted |= {
+        f"retrieval/{way}_r@{k}{suffix}_{kind}"
+        for way in ("a2i", "i2a")
+        for k in (1, 5, 10)
+        for suffix in ("", "_projected")
+        for kind in ("instance", "category")
+    }
+    wanted |= {
+        f"control/{kind}_{name}"
+        for kind in ("silent", "shuffled")
+        for name in (*local, "iiou_adaptive", "iauc", "extended_ap")
+    }
     assert wanted <= set(found)
     assert found["samples"] == 6 and found["protocol"] == "sslalign" and found["preset"] == "tiny"
-    assert all(0 <= x <= 1 for name, x in found.items() if re.match("(pairs|interactive|masks|extended|retrieval|control|floor)/", name))
-    assert found["floor/ceiling_ciou@0.5"] >= max(found["pairs/ciou@0.5"], found["floor/whole_ciou@0.5"])
+    assert all(
+        0 <= x <= 1
+        for name, x in found.items()
+        if re.match("(pairs|interactive|masks|extended|retrieval|control|floor)/", name)
+    )
+    assert found["floor/ceiling_ciou@0.5"] >= max(
+        found["pairs/ciou@0.5"], found["floor/whole_ciou@0.5"]
+    )
     for name in ("samples", "compositional"):
         assert read_image(out / f"{name}-scenes.png").shape[2] == 3
 
@@ -88,12 +145,18 @@ def test_every_number_of_the_interface(results):
 @pytest.mark.parametrize("data", ["scenes", *LAYOUTS])
 def test_saved_maps_give_the_same_numbers(data, results, checkpoint, disk, tmp_path, capsys):
     ours, out = results[data]
-    evaluate.main(f"--maps {out / 'maps'} --checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {tmp_path}".split())
+    evaluate.main(
+        f"--maps {out / 'maps'} --checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {tmp_path}".split()
+    )
     text, again = capsys.readouterr().out, read_json(tmp_path / f"metrics-{data}.json")
     assert "cannot be made without the model" in text and "shuffled |" not in text
-    of_model = {name for name in ours if not name.startswith("control") and "_projected" not in name} - {"seconds"}
+    of_model = {
+        name for name in ours if not name.startswith("control") and "_projected" not in name
+    } - {"seconds"}
     assert set(again) - {"seconds"} == of_model
-    assert {name: again[name] for name in of_model} == pytest.approx({name: ours[name] for name in of_model}, abs=1e-9)
+    assert {name: again[name] for name in of_model} == pytest.approx(
+        {name: ours[name] for name in of_model}, abs=1e-9
+    )
 
 
 def test_what_files_feed(results, disk):
@@ -101,7 +164,11 @@ def test_what_files_feed(results, disk):
         test, (found, _) = FileSet(CONFIG, name, disk[name]), results[name]
         assert set(test.feeds) == set(feeds)
         assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "floor"}
-        assert test.sound(0).shape == (1000,) and test.truth(0).shape == (224, 224) and found["samples"] == len(test.ids)
+        assert (
+            test.sound(0).shape == (1000,)
+            and test.truth(0).shape == (224, 224)
+            and found["samples"] == len(test.ids)
+        )
     test = FileSet(CONFIG, "vggss-extended", disk["vggss-extended"])
     assert test.sounding.sum() == 3 and not test.truth(int(np.flatnonzero(~test.sounding)[0])).any()
     write(Scenes(4, 48, 4000, 0.4), disk["vggss"] / "s4", "avsbench-s4", 1)
@@ -117,11 +184,25 @@ def test_a_copy_of_the_truth_is_found(disk, tmp_path, capsys):
         side = 224 if i % 2 else 448
         truth = np.kron(test.truth(i), np.ones((side // 224, side // 224)))
         np.save(tmp_path / f"{key}.npy", truth + 0.5 * rng.random(truth.shape))
-    evaluate.main(["--maps", str(tmp_path), "--data", "is3", "--root", str(disk["is3"]), "--out", str(tmp_path)])
+    evaluate.main(
+        [
+            "--maps",
+            str(tmp_path),
+            "--data",
+            "is3",
+            "--root",
+            str(disk["is3"]),
+            "--out",
+            str(tmp_path),
+        ]
+    )
     found = read_json(tmp_path / "metrics-is3.json")
     assert found["interactive/iiou_adaptive"] == 1 == found["pairs/pointing"]
     assert found["pairs/auc"] == pytest.approx(found["floor/ceiling_auc"], abs=0.05)
-    assert "retrieval/a2i_r@1_instance" not in found and "6 found / 6 listed, 3 pictures" in capsys.readouterr().out
+    assert (
+        "retrieval/a2i_r@1_instance" not in found
+        and "6 found / 6 listed, 3 pictures" in capsys.readouterr().out
+    )
 
 
 def test_what_is_silent_needs_no_vectors(results, disk, tmp_path):
@@ -130,7 +211,18 @@ def test_what_is_silent_needs_no_vectors(results, disk, tmp_path):
     for i, key in enumerate(test.ids):
         for kind in ("npy", "npz") if test.sounding[i] else ("npy",):
             (tmp_path / f"{key}.{kind}").write_bytes((out / "maps" / f"{key}.{kind}").read_bytes())
-    evaluate.main(["--maps", str(tmp_path), "--data", "vggss-extended", "--root", str(disk["vggss-extended"]), "--out", str(tmp_path)])
+    evaluate.main(
+        [
+            "--maps",
+            str(tmp_path),
+            "--data",
+            "vggss-extended",
+            "--root",
+            str(disk["vggss-extended"]),
+            "--out",
+            str(tmp_path),
+        ]
+    )
     found = read_json(tmp_path / "metrics-vggss-extended.json")
     for name in ("alignment/cosine", "retrieval/a2i_r@1_category", "extended/ap"):
         assert found[name] == pytest.approx(ours[name], abs=1e-9)
@@ -146,7 +238,9 @@ def test_others_are_of_another_picture(groups):
 
 
 def test_others_are_half_the_list_away():
-    assert others(range(7)).tolist() == [3, 4, 5, 6, 0, 1, 2] and others(["a", "a", "b", "b"]).tolist() == [2, 3, 0, 1]
+    assert others(range(7)).tolist() == [3, 4, 5, 6, 0, 1, 2] and others(
+        ["a", "a", "b", "b"]
+    ).tolist() == [2, 3, 0, 1]
     assert others(["a", "a", "a", "b"]).tolist() == [3, 3, 3, 1]
 
 
@@ -185,10 +279,15 @@ def test_object_guided_refinement(checkpoint, tmp_path):
     v = predictor.look([test.image(2), test.image(4)])
     large = [metrics.resize(x, 224) for x in (maps["model"], v.mean(1))]
     torch.testing.assert_close(maps["object-guided"], metrics.object_guided(*large, alpha=0.4))
-    torch.testing.assert_close(features["visual_projected"], predictor.model.p_v(v.mean((2, 3))).detach())
+    torch.testing.assert_close(
+        features["visual_projected"], predictor.model.p_v(v.mean((2, 3))).detach()
+    )
     for x in predictor.model.visual.parameters():  # without an object anywhere, nothing changes
         x.data.zero_()
-    predictor.objects, predictor.model = predictor.model.visual, evaluate.load(checkpoint, CPU).model
+    predictor.objects, predictor.model = (
+        predictor.model.visual,
+        evaluate.load(checkpoint, CPU).model,
+    )
     merged = measure(predictor.on(test), test, "model")
     np.testing.assert_allclose(merged["model"]["ciou"], merged["object-guided"]["ciou"], atol=1e-3)
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
@@ -203,14 +302,32 @@ def test_bad_maps(disk, tmp_path, capsys):
     command = ["--maps", tmp_path, "--data", "vggss", "--root", disk["vggss"], "--out", tmp_path / "out"]
     for key in test.ids[:-1]:
         np.save(tmp_path / f"{key}.npy", np.random.default_rng(0).random((7, 7)))
-    assert f"1 of 6 maps are missing, the first is {test.ids[-1]}.npy" in bad(evaluate, command, capsys)
+    assert f"1 of 6 maps are missing, the first is {test.ids[-1]}.npy" in bad(
+        evaluate, command, capsys
+    )
     path, whole = tmp_path / f"{test.ids[-1]}.npy", np.ones((7, 7))
-    header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (100000, 1000000), }".ljust(127) + b"\n"
-    cases = {"not finite": np.where(np.eye(7), np.inf, whole), "not finite ": whole * 1e300, "2 dimensions": np.ones((1, 7, 7)),
-             "numbers": np.full((7, 7), "a"), "2 dimensions ": np.ones(7), "read safely": np.array([[{}]]), " read safely": b"hello",
-             "read safely ": b"", "read  safely": header, "more than 67108864 bytes": np.zeros((2**13, 2**10 + 1))}
+    header = (
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (100000, 1000000), }".ljust(
+            127
+        )
+        + b"\n"
+    )
+    cases = {
+        "not finite": np.where(np.eye(7), np.inf, whole),
+        "not finite ": whole * 1e300,
+        "2 dimensions": np.ones((1, 7, 7)),
+        "numbers": np.full((7, 7), "a"),
+        "2 dimensions ": np.ones(7),
+        "read safely": np.array([[{}]]),
+        " read safely": b"hello",
+        "read safely ": b"",
+        "read  safely": header,
+        "more than 67108864 bytes": np.zeros((2**13, 2**10 + 1)),
+    }
     for message, content in cases.items():
-        path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content, allow_pickle=True)
+        path.write_bytes(content) if isinstance(content, bytes) else np.save(
+            path, content, allow_pickle=True
+        )
         line = bad(evaluate, command, capsys)
         assert " ".join(message.split()) in line and path.name in line
     with open(path, "wb") as file:  # an archive in a map's place
@@ -224,17 +341,34 @@ def test_bad_maps(disk, tmp_path, capsys):
 def test_bad_vectors(disk, tmp_path, capsys):
     """Nobody needs vectors, but those that are there must be right."""
     test = FileSet(CONFIG, "vggss", disk["vggss"])
-    command = ["--maps", tmp_path, "--data", "vggss", "--root", disk["vggss"], "--out", tmp_path / "out"]
+    command = [
+        "--maps",
+        tmp_path,
+        "--data",
+        "vggss",
+        "--root",
+        disk["vggss"],
+        "--out",
+        tmp_path / "out",
+    ]
     rng = np.random.default_rng(0)
     for key in test.ids:
         saved.write(tmp_path, key, rng.random((7, 7)), rng.random(5), rng.random(5))
     last = tmp_path / f"{test.ids[-1]}.npz"
     good = rng.random(5)
-    for content in ({"visual": good, "audio": good[:4]}, {"visual": good}, {"visual": good[None], "audio": good},
-                    {"visual": good * np.nan, "audio": good}, {"visual": np.array([{}]), "audio": good}, {}):
+    for content in (
+        {"visual": good, "audio": good[:4]},
+        {"visual": good},
+        {"visual": good[None], "audio": good},
+        {"visual": good * np.nan, "audio": good},
+        {"visual": np.array([{}]), "audio": good},
+        {},
+    ):
         np.savez(last, **content)
         assert last.name in bad(evaluate, command, capsys)
-    np.savez_compressed(last, visual=np.zeros(2**24, np.float64), audio=good)  # small on disk, 128 MB in memory
+    np.savez_compressed(
+        last, visual=np.zeros(2**24, np.float64), audio=good
+    )  # small on disk, 128 MB in memory
     assert last.stat().st_size < 2**20 and "visual has more than" in bad(evaluate, command, capsys)
     last.unlink()
     evaluate.main([str(flag) for flag in command])
@@ -242,18 +376,32 @@ def test_bad_vectors(disk, tmp_path, capsys):
 
 
 def test_bad_flags(checkpoint, disk, tmp_path, capsys):
-    model, flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out"], ["--data", "vggss", "--root", disk["vggss"]]
-    for case, word in (([*model, "--data", "vggsound", "--root", "."], "cannot be evaluated on"), ([*model, "--data", "none"], "none"),
-                       ([*model, "--maps", tmp_path / "gone"], "gone"), ([*model, "--maps", tmp_path, "--ogl"], "--ogl"),
-                       ([*model, "--object-weights", "a.pth"], "--object-weights"), ([*model, "--data", ""], "--data"),
-                       ([*model, *flags, "--ogl", "--object-weights", tmp_path / "gone.pth"], "gone.pth"),
-                       (["--checkpoint", tmp_path / "gone.pt"], "gone.pt")):
+    model, flags = (
+        ["--checkpoint", checkpoint, "--out", tmp_path / "out"],
+        ["--data", "vggss", "--root", disk["vggss"]],
+    )
+    for case, word in (
+        ([*model, "--data", "vggsound", "--root", "."], "cannot be evaluated on"),
+        ([*model, "--data", "none"], "none"),
+        ([*model, "--maps", tmp_path / "gone"], "gone"),
+        ([*model, "--maps", tmp_path, "--ogl"], "--ogl"),
+        ([*model, "--object-weights", "a.pth"], "--object-weights"),
+        ([*model, "--data", ""], "--data"),
+        ([*model, *flags, "--ogl", "--object-weights", tmp_path / "gone.pth"], "gone.pth"),
+        (["--checkpoint", tmp_path / "gone.pt"], "gone.pt"),
+    ):
         assert word in bad(evaluate, case, capsys)
     state = torch.load(checkpoint, weights_only=True)
-    for name, change in {"fields": {"config": {**state["config"], "unknown": 1}}, "keys": {"model": {}}, "list": {"model": [1]},
-                         "width": {"config": {**state["config"], "width": 4}}}.items():
+    for name, change in {
+        "fields": {"config": {**state["config"], "unknown": 1}},
+        "keys": {"model": {}},
+        "list": {"model": [1]},
+        "width": {"config": {**state["config"], "width": 4}},
+    }.items():
         torch.save({**state, **change}, tmp_path / f"{name}.pt")
-        assert f"{name}.pt" in bad(evaluate, ["--checkpoint", tmp_path / f"{name}.pt", "--out", tmp_path / "out"], capsys)
+        assert f"{name}.pt" in bad(
+            evaluate, ["--checkpoint", tmp_path / f"{name}.pt", "--out", tmp_path / "out"], capsys
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -262,25 +410,42 @@ def test_bad_flags(checkpoint, disk, tmp_path, capsys):
 def test_compositional_retrieval():
     """lambda = 1 finds the picture itself, 0 what its sound finds; what is left out is never found."""
     visual, audio = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
-    assert crossmodal.nearest(crossmodal.compositional(7 * visual, audio, 1), visual, 1)[:, 0].tolist() == list(range(9))
+    assert crossmodal.nearest(crossmodal.compositional(7 * visual, audio, 1), visual, 1)[
+        :, 0
+    ].tolist() == list(range(9))
     alone = crossmodal.nearest(crossmodal.compositional(visual, 3 * audio, 0), visual, 4)
     torch.testing.assert_close(alone, crossmodal.nearest(audio, visual, 4))
-    torch.testing.assert_close(crossmodal.compositional(visual, 5 * audio), crossmodal.compositional(3 * visual, audio))
+    torch.testing.assert_close(
+        crossmodal.compositional(visual, 5 * audio), crossmodal.compositional(3 * visual, audio)
+    )
     out = torch.arange(9)[:, None]
     found = crossmodal.nearest(crossmodal.compositional(visual, audio, 1), visual, 8, out)
-    assert [sorted(row) for row in found.tolist()] == [[j for j in range(9) if j != i] for i in range(9)]
+    assert [sorted(row) for row in found.tolist()] == [
+        [j for j in range(9) if j != i] for i in range(9)
+    ]
 
 
 def test_sheets(checkpoint, disk):
     predictor, interactive = evaluate.load(checkpoint, CPU), FileSet(CONFIG, "is3", disk["is3"])
     answer = predictor.on(interactive)
     page = samples(answer, interactive, evaluate.MAPS)
-    assert page["columns"] == ["truth 1", "map 1", "truth 2", "map 2"] and [len(row) for row in page["rows"]] == [4] * 3
+    assert (
+        page["columns"] == ["truth 1", "map 1", "truth 2", "map 2"]
+        and [len(row) for row in page["rows"]] == [4] * 3
+    )
     assert page["captions"][0] == " | ".join(interactive.labels[:2])
-    page = samples(predictor.on(SceneSet(CONFIG, "extended")), SceneSet(CONFIG, "extended"), evaluate.MAPS)
-    assert len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 4  # what does not sound has no truth to show
-    page = crossmodal.compositions({k: x.numpy() for k, x in answer(list(range(6)))[1].items()}, interactive)
-    assert len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3  # three pictures, of which two are asked with
+    page = samples(
+        predictor.on(SceneSet(CONFIG, "extended")), SceneSet(CONFIG, "extended"), evaluate.MAPS
+    )
+    assert (
+        len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 4
+    )  # what does not sound has no truth to show
+    page = crossmodal.compositions(
+        {k: x.numpy() for k, x in answer(list(range(6)))[1].items()}, interactive
+    )
+    assert (
+        len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3
+    )  # three pictures, of which two are asked with
 
 
 @pytest.mark.parametrize("height,width", [(70, 100), (1, 40), (200, 30)])
@@ -288,11 +453,30 @@ def test_localize(height, width, checkpoint, tmp_path, capsys):
     rng = np.random.default_rng(0)
     write_image(tmp_path / "in.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
     write_audio(tmp_path / "in.wav", rng.normal(0, 0.1, 3000), 11025)
-    localize.main(f"--image {tmp_path}/in.png --audio {tmp_path}/in.wav --out {tmp_path}/a/b.png --checkpoint {checkpoint}".split())
-    assert f"{tmp_path}/a/b.png" in capsys.readouterr().out and read_image(tmp_path / "a/b.png").shape == (height, width, 3)
+    localize.main(
+        f"--image {tmp_path}/in.png --audio {tmp_path}/in.wav --out {tmp_path}/a/b.png --checkpoint {checkpoint}".split()
+    )
+    assert f"{tmp_path}/a/b.png" in capsys.readouterr().out and read_image(
+        tmp_path / "a/b.png"
+    ).shape == (height, width, 3)
     found = json.loads((tmp_path / "a/b.json").read_text())
-    assert found["boxes"] and len(found["boxes"]) == len(found["scores"]) and -1 <= found["similarity"] <= 1
-    assert all(0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"])
-    command = ["--image", tmp_path / "in.wav", "--audio", tmp_path / "in.wav", "--out", tmp_path / "c.png", "--checkpoint", checkpoint]
+    assert (
+        found["boxes"]
+        and len(found["boxes"]) == len(found["scores"])
+        and -1 <= found["similarity"] <= 1
+    )
+    assert all(
+        0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"]
+    )
+    command = [
+        "--image",
+        tmp_path / "in.wav",
+        "--audio",
+        tmp_path / "in.wav",
+        "--out",
+        tmp_path / "c.png",
+        "--checkpoint",
+        checkpoint,
+    ]
     assert "in.wav" in bad(localize, command, capsys) and not (tmp_path / "c.png").exists()
     assert "c.gif" in bad(localize, [*command[:5], tmp_path / "c.gif", *command[6:]], capsys)

@@ -1,4 +1,5 @@
 """sslalign/losses.py and model.py: Eqs. (1) to (5) against loops over pairs, samples and positions."""
+
 import math
 from dataclasses import replace
 
@@ -11,7 +12,16 @@ from sslalign.config import TINY
 from sslalign.losses import contrast, intra, losses, s_A, s_L
 from sslalign.model import Heard, Seen, Sslalign, cosine_map
 
-SMALL = replace(TINY, blocks=(1, 1, 1, 1), width=8, image_size=32, projection=6, sample_rate=2000, window=64, hop=32)
+SMALL = replace(
+    TINY,
+    blocks=(1, 1, 1, 1),
+    width=8,
+    image_size=32,
+    projection=6,
+    sample_rate=2000,
+    window=64,
+    hop=32,
+)
 
 
 def naive_s_L(v, a):
@@ -35,9 +45,15 @@ def naive_loss(V, pv, A, pa, tau, align=True, symmetric=False):
         for p in range(P):
             for q in range(Q):
                 for s, x, y in ((naive_s_L, V, A), (naive_s_A, pv, pa))[:1 + align]:
-                    term = torch.log(torch.exp(s(x[p, i], y[q, i]) / tau) / sum(torch.exp(s(x[p, i], y[q, j]) / tau) for j in range(B)))
+                    term = torch.log(
+                        torch.exp(s(x[p, i], y[q, i]) / tau)
+                        / sum(torch.exp(s(x[p, i], y[q, j]) / tau) for j in range(B))
+                    )
                     if symmetric:
-                        back = torch.log(torch.exp(s(x[p, i], y[q, i]) / tau) / sum(torch.exp(s(x[p, j], y[q, i]) / tau) for j in range(B)))
+                        back = torch.log(
+                            torch.exp(s(x[p, i], y[q, i]) / tau)
+                            / sum(torch.exp(s(x[p, j], y[q, i]) / tau) for j in range(B))
+                        )
                         term = (term + back) / 2
                     total = total - term
     return total / B
@@ -46,13 +62,21 @@ def naive_loss(V, pv, A, pa, tau, align=True, symmetric=False):
 def stacked(P, Q, B, seed=0, c=4, d=3):
     g = torch.Generator().manual_seed(seed)
     shapes = (P, B, c, 2, 3), (P, B, d), (Q, B, c), (Q, B, d)
-    return [torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_() for shape in shapes]
+    return [
+        torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_() for shape in shapes
+    ]
 
 
 def ours(V, pv, A, pa, config):
     P, Q = len(V), len(A)
     v = torch.nn.functional.normalize(V.flatten(0, 1), dim=1).mean((2, 3))
-    return losses(Seen(v, V.flatten(0, 1).mean((2, 3)), pv.flatten(0, 1)), Heard(A.flatten(0, 1), pa.flatten(0, 1)), P, Q, config)
+    return losses(
+        Seen(v, V.flatten(0, 1).mean((2, 3)), pv.flatten(0, 1)),
+        Heard(A.flatten(0, 1), pa.flatten(0, 1)),
+        P,
+        Q,
+        config,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +86,14 @@ def in_double_precision(monkeypatch):
 
 
 @settings(max_examples=15, deadline=None)
-@given(P=st.integers(1, 3), Q=st.integers(1, 3), B=st.integers(1, 4), align=st.booleans(), symmetric=st.booleans(), seed=st.integers(0, 99))
+@given(
+    P=st.integers(1, 3),
+    Q=st.integers(1, 3),
+    B=st.integers(1, 4),
+    align=st.booleans(),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_all_pairs_at_once_are_the_double_loop_over_nine(P, Q, B, align, symmetric, seed):
     inputs = stacked(P, Q, B, seed)
     config = replace(SMALL, align=align, symmetric=symmetric, tau=0.3)
@@ -112,19 +143,31 @@ def test_the_map_is_what_s_L_averages():
     V, _, A, _ = (x.detach() for x in stacked(1, 1, 3))
     maps = cosine_map(V[0], A[0])
     assert maps.shape == (3, 2, 3)
-    torch.testing.assert_close(maps.mean((1, 2)), torch.stack([naive_s_L(v, a) for v, a in zip(V[0], A[0])]))
+    torch.testing.assert_close(
+        maps.mean((1, 2)), torch.stack([naive_s_L(v, a) for v, a in zip(V[0], A[0])])
+    )
     unit = torch.nn.functional.normalize(V[0], dim=1).mean((2, 3))
     torch.testing.assert_close(s_L(unit, A[0]).diagonal(), maps.mean((1, 2)))
 
 
 def test_intra_is_the_mean_over_pairs_of_views():
     _, pv, _, _ = stacked(3, 1, 4)
-    total = sum(-torch.log(torch.exp(naive_s_A(pv[p, i], pv[q, i]) / 0.2) / sum(torch.exp(naive_s_A(pv[p, i], pv[q, j]) / 0.2)
-                for j in range(4))) for i in range(4) for p in range(3) for q in range(3) if p != q)
+    total = sum(
+        -torch.log(
+            torch.exp(naive_s_A(pv[p, i], pv[q, i]) / 0.2)
+            / sum(torch.exp(naive_s_A(pv[p, i], pv[q, j]) / 0.2) for j in range(4))
+        )
+        for i in range(4)
+        for p in range(3)
+        for q in range(3)
+        if p != q
+    )
     torch.testing.assert_close(intra(pv.flatten(0, 1), 3, 0.2), total / 6 / 4)
     assert intra(pv[:1].flatten(0, 1), 1, 0.2) == 0
     with_it = ours(*stacked(3, 3, 4), replace(SMALL, intra=True))
-    torch.testing.assert_close(with_it["loss"], with_it["localization"] + with_it["alignment"] + with_it["intra"])
+    torch.testing.assert_close(
+        with_it["loss"], with_it["localization"] + with_it["alignment"] + with_it["intra"]
+    )
     assert with_it["intra"] > 0
 
 
@@ -142,7 +185,11 @@ def test_one_pass_of_the_encoders_is_three(monkeypatch):
             own = model.see(model.look(images[rows])), model.hear(model.listen(waveforms[rows]))
             for x, y in zip((*seen, *heard), (*own[0], *own[1])):
                 torch.testing.assert_close(x[rows], y, atol=1e-5, rtol=1e-4)
-        assert model.look(images).shape == (6, 64, 2, 2) and heard.a.shape == (6, 64) and heard.projected.shape == (6, 6)
+        assert (
+            model.look(images).shape == (6, 64, 2, 2)
+            and heard.a.shape == (6, 64)
+            and heard.projected.shape == (6, 6)
+        )
         assert Sslalign(replace(SMALL, last_stride=2)).eval().look(images).shape == (6, 64, 1, 1)
 
 
@@ -151,6 +198,13 @@ def test_the_paper_s_shapes(monkeypatch):
     monkeypatch.undo()
     model = Sslalign(PAPER).eval()
     with torch.no_grad():
-        assert model.look(torch.zeros(1, 3, 224, 224)).shape == (1, 512, 14, 14)  # as the released checkpoints
+        assert model.look(torch.zeros(1, 3, 224, 224)).shape == (
+            1,
+            512,
+            14,
+            14,
+        )  # as the released checkpoints
         assert model.hear(model.listen(torch.zeros(1, 48000))).projected.shape == (1, 512)
-    assert sum(p.numel() for p in model.visual.parameters()) == 11_176_512  # ResNet-18 without its classifier
+    assert (
+        sum(p.numel() for p in model.visual.parameters()) == 11_176_512
+    )  # ResNet-18 without its classifier

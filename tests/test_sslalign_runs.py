@@ -1,4 +1,5 @@
 """sslalign's runs on files: the paper's preset with neighbours and pretrained vision, bad files, two processes as one."""
+
 import os
 import shutil
 import socket
@@ -8,21 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from common import dist
+from common.training import dist
 from common.io import read_json
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from sslalign import neighbors
 from sslalign.config import TINY
 from sslalign.losses import losses
 from sslalign.model import Sslalign
-from sslalign.resnet import resnet18
+from sslalign.backbones.resnet import resnet18
 from sslalign.train import main
 
 from .test_lifecycle import bad, done, log, start, torchrun
 
-PAPER = ("--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 "
-         "--hop 64 --blocks 1 1 1 --width 8 --projection 8 --k 3 --workers 0 --device cpu")
+PAPER = (
+    "--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 "
+    "--hop 64 --blocks 1 1 1 --width 8 --projection 8 --k 3 --workers 0 --device cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,45 +35,93 @@ def tree(tmp_path_factory):
     write(Scenes(4, 40, 8000, 0.5), root / "vggsound", "vggsound", 24)
     write(Scenes(5, 40, 8000, 0.5), root / "vggss", "vggss", 3)
     with pytest.raises(SystemExit):  # ids.txt is written; whose rows are to be in it is said
-        neighbors.main([str(root / "near"), "--data", "vggsound", "--root", str(root / "vggsound"), "--held-out", "4",
-                        "--k", "3"])
+        neighbors.main(
+            [
+                str(root / "near"),
+                "--data",
+                "vggsound",
+                "--root",
+                str(root / "vggsound"),
+                "--held-out",
+                "4",
+                "--k",
+                "3",
+            ]
+        )
     ids = (root / "near" / "ids.txt").read_text().splitlines()
     rng = np.random.default_rng(0)
     for name in ("image", "audio"):
-        np.save(root / "near" / f"{name}_features.npy", rng.standard_normal((len(ids), 6)).astype(np.float32))
+        np.save(
+            root / "near" / f"{name}_features.npy",
+            rng.standard_normal((len(ids), 6)).astype(np.float32),
+        )
     neighbors.main([str(root / "near"), "--k", "3", "--device", "cpu"])
     return root
 
 
 def flags(root, *more):
-    return [*PAPER.split(), "--root", str(root / "vggsound"), "--neighbours", str(root / "near"), *more]
+    return [
+        *PAPER.split(),
+        "--root",
+        str(root / "vggsound"),
+        "--neighbours",
+        str(root / "near"),
+        *more,
+    ]
 
 
 @pytest.mark.slow
 def test_the_paper_preset_on_published_layouts(tree, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
-    main(flags(tree, "--name", "a", "--steps", "3", "--benchmark", "vggss", "--benchmark-root", str(tree / "vggss")))
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
+    main(
+        flags(
+            tree,
+            "--name",
+            "a",
+            "--steps",
+            "3",
+            "--benchmark",
+            "vggss",
+            "--benchmark-root",
+            str(tree / "vggss"),
+        )
+    )
     folder = tmp_path / "runs" / "sslalign" / "a"
     assert [row["step"] for row in log(folder) if "loss" in row] == [1, 2, 3]
     metrics = read_json(folder / "metrics.json")
-    assert metrics["preset"] == "paper" and metrics["samples"] == 3 and "retrieval/a2i_r@1_projected_instance" in metrics
-    assert "--k asks for 4" in bad("sslalign.train", flags(tree, "--name", "c", "--k", "4"), capsys, monkeypatch)
+    assert (
+        metrics["preset"] == "paper"
+        and metrics["samples"] == 3
+        and "retrieval/a2i_r@1_projected_instance" in metrics
+    )
+    assert "--k asks for 4" in bad(
+        "sslalign.train", flags(tree, "--name", "c", "--k", "4"), capsys, monkeypatch
+    )
     main(flags(tree, "--name", "b", "--steps", "1"))  # no benchmark: trained, not evaluated
-    assert (folder.parent / "b" / "best.pt").is_file() and "samples" not in read_json(folder.parent / "b" / "metrics.json")
+    assert (folder.parent / "b" / "best.pt").is_file() and "samples" not in read_json(
+        folder.parent / "b" / "metrics.json"
+    )
 
 
 @pytest.mark.slow
 def test_pretrained_vision(tmp_path):
     torch.manual_seed(0)
     published = resnet18()
-    torch.save({k: v for k, v in published.state_dict().items() if "num_batches" not in k}, tmp_path / "resnet18.pth")
-    config = replace(TINY, blocks=(2, 2, 2, 2), width=64, vision_weights=str(tmp_path / "resnet18.pth"))
+    torch.save(
+        {k: v for k, v in published.state_dict().items() if "num_batches" not in k},
+        tmp_path / "resnet18.pth",
+    )
+    config = replace(
+        TINY, blocks=(2, 2, 2, 2), width=64, vision_weights=str(tmp_path / "resnet18.pth")
+    )
     model = Sslalign(config).visual.eval()
     picture = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.maps(picture)[3], published.eval().maps(picture)[3])
-        assert model.features(picture).shape[2:] == (4, 4) and published.features(picture).shape[2:] == (2, 2)
+        assert model.features(picture).shape[2:] == (4, 4) and published.features(picture).shape[
+            2:
+        ] == (2, 2)
 
 
 @pytest.mark.slow
@@ -85,12 +136,26 @@ def test_bad_files(tree, tmp_path, capsys, monkeypatch, part, suffix):
     whole = file.read_bytes()
     for number, content in enumerate((b"", b"text", whole[:200])):
         file.write_bytes(content)
-        err = bad("sslalign.train", flags(tmp_path, "--epochs", "3", "--sampling", "anchor", "--name", str(number)), capsys, monkeypatch)
+        err = bad(
+            "sslalign.train",
+            flags(tmp_path, "--epochs", "3", "--sampling", "anchor", "--name", str(number)),
+            capsys,
+            monkeypatch,
+        )
         assert name in err
         assert not list((tmp_path / "runs").rglob("metrics.json"))  # it is the loop that found it
         shutil.rmtree(tmp_path / "runs")
-    err = done(start("sslalign.train", " ".join(flags(tmp_path, "--epochs", "3", "--workers", "1", "--name", "w")), tmp_path), 2)[1]
-    assert len(err.strip().splitlines()) <= 2 and name in err, err  # how many were found, and the error
+    err = done(
+        start(
+            "sslalign.train",
+            " ".join(flags(tmp_path, "--epochs", "3", "--workers", "1", "--name", "w")),
+            tmp_path,
+        ),
+        2,
+    )[1]
+    assert len(err.strip().splitlines()) <= 2 and name in err, (
+        err
+    )  # how many were found, and the error
     shutil.rmtree(tmp_path / "runs")
     err = bad("sslalign.train", flags(tmp_path, "--skip-bad", "--steps", "1"), capsys, monkeypatch)
     assert "ids.txt" in err  # neighbours are those of other pairs now
@@ -102,14 +167,18 @@ def test_bad_files(tree, tmp_path, capsys, monkeypatch, part, suffix):
 def test_what_a_run_continues_with(tmp_path, capsys, monkeypatch):
     """--sampling anchor begins when mining would, after the easy epochs; other pairs are refused; a training too short to mine says so."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
-    small = ("--scenes 16 --held-out 4 --batch-size 8 --steps 3 --easy 1 --image-size 32 --width 8 --projection 8 --k 4 "
-             "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu --name a")
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
+    small = (
+        "--scenes 16 --held-out 4 --batch-size 8 --steps 3 --easy 1 --image-size 32 --width 8 --projection 8 --k 4 "
+        "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu --name a"
+    )
     main([*small.split(), "--mine-from", "0", "--sampling", "anchor"])
     assert "no semantic positives" not in capsys.readouterr().out
     path = tmp_path / "runs" / "sslalign" / "a" / "last.pt"
     saved = torch.load(path, weights_only=True)
-    assert torch.equal(saved["mined"]["audio"], torch.arange(16, dtype=torch.int32)[:, None].expand(16, 4))
+    assert torch.equal(
+        saved["mined"]["audio"], torch.arange(16, dtype=torch.int32)[:, None].expand(16, 4)
+    )
     torch.save({**saved, "pairs": saved["pairs"] + 1}, path)
     assert "pairs" in bad("sslalign.train", "--resume --name a --device cpu", capsys, monkeypatch)
     main([*small.replace("--name a", "--name b").split(), "--mine-from", "1"])
@@ -119,18 +188,36 @@ def test_what_a_run_continues_with(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_mining_in_two_processes(tmp_path):
     """Features are shared out and put together again: both processes mine what one does."""
-    small = ("--scenes 24 --held-out 4 --batch-size 8 --easy 0 --steps 4 --mine-from 1 --image-size 32 --width 8 --projection 8 --k 4 "
-             "--lr 1e-4 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu")
+    small = (
+        "--scenes 24 --held-out 4 --batch-size 8 --easy 0 --steps 4 --mine-from 1 --image-size 32 --width 8 --projection 8 --k 4 "
+        "--lr 1e-4 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu"
+    )
     done(start("sslalign.train", f"{small} --name one", tmp_path))
     torchrun("sslalign.train", f"{small} --name two", tmp_path)
-    one, two = (torch.load(tmp_path / "runs" / "sslalign" / name / "last.pt", weights_only=True)["mined"] for name in ("one", "two"))
+    one, two = (
+        torch.load(tmp_path / "runs" / "sslalign" / name / "last.pt", weights_only=True)["mined"]
+        for name in ("one", "two")
+    )
     for name in ("image", "audio"):
-        assert one[name].shape == (24, 4) and float((one[name].sort(1).values == two[name].sort(1).values).float().mean()) > 0.9
+        assert (
+            one[name].shape == (24, 4)
+            and float((one[name].sort(1).values == two[name].sort(1).values).float().mean()) > 0.9
+        )
 
 
 def step_of(split, symmetric):
     """One step in double precision of a part of a batch of six: terms and gradients."""
-    config = replace(TINY, image_size=32, width=8, projection=8, sample_rate=2000, window=64, hop=32, intra=True, symmetric=symmetric)
+    config = replace(
+        TINY,
+        image_size=32,
+        width=8,
+        projection=8,
+        sample_rate=2000,
+        window=64,
+        hop=32,
+        intra=True,
+        symmetric=symmetric,
+    )
     torch.manual_seed(0)
     model = dist.sync_batchnorm(Sslalign(config)).double()
     images, waveforms = torch.rand(3, 6, 3, 32, 32), 0.1 * torch.randn(2, 6, 2000)
@@ -139,15 +226,26 @@ def step_of(split, symmetric):
     terms = losses(*model(images[:, split], waveforms[:, split]), 3, 2, config)
     terms["loss"].backward()
     dist.sum_gradients(model.parameters())
-    return {k: dist.total(v.detach()) for k, v in terms.items()}, {n: p.grad for n, p in model.named_parameters()}
+    return {k: dist.all_sum(v.detach()) for k, v in terms.items()}, {
+        n: p.grad for n, p in model.named_parameters()
+    }
 
 
 def one_of_two(rank, folder):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="localhost",
+        MASTER_PORT=(folder / "port").read_text(),
+    )
     torch.set_num_threads(1)
     torch.Tensor.float = lambda x: x  # the similarities stay in double precision
     dist.start(torch.device("cpu"))
-    found = [step_of(split[rank], symmetric) for split in (([0, 1, 2], [3, 4, 5]), ([0, 1, 2, 3], [4, 5])) for symmetric in (False, True)]
+    found = [
+        step_of(split[rank], symmetric)
+        for split in (([0, 1, 2], [3, 4, 5]), ([0, 1, 2, 3], [4, 5]))
+        for symmetric in (False, True)
+    ]
     torch.save(found, folder / f"{rank}.pt")
     dist.stop()
 
@@ -162,8 +260,14 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(tmp_path, monkey
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x)
     expected = [step_of(list(range(6)), symmetric) for symmetric in (False, True)]
     for rank in range(2):
-        for found, (terms, gradients) in zip(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected * 2):
-            assert set(terms) == {"loss", "localization", "alignment", "intra"} and len(gradients) > 20
+        for found, (terms, gradients) in zip(
+            torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected * 2
+        ):
+            assert (
+                set(terms) == {"loss", "localization", "alignment", "intra"} and len(gradients) > 20
+            )
             for name, value in (*terms.items(), *gradients.items()):
                 theirs = {**found[0], **found[1]}[name]
-                torch.testing.assert_close(theirs, value, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+                torch.testing.assert_close(
+                    theirs, value, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: f"{name}: {m}"
+                )

@@ -1,4 +1,5 @@
 """From maps to the numbers of sslalign: the published evaluator's values, laws, floors in closed form."""
+
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from sslalign import crossmodal, evaluate, report, score
-from sslalign.score import SIZE
+from sslalign import crossmodal, evaluate
+from common.evaluation import tables as report, scoring as score
+from common.evaluation.scoring import SIZE
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -21,10 +23,21 @@ ALL = ("pairs", "interactive", "extended", "masks")
 @pytest.fixture(scope="module")
 def main():
     """The 64 samples of the goldens: maps, objects and truths."""
-    heat, objects = (np.stack([fill.make_heatmap(grid) for grid in G[name]]) for name in ("main_grid", "main_object_grid"))
+    heat, objects = (
+        np.stack([fill.make_heatmap(grid) for grid in G[name]])
+        for name in ("main_grid", "main_object_grid")
+    )
     boxes = np.where(G["main_boxes"] < 0, 0, G["main_boxes"]).astype(np.float64)
     flickr = G["main_is_flickr"][:, None, None]
-    return heat, objects, np.where(flickr, metrics.boxes_to_map(boxes, SIZE, consensus=2), metrics.boxes_to_map(boxes, SIZE))
+    return (
+        heat,
+        objects,
+        np.where(
+            flickr,
+            metrics.boxes_to_map(boxes, SIZE, consensus=2),
+            metrics.boxes_to_map(boxes, SIZE),
+        ),
+    )
 
 
 def box(x0, y0, x1, y1):
@@ -46,7 +59,9 @@ def test_the_published_evaluator(main):
     for rule, suffix in (("", ""), ("_adaptive", "_adap")):
         ours = [result[f"pairs/{name}"] for name in (f"ciou{rule}@0.5", f"auc{rule}")]
         ours += [result[f"interactive/{name}{rule}"] for name in ("iiou", "iauc")]
-        assert ours == pytest.approx([want[name + suffix] for name in ("cIoU", "AUC", "IIoU", "IAUC")], abs=1e-9)
+        assert ours == pytest.approx(
+            [want[name + suffix] for name in ("cIoU", "AUC", "IIoU", "IAUC")], abs=1e-9
+        )
 
 
 def test_published_object_guided_refinement(main):
@@ -63,7 +78,9 @@ def test_published_extended_sets():
     assert result["extended/ap"] == pytest.approx(want["AP-all@50"], abs=1e-9)
     assert result["extended/max_f1"] == pytest.approx(want["maxF1-all@50"], abs=5.1e-4)
     assert result["extended/loc_acc"] == pytest.approx(want["precision_at_50"], abs=1e-9)
-    assert result["pairs/auc"] == pytest.approx(metrics.auc(values["ciou"][sounding]), abs=1e-12)  # what is silent is left out
+    assert result["pairs/auc"] == pytest.approx(
+        metrics.auc(values["ciou"][sounding]), abs=1e-12
+    )  # what is silent is left out
     assert result["pairs/auc"] != pytest.approx(metrics.auc(values["ciou"]), abs=1e-3)
 
 
@@ -76,12 +93,20 @@ def test_laws_of_iiou(ciou, members, seed):
     groups = np.arange(len(ciou)) // members
     values = {"ciou": ciou, "pointing": np.round(ciou)}
     result = score.summary(values, ALL[:2], groups)
-    assert result["interactive/iiou"] <= result["pairs/ciou@0.5"] and result["interactive/iauc"] <= result["pairs/auc"] + 1e-12
+    assert (
+        result["interactive/iiou"] <= result["pairs/ciou@0.5"]
+        and result["interactive/iauc"] <= result["pairs/auc"] + 1e-12
+    )
     assert result["interactive/pointing"] <= result["pairs/pointing"]
     order = np.random.default_rng(seed).permutation(len(ciou))
-    assert score.summary({k: x[order] for k, x in values.items()}, ALL[:2], groups[order]) == pytest.approx(result, abs=1e-12)
+    assert score.summary(
+        {k: x[order] for k, x in values.items()}, ALL[:2], groups[order]
+    ) == pytest.approx(result, abs=1e-12)
     alone = score.summary(values, ALL[:2], np.arange(len(ciou)))
-    assert [alone["interactive/iiou"], alone["interactive/iauc"]] == [alone["pairs/ciou@0.5"], alone["pairs/auc"]]
+    assert [alone["interactive/iiou"], alone["interactive/iauc"]] == [
+        alone["pairs/ciou@0.5"],
+        alone["pairs/auc"],
+    ]
 
 
 def test_silent_members_do_not_count():
@@ -98,7 +123,10 @@ def test_the_range_of_the_maps_does_not_matter():
     maps[:5, 20:190, 20:180] += 0.6
     sounding = np.arange(12) < 6
     cosines = np.float32(2) * maps - np.float32(1)
-    one, two = (score.summary(score.values(x, gt, extended=True), ("extended",), sounding=sounding) for x in (maps, cosines))
+    one, two = (
+        score.summary(score.values(x, gt, extended=True), ("extended",), sounding=sounding)
+        for x in (maps, cosines)
+    )
     assert one == pytest.approx(two, abs=1e-9) and one["extended/ap"] > 0.5
 
 
@@ -114,25 +142,55 @@ def test_strict_and_exact_rules():
 
 
 def test_f_of_masks_is_that_of_255_thresholds():
-    predicted, gt = noise(5) > np.array([0.1, 0.5, 0.9, 0.5, 2])[:, None, None], (noise(5, 1) > 0.7).astype(np.float32)
+    predicted, gt = (
+        noise(5) > np.array([0.1, 0.5, 0.9, 0.5, 2])[:, None, None],
+        (noise(5, 1) > 0.7).astype(np.float32),
+    )
     gt[3] = 0
     curves = metrics.f_curves(predicted, gt)  # (5, 255)
-    np.testing.assert_allclose(score.f_of_masks(predicted, gt)[:, [0] + [1] * 254], curves, rtol=0, atol=1e-9)
-    assert np.isnan(curves[3]).all() and metrics.best_f(score.f_of_masks(predicted, gt)) == pytest.approx(metrics.best_f(curves), abs=1e-12)
+    np.testing.assert_allclose(
+        score.f_of_masks(predicted, gt)[:, [0] + [1] * 254], curves, rtol=0, atol=1e-9
+    )
+    assert np.isnan(curves[3]).all() and metrics.best_f(
+        score.f_of_masks(predicted, gt)
+    ) == pytest.approx(metrics.best_f(curves), abs=1e-12)
 
 
 def test_masks_are_scored_as_avsbench_does():
     maps, masks = noise(6), (noise(6, 2) > 0.8).astype(np.float32)
     masks[5] = 0
-    result = score.summary(score.values(maps, np.maximum(masks, box(0, 0, 9, 9)), masks), ("masks",))
+    result = score.summary(
+        score.values(maps, np.maximum(masks, box(0, 0, 9, 9)), masks), ("masks",)
+    )
     for rule, kind in (("", "median"), ("_adaptive", "adaptive")):
         predicted = metrics.binarize(maps, kind, masks)
-        ours = [result[f"masks/{name}"] for name in (f"miou{rule}", f"f_score{rule}", f"ciou{rule}@0.5", f"auc{rule}")]
+        ours = [
+            result[f"masks/{name}"]
+            for name in (f"miou{rule}", f"f_score{rule}", f"ciou{rule}@0.5", f"auc{rule}")
+        ]
         ciou = metrics.ciou(predicted, masks)
-        assert ours == pytest.approx([metrics.mask_miou(predicted, masks), metrics.f_score(predicted, masks),
-                                      metrics.success_rate(ciou), metrics.auc(ciou)], abs=1e-9)
-    assert set(result) == {f"masks/{name}" for name in ("miou", "f_score", "ciou@0.5", "auc", "miou_adaptive", "f_score_adaptive",
-                                                        "ciou_adaptive@0.5", "auc_adaptive")}
+        assert ours == pytest.approx(
+            [
+                metrics.mask_miou(predicted, masks),
+                metrics.f_score(predicted, masks),
+                metrics.success_rate(ciou),
+                metrics.auc(ciou),
+            ],
+            abs=1e-9,
+        )
+    assert set(result) == {
+        f"masks/{name}"
+        for name in (
+            "miou",
+            "f_score",
+            "ciou@0.5",
+            "auc",
+            "miou_adaptive",
+            "f_score_adaptive",
+            "ciou_adaptive@0.5",
+            "auc_adaptive",
+        )
+    }
 
 
 # Floors and the ceiling
@@ -143,12 +201,20 @@ def test_floors_in_closed_form():
     half = 158 ** 2  # the central square of half of 224 · 224 pixels, in whole pixels
     overlap = [112 ** 2, 79 ** 2, 158 * 135]  # rows and columns 33 … 190
     area = [112 ** 2, 112 ** 2, 224 * 168]
-    np.testing.assert_allclose(floors["centre"]["ciou"], [o / (a + half - o) for o, a in zip(overlap, area)])
+    np.testing.assert_allclose(
+        floors["centre"]["ciou"], [o / (a + half - o) for o, a in zip(overlap, area)]
+    )
     # The largest central squares of fewer than B pixels: sides 110, 110 and 192.
     overlap = [110 ** 2, 55 ** 2, 192 * 152]
-    np.testing.assert_allclose(floors["centre"]["ciou_adaptive"],
-                               [o / (a + side ** 2 - o) for o, a, side in zip(overlap, area, (110, 110, 192))])
-    assert floors["centre"]["pointing"].tolist() == [1, 1, 1]  # the middle's first pixel is 111, 111
+    np.testing.assert_allclose(
+        floors["centre"]["ciou_adaptive"],
+        [o / (a + side**2 - o) for o, a, side in zip(overlap, area, (110, 110, 192))],
+    )
+    assert floors["centre"]["pointing"].tolist() == [
+        1,
+        1,
+        1,
+    ]  # the middle's first pixel is 111, 111
     np.testing.assert_allclose(floors["whole"]["ciou"], [0.25, 0.25, 0.75])
     np.testing.assert_allclose(floors["ceiling"]["ciou"], [0.5, 0.5, 2 / 3])
     assert floors["ceiling"]["ciou_adaptive"].tolist() == [1, 1, 1]
@@ -160,7 +226,10 @@ def test_floors_in_closed_form():
 
 def test_a_perfect_map_reaches_the_ceiling():
     gt = np.concatenate([box(10, 20, 90, 100), box(0, 0, 224, 160), box(60, 60, 180, 200)])
-    found, best = score.values(gt + np.float32(0.5) * noise(3), gt, gt), score.floors(gt, gt)["ceiling"]
+    found, best = (
+        score.values(gt + np.float32(0.5) * noise(3), gt, gt),
+        score.floors(gt, gt)["ceiling"],
+    )
     np.testing.assert_allclose(found["ciou"], best["ciou"], atol=1e-3)
     np.testing.assert_allclose(found["ciou_adaptive"], best["ciou_adaptive"], atol=1e-3)
     assert found["pointing"].all() and found["mask_iou_adaptive"].min() > 0.999
@@ -174,13 +243,21 @@ def test_retrieval_both_ways_and_alignment():
     """Sound 1 is nearest to picture 0; picture 1 is nearest to its own sound."""
     visual = np.array([[1, 0.0], [0, 1], [-1, 0.2]])
     audio = np.array([[1, 0.1], [0.9, 0.5], [-1, 0]])
-    found = crossmodal.cross_modal({"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio}, ["a", "a", "b"])
-    assert found["retrieval/a2i_r@1_instance"] == pytest.approx(2 / 3) and found["retrieval/i2a_r@1_instance"] == 1
+    found = crossmodal.cross_modal(
+        {"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio},
+        ["a", "a", "b"],
+    )
+    assert (
+        found["retrieval/a2i_r@1_instance"] == pytest.approx(2 / 3)
+        and found["retrieval/i2a_r@1_instance"] == 1
+    )
     assert found["retrieval/a2i_r@1_category"] == 1 == found["retrieval/a2i_r@1_projected_instance"]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (visual, audio)]
     assert found["alignment/cosine"] == pytest.approx((unit[0] * unit[1]).sum(1).mean())
     distance = np.linalg.norm(unit[0] - unit[1], axis=1)
-    assert [found["alignment/magnitude"], found["alignment/magnitude_std"]] == pytest.approx([distance.mean(), distance.std()])
+    assert [found["alignment/magnitude"], found["alignment/magnitude_std"]] == pytest.approx(
+        [distance.mean(), distance.std()]
+    )
     plain = crossmodal.cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
     assert plain and not [name for name in plain if "category" in name or "projected" in name]
 
@@ -193,5 +270,12 @@ def test_names_in_metrics_json():
     names = list(score.summary(values, ALL, [0, 0, 1, 1]))
     keys = [report.key(prefix, name) for prefix in evaluate.COLUMNS.values() for name in names]
     assert len(set(keys)) == len(keys)
-    assert {"pairs/ciou@0.5", "control/silent_iiou_adaptive", "control/shuffled_ciou_adaptive@0.5", "control/silent_masks_ciou@0.5",
-            "control/shuffled_interactive_pointing", "ogl/iauc", "floor/centre_auc"} <= set(keys)
+    assert {
+        "pairs/ciou@0.5",
+        "control/silent_iiou_adaptive",
+        "control/shuffled_ciou_adaptive@0.5",
+        "control/silent_masks_ciou@0.5",
+        "control/shuffled_interactive_pointing",
+        "ogl/iauc",
+        "floor/centre_auc",
+    } <= set(keys)

@@ -1,4 +1,5 @@
 """stmnet's clips and test videos: what is in a second, which label it gets, what is heard at a frame."""
+
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,20 +9,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.benchmarks import load
+from common.benchmarks import load_samples
 from common.io import InputError, read_audio, read_image
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from stmnet import clips, data, videos
 from stmnet.config import PAPER, TINY
-from stmnet.vggish import RATE, log_mel
+from stmnet.backbones.vggish import RATE, log_mel
 
-SMALL = replace(TINY, scenes=12, held_out=4, batch_size=4, image_size=32, test_videos=4, clip_seconds=4, video_seconds=6,
-                segment_seconds=0.25)
+SMALL = replace(
+    TINY,
+    scenes=12,
+    held_out=4,
+    batch_size=4,
+    image_size=32,
+    test_videos=4,
+    clip_seconds=4,
+    video_seconds=6,
+    segment_seconds=0.25,
+)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 900), st.lists(st.floats(-0.01, 0.08), min_size=1, max_size=5), st.integers(1, 300))
+@given(
+    st.integers(0, 900),
+    st.lists(st.floats(-0.01, 0.08), min_size=1, max_size=5),
+    st.integers(1, 300),
+)
 def test_segments(n, times, samples):
     """Against a loop over samples: centred, zeros outside."""
     waveform = torch.arange(1, n + 1).float()
@@ -29,7 +43,9 @@ def test_segments(n, times, samples):
     assert found.shape == (len(times), samples)
     for segment, time in zip(found, times):
         first = round(time * RATE) - samples // 2
-        assert segment.tolist() == [waveform[i].item() if 0 <= i < n else 0 for i in range(first, first + samples)]
+        assert segment.tolist() == [
+            waveform[i].item() if 0 <= i < n else 0 for i in range(first, first + samples)
+        ]
 
 
 @pytest.mark.parametrize("seconds, frames", [(0.96, 96), (0.25, 25), (0.16, 16)])
@@ -44,18 +60,32 @@ def test_labels_of_scene_clips(background):
     """A second may begin with any frame. With a background class it is the label of each step at which nothing sounds."""
     config = replace(SMALL, background=background)
     source = clips.SceneClips(0, 8, config)
-    assert source.classes[-1] == ("background" if background else source.classes[-1]) and len(source.classes) == 12 + background
+    assert (
+        source.classes[-1] == ("background" if background else source.classes[-1])
+        and len(source.classes) == 12 + background
+    )
     seen, starts = set(), set()
     for i in range(8):
         truth = Scenes(0, 32, 16000).video(i, 4, 4, blurred=config.blurred)
         for draw in range(12):
             frames, segments, labels = source.draw(i, np.random.default_rng([i, draw]))
-            first = next(s for s in range(13) if all(np.array_equal(a, b) for a, b in zip(frames, truth.frames[s:s + 4], strict=True)))
+            first = next(
+                s
+                for s in range(13)
+                if all(
+                    np.array_equal(a, b)
+                    for a, b in zip(frames, truth.frames[s : s + 4], strict=True)
+                )
+            )
             sounding = truth.sounding[first:first + 4]
-            assert labels.tolist() == [12 if background and not on else truth.cls for on in sounding]
+            assert labels.tolist() == [
+                12 if background and not on else truth.cls for on in sounding
+            ]
             seen.add("all" if sounding.all() else "none" if not sounding.any() else "mixed")
             starts.add(first)
-            expected = clips.segments_at(torch.from_numpy(truth.waveform), (first + np.arange(4) + 0.5) / 4, config.samples)
+            expected = clips.segments_at(
+                torch.from_numpy(truth.waveform), (first + np.arange(4) + 0.5) / 4, config.samples
+            )
             assert segments.shape == (4, config.samples)
             torch.testing.assert_close(segments, expected, atol=1e-4, rtol=0)
     assert seen == {"all", "none", "mixed"} and starts == set(range(13))
@@ -70,18 +100,24 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
     for s in (6, 0, 3):
         assert {k: v.shape for k, v in steps[s].items()} == shapes
         assert all(torch.equal(steps[s][k], again[s][k]) for k in shapes)
-    assert not torch.equal(steps[0]["segments"], steps[3]["segments"])  # another epoch, another order
+    assert not torch.equal(
+        steps[0]["segments"], steps[3]["segments"]
+    )  # another epoch, another order
     order = np.random.default_rng([0, 20, 1]).permutation(12)  # step 4 is the second of epoch 1
     for row in range(4):  # each clip has draws of its own
-        one = data.clip(source, int(order[4 + row]), steps.config, np.random.default_rng([0, 21, 1, 4 + row]))
+        one = data.clip(
+            source, int(order[4 + row]), steps.config, np.random.default_rng([0, 21, 1, 4 + row])
+        )
         assert all(torch.equal(steps[4][k][row], one[k]) for k in shapes)
-    monkeypatch.setattr(data.dist, "world", lambda: 2)
+    monkeypatch.setattr(data.dist, "world_size", lambda: 2)
     halves = []
     for rank in range(2):
         monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
         halves.append(data.Steps(source, replace(SMALL, augment=True, steps=7))[3])
     for name, whole in steps[3].items():
-        assert torch.equal(whole[0::2], halves[0][name]) and torch.equal(whole[1::2], halves[1][name])
+        assert torch.equal(whole[0::2], halves[0][name]) and torch.equal(
+            whole[1::2], halves[1][name]
+        )
     with pytest.raises(InputError, match="batch-size"):
         data.Steps(source, replace(SMALL, batch_size=13))
 
@@ -89,13 +125,22 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
 def test_all_frames_of_a_clip_are_cut_at_one_place():
     """The same picture T times stays the same T times, and is not mirrored; another draw cuts elsewhere."""
     ramp = np.arange(64, dtype=np.uint8) * 3
-    picture = np.stack([np.broadcast_to(ramp, (64, 64)), np.broadcast_to(ramp[:, None], (64, 64)), np.zeros((64, 64), np.uint8)], 2)
+    picture = np.stack(
+        [
+            np.broadcast_to(ramp, (64, 64)),
+            np.broadcast_to(ramp[:, None], (64, 64)),
+            np.zeros((64, 64), np.uint8),
+        ],
+        2,
+    )
     source = SimpleNamespace(draw=lambda i, rng: ([picture] * 4, torch.zeros(4, 5), [3] * 4))
     config, places = replace(SMALL, augment=True), set()
     for draw in range(12):
         frames = data.clip(source, 0, config, np.random.default_rng(draw))["frames"]
         assert (frames == frames[:1]).all() and frames.shape == (4, 3, 32, 32)
-        assert (frames[0, 0, 0].long().diff() > 0).all() and (frames[0, 1, :, 0].long().diff() > 0).all()
+        assert (frames[0, 0, 0].long().diff() > 0).all() and (
+            frames[0, 1, :, 0].long().diff() > 0
+        ).all()
         places.add((int(frames[0, 0, 0, 0]), int(frames[0, 1, 0, 0])))
     assert len(places) > 4
     assert data.clip(source, 0, SMALL, np.random.default_rng(0))["frames"].dtype == torch.float32
@@ -112,7 +157,15 @@ def ave(tmp_path_factory):
 
 
 def settings_of(root, **changes):
-    return replace(PAPER, root=str(root), held_out_list="testSet.txt", image_size=32, vision_weights="", audio_weights="", **changes)
+    return replace(
+        PAPER,
+        root=str(root),
+        held_out_list="testSet.txt",
+        image_size=32,
+        vision_weights="",
+        audio_weights="",
+        **changes,
+    )
 
 
 def test_ave_clips(ave):
@@ -120,31 +173,55 @@ def test_ave_clips(ave):
         config = settings_of(ave, background=background)
         train, held_out = clips.clips(config)
         assert len(train.ids) == len(held_out.ids) == 2 and not set(train.ids) & set(held_out.ids)
-        names = sorted({s.label for s in load("ave", ave)})
+        names = sorted({s.label for s in load_samples("ave", ave)})
         assert train.classes == held_out.classes == names + ["background"] * background
         for i, sample in enumerate(train.samples):
             sound = read_audio(sample.audio, RATE)[0]
             found = set()
             for draw in range(30):
                 frames, segments, labels = train.draw(i, np.random.default_rng(draw))
-                second = next(s for s in range(10) if np.array_equal(frames[0], read_image(sample.image / f"{4 * s:04d}.jpg")))
-                assert all(np.array_equal(f, read_image(sample.image / f"{4 * second + k:04d}.jpg")) for k, f in enumerate(frames))
-                assert torch.equal(segments, clips.segments_at(sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600))
+                second = next(
+                    s
+                    for s in range(10)
+                    if np.array_equal(frames[0], read_image(sample.image / f"{4 * s:04d}.jpg"))
+                )
+                assert all(
+                    np.array_equal(f, read_image(sample.image / f"{4 * second + k:04d}.jpg"))
+                    for k, f in enumerate(frames)
+                )
+                assert torch.equal(
+                    segments,
+                    clips.segments_at(
+                        sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600
+                    ),
+                )
                 inside = sample.seconds[0] <= second < sample.seconds[1]
-                assert [train.classes[k] for k in labels] == ["background" if background and not inside else sample.label] * 4
+                assert [train.classes[k] for k in labels] == [
+                    "background" if background and not inside else sample.label
+                ] * 4
                 found.add(second)
             assert len(found) > 5  # the whole length of every video (4.1)
 
 
 def test_held_out_without_a_list(ave):
-    train, held_out = clips.clips(replace(settings_of(ave, train_list="", held_out=1), held_out_list=""))
+    train, held_out = clips.clips(
+        replace(settings_of(ave, train_list="", held_out=1), held_out_list="")
+    )
     assert len(train.ids) == 3 and len(held_out.ids) == 1
     with pytest.raises(InputError, match="nothing to learn"):
         clips.clips(replace(settings_of(ave, train_list="", held_out=4), held_out_list=""))
 
 
-@pytest.mark.parametrize("changes, named", [({"data": "vggss"}, "vggss"), ({"T": 3}, "--T"), ({"root": ""}, "--root"),
-                                            ({"data": "scenes", "seed": 10**6}, "--seed"), ({"train_list": "gone.txt"}, "gone.txt")])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"data": "vggss"}, "vggss"),
+        ({"T": 3}, "--T"),
+        ({"root": ""}, "--root"),
+        ({"data": "scenes", "seed": 10**6}, "--seed"),
+        ({"train_list": "gone.txt"}, "gone.txt"),
+    ],
+)
 def test_what_cannot_be_learned_from(ave, changes, named):
     with pytest.raises(InputError, match=named):
         clips.clips(replace(settings_of(ave), **changes))
@@ -176,20 +253,36 @@ def test_scene_videos(turns, seconds):
         video = test.video(i)
         assert np.allclose(video.times, np.arange(6) + 0.625)  # a frame a second
         drawn = test.scenes.video(i, 4, 6, turns, config.blurred)
-        assert all(np.array_equal(frame, drawn.frames[int(time * 4)]) for frame, time in zip(video.frames, video.times, strict=True))
-        assert torch.equal(video.segments, clips.segments_at(quantised(drawn), video.times, config.samples))
-        fine = Scenes(clips.TEST, 32, 16000).video(i, 32, 6, turns)  # 32 frames a second: what sounds when
+        assert all(
+            np.array_equal(frame, drawn.frames[int(time * 4)])
+            for frame, time in zip(video.frames, video.times, strict=True)
+        )
+        assert torch.equal(
+            video.segments, clips.segments_at(quantised(drawn), video.times, config.samples)
+        )
+        fine = Scenes(clips.TEST, 32, 16000).video(
+            i, 32, 6, turns
+        )  # 32 frames a second: what sounds when
         moments = (np.arange(6 * 32) + 0.5) / 32
         for t, time in enumerate(video.times):
             at = int(time * 32)
-            assert video.labels[t] == (test.scenes.names[fine.labels[at]] if fine.labels[at] >= 0 else "background")
+            assert video.labels[t] == (
+                test.scenes.names[fine.labels[at]] if fine.labels[at] >= 0 else "background"
+            )
             if len(video.boxes[t]):
                 assert video.labels[t] != "background"
-                assert np.array_equal(video.boxes[t][0], fine.boxes[at - 4])  # a frame shows where things are at its beginning
+                assert np.array_equal(
+                    video.boxes[t][0], fine.boxes[at - 4]
+                )  # a frame shows where things are at its beginning
             heard = fine.sounding[np.abs(moments - time) < seconds / 2]
             assert video.silent[t] == (not heard.any())
-            silent, edges = silent + bool(video.silent[t]), edges + (video.labels[t] == "background" and not video.silent[t])
-    assert silent > 0 and (edges > 0) == (seconds == 0.96)  # short segments lie within one stretch of sound or silence
+            silent, edges = (
+                silent + bool(video.silent[t]),
+                edges + (video.labels[t] == "background" and not video.silent[t]),
+            )
+    assert silent > 0 and (edges > 0) == (
+        seconds == 0.96
+    )  # short segments lie within one stretch of sound or silence
     again = videos.SceneVideos(replace(config, seed=9), turns).video(0)
     assert torch.equal(again.segments, test.video(0).segments)  # the same for every training
 
@@ -200,14 +293,25 @@ def quantised(video):
 
 def test_file_videos(ave):
     test = videos.FileVideos(settings_of(ave), "ave-boxes", str(ave))
-    samples, events = load("ave-boxes", ave), {s.id: s.label for s in load("ave", ave, "Annotations.txt")}
+    samples, events = (
+        load_samples("ave-boxes", ave),
+        {s.id: s.label for s in load_samples("ave", ave, "Annotations.txt")},
+    )
     assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
     for i, name in enumerate(test.ids):
-        video, own = test.video(i), sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0])
+        video, own = (
+            test.video(i),
+            sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0]),
+        )
         assert len(video.frames) == len(own) and not video.silent.any()
         for t, sample in enumerate(own):
-            assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(video.boxes[t], sample.boxes)
-            assert video.times[t] == sample.seconds[0] + 0.125 and video.labels[t] == events[name] != sample.label
+            assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(
+                video.boxes[t], sample.boxes
+            )
+            assert (
+                video.times[t] == sample.seconds[0] + 0.125
+                and video.labels[t] == events[name] != sample.label
+            )
     for name in ("ave", "vggss", "music-solo"):
         with pytest.raises(InputError, match="none of"):
             videos.FileVideos(settings_of(ave), name, str(ave))

@@ -27,15 +27,30 @@ def test_sections_3_3_and_3_4(ablation):
         x_av_hat, x_a_hat, _ = model.memory(x_a, x_v)
         for t in range(5):
             sound = x_a_hat[0, t].mean((1, 2))
-            scores = torch.stack([x_av_hat[0, t, :, i, j] @ sound for i in range(4) for j in range(4)])
+            scores = torch.stack(
+                [x_av_hat[0, t, :, i, j] @ sound for i in range(4) for j in range(4)]
+            )
             assert torch.allclose(out.scores[b, t].flatten(), scores, atol=1e-6)
-            assert torch.allclose(out.alpha[b, t].flatten(), scores.exp() / scores.exp().sum(), atol=1e-6)
-            joint = torch.cat((sum(x_av_hat[0, t, :, i, j] for i in range(4) for j in range(4)), sound))
+            assert torch.allclose(
+                out.alpha[b, t].flatten(), scores.exp() / scores.exp().sum(), atol=1e-6
+            )
+            joint = torch.cat(
+                (sum(x_av_hat[0, t, :, i, j] for i in range(4) for j in range(4)), sound)
+            )
             assert torch.allclose(out.logits[b, t], model.mlp(joint), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"similarity": "cosine", "tau": 0.1}, {"av_memory": "raw"}, {"ablation": "U"},
-                                     {"ablation": "none"}, {"phi": "max", "K": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"similarity": "cosine", "tau": 0.1},
+        {"av_memory": "raw"},
+        {"ablation": "U"},
+        {"ablation": "none"},
+        {"phi": "max", "K": 1},
+    ],
+)
 def test_live_use_equals_all_at_once(options):
     model, (v, a) = build(**options), features(7)
     *expected, _ = model(v, a)
@@ -50,15 +65,25 @@ def test_live_use_equals_all_at_once(options):
 
 def test_projections():
     stack = projection(12, 8, 3)
-    assert [type(m) for m in stack] == [nn.Conv2d, nn.ReLU] * 3 and {m.kernel_size for m in stack if isinstance(m, nn.Conv2d)} == {(1, 1)}
-    assert [tuple(m.weight.shape[:2]) for m in stack if isinstance(m, nn.Conv2d)] == [(8, 12), (8, 8), (8, 8)]
+    assert [type(m) for m in stack] == [nn.Conv2d, nn.ReLU] * 3 and {
+        m.kernel_size for m in stack if isinstance(m, nn.Conv2d)
+    } == {(1, 1)}
+    assert [tuple(m.weight.shape[:2]) for m in stack if isinstance(m, nn.Conv2d)] == [
+        (8, 12),
+        (8, 8),
+        (8, 8),
+    ]
     assert stack(torch.randn(2, 12, 3, 5)).shape == (2, 8, 3, 5)
 
 
 def test_the_papers_sizes():
     with torch.no_grad():
         out = SpaceTime()(torch.randn(1, 4, 2048, 8, 8), torch.randn(1, 4, 512, 6, 4))
-    assert out.logits.shape == (1, 4, 28) and out.alpha.shape == (1, 4, 8, 8) and out.past.av.shape == (1, 3, 256, 8, 8)
+    assert (
+        out.logits.shape == (1, 4, 28)
+        and out.alpha.shape == (1, 4, 8, 8)
+        and out.past.av.shape == (1, 3, 256, 8, 8)
+    )
 
 
 def test_a_sound_may_be_a_vector():
@@ -90,7 +115,9 @@ def test_bf16_autocast_keeps_the_attention_in_full():
     full = model(v, a)
     assert low.alpha.dtype == low.scores.dtype == low.past.av.dtype == torch.float32
     assert torch.allclose(low.alpha.sum((2, 3)), torch.ones(2, 5), atol=1e-6)
-    assert torch.allclose(low.alpha, full.alpha, atol=2e-3) and torch.allclose(low.logits.float(), full.logits, atol=0.05)
+    assert torch.allclose(low.alpha, full.alpha, atol=2e-3) and torch.allclose(
+        low.logits.float(), full.logits, atol=0.05
+    )
 
 
 @pytest.mark.slow
@@ -102,7 +129,10 @@ def test_labels_alone_teach_where_the_sound_comes_from(ablation):
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
 
     def batch(n):
-        v, a = 0.1 * torch.randn(n, 3, 8, 4, 4, generator=g), 0.1 * torch.randn(n, 3, 5, 2, 2, generator=g)
+        v, a = (
+            0.1 * torch.randn(n, 3, 8, 4, 4, generator=g),
+            0.1 * torch.randn(n, 3, 5, 2, 2, generator=g),
+        )
         who, mark = torch.randint(5, (n,), generator=g), torch.randint(3, (n, 5), generator=g)
         cell = torch.rand(n, 16, generator=g).argsort(1)[:, :5]
         flat, every = v.flatten(3), torch.arange(n)
@@ -114,7 +144,9 @@ def test_labels_alone_teach_where_the_sound_comes_from(ablation):
 
     for _ in range(200):
         v, a, label, _ = batch(64)
-        loss = nn.functional.cross_entropy(model(v, a).logits.flatten(0, 1), label.repeat_interleave(3))
+        loss = nn.functional.cross_entropy(
+            model(v, a).logits.flatten(0, 1), label.repeat_interleave(3)
+        )
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -125,4 +157,6 @@ def test_labels_alone_teach_where_the_sound_comes_from(ablation):
         shuffled = model(v, a.roll(1, 0))
     assert (out.logits.argmax(-1) == label[:, None]).float().mean() > 0.9
     assert (out.alpha.flatten(2).argmax(-1) == cell[:, None]).float().mean() > 0.9
-    assert (shuffled.alpha.flatten(2).argmax(-1) == cell[:, None]).float().mean() < 0.4  # another sound, another place
+    assert (
+        shuffled.alpha.flatten(2).argmax(-1) == cell[:, None]
+    ).float().mean() < 0.4  # another sound, another place

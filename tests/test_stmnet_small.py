@@ -19,11 +19,18 @@ def test_pictures_and_what_is_in_them(objects):
     side = 48 // (3 - objects)
     images, present = small.pictures(SMALL, 8, side, objects)
     assert images.shape == (8, 3, side, side) and images.dtype == torch.uint8
-    assert present.shape == (8, 12) and present.sum(1).tolist() == [objects] * 8 and set(present.unique().tolist()) == {0, 1}
+    assert (
+        present.shape == (8, 12)
+        and present.sum(1).tolist() == [objects] * 8
+        and set(present.unique().tolist()) == {0, 1}
+    )
     scenes = small.Scenes(small.SEED, side, objects=objects, object_scale=0.8 * (48 / side)**2)
     rng = scenes.rng(9, 3)
     scene = scenes.scene(rng, scenes.classes(rng))
-    assert np.array_equal(images[3].permute(1, 2, 0), scene.image) and sorted(scene.classes) == present[3].nonzero()[:, 0].tolist()
+    assert (
+        np.array_equal(images[3].permute(1, 2, 0), scene.image)
+        and sorted(scene.classes) == present[3].nonzero()[:, 0].tolist()
+    )
 
 
 def test_objects_of_both_sizes_of_pictures_have_those_of_videos():
@@ -36,14 +43,26 @@ def test_objects_of_both_sizes_of_pictures_have_those_of_videos():
             boxes = scenes.scene(rng, scenes.classes(rng)).boxes * side
             found += (boxes[:, 2:] - boxes[:, :2]).prod(1).tolist()
         return np.quantile(np.sqrt(found), [0.25, 0.5])
-    film = [(b[2:] - b[:2]) * 64 for i in range(60) for b in small.Scenes(5, 64).video(i, 1, 4).boxes if b[2] > 0]
+
+    film = [
+        (b[2:] - b[:2]) * 64
+        for i in range(60)
+        for b in small.Scenes(5, 64).video(i, 1, 4).boxes
+        if b[2] > 0
+    ]
     expected = np.quantile(np.sqrt(np.prod(film, 1)), [0.25, 0.5])
-    assert np.allclose(extent(64, 2), expected, rtol=0.15) and np.allclose(extent(32, 1), expected, rtol=0.2)
+    assert np.allclose(extent(64, 2), expected, rtol=0.15) and np.allclose(
+        extent(32, 1), expected, rtol=0.2
+    )
 
 
 def test_sounds_are_segments_of_every_class():
     segments, present = small.sounds(SMALL, 60)
-    assert segments.shape == (60, SMALL.samples) and present.shape == (60, 12) and (present.sum(1) == 1).all()
+    assert (
+        segments.shape == (60, SMALL.samples)
+        and present.shape == (60, 12)
+        and (present.sum(1) == 1).all()
+    )
     assert (present.sum(0) > 0).all() and (segments.abs().amax(1) > 0.01).all()
 
 
@@ -53,13 +72,30 @@ def test_the_two_losses():
     maps[0, 1] = -1
     maps[0, 1, 0, 0] = maps[0, 1, 0, 3] = 1  # alone
     maps[0, 2, 2:, 2:] = 9
-    assert small.which(maps, torch.tensor([[0.0, 1, 0]])) < 0.01 < small.which(maps, torch.tensor([[0.0, 0, 1]]))
-    assert small.any_of(maps, torch.tensor([[0.0, 0, 1]])) < 0.2 < small.any_of(maps, torch.tensor([[0.0, 1, 1]]))
+    assert (
+        small.which(maps, torch.tensor([[0.0, 1, 0]]))
+        < 0.01
+        < small.which(maps, torch.tensor([[0.0, 0, 1]]))
+    )
+    assert (
+        small.any_of(maps, torch.tensor([[0.0, 0, 1]]))
+        < 0.2
+        < small.any_of(maps, torch.tensor([[0.0, 1, 1]]))
+    )
 
 
 def test_what_another_encoder_would_be_is_filed_elsewhere(tmp_path, monkeypatch):
-    changes = [{"image_size": 32}, {"segment_seconds": 0.5}, {"blocks": (1, 1)}, {"width": 4}, {"bottleneck": True}, {"last_stride": 2},
-               {"audio": "vggish"}, {"audio_width": 4}, {"encoder_steps": 5}]
+    changes = [
+        {"image_size": 32},
+        {"segment_seconds": 0.5},
+        {"blocks": (1, 1)},
+        {"width": 4},
+        {"bottleneck": True},
+        {"last_stride": 2},
+        {"audio": "vggish"},
+        {"audio_width": 4},
+        {"encoder_steps": 5},
+    ]
     folders = [small.folder(replace(SMALL, **change)) for change in ({}, *changes)]
     for k, name in enumerate("abcd"):
         picture = np.full((20, 20, 4), 255 - k, np.uint8)
@@ -81,7 +117,9 @@ def test_an_encoder_is_made_once(name, tmp_path, monkeypatch):
     first = small.encoder(name, config).state_dict()
     monkeypatch.setattr(small, "learn", None)  # read from its file: nothing is learned
     again = small.encoder(name, replace(config, C=8, lr=1.0, seed=4)).state_dict()
-    assert all(torch.equal(x, again[k]) for k, x in first.items()) and torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(x, again[k]) for k, x in first.items()) and torch.equal(
+        torch.random.get_rng_state(), before
+    )
     with pytest.raises(TypeError):  # another one is wanted
         small.encoder(name, replace(config, encoder_steps=5))
     monkeypatch.undo()

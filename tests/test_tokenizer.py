@@ -7,12 +7,40 @@ from hypothesis import strategies as st
 from common.io import InputError
 from turn.tokenizer import SPECIAL, WordPiece, words
 
-VOCABULARY = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dog", "play", "##ing", "##s", "un", "##aff", "##able",
-              "the", "cafe", ",", "!", "狗", "$", "-", "[", "]", "mask", "a"]
+VOCABULARY = [
+    "[PAD]",
+    "[unused0]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "dog",
+    "play",
+    "##ing",
+    "##s",
+    "un",
+    "##aff",
+    "##able",
+    "the",
+    "cafe",
+    ",",
+    "!",
+    "狗",
+    "$",
+    "-",
+    "[",
+    "]",
+    "mask",
+    "a",
+]
 
 
 def pieces(tokenizer, text, length=30):
-    return [tokenizer.tokens[i] for i in tokenizer.encode([text], length)[0].tolist() if i != tokenizer.pad]
+    return [
+        tokenizer.tokens[i]
+        for i in tokenizer.encode([text], length)[0].tolist()
+        if i != tokenizer.pad
+    ]
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -51,7 +79,10 @@ def test_padding_and_truncation():
 
 def test_decode():
     tokenizer = WordPiece(VOCABULARY)
-    assert tokenizer.decode(tokenizer.encode(["The dogs, playing zzz!"])[0]) == "the dogs , playing [UNK] !"
+    assert (
+        tokenizer.decode(tokenizer.encode(["The dogs, playing zzz!"])[0])
+        == "the dogs , playing [UNK] !"
+    )
 
 
 def test_file_round_trip(tmp_path):
@@ -59,7 +90,13 @@ def test_file_round_trip(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(("\n".join(odd) + "\n").encode())
     tokenizer = WordPiece.from_file(tmp_path / "vocab.txt")
     assert tokenizer.tokens == odd and len(tokenizer) == len(odd)
-    assert (tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask) == (0, 2, 3, 4, 5)
+    assert (tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask) == (
+        0,
+        2,
+        3,
+        4,
+        5,
+    )
     (tmp_path / "windows.txt").write_bytes("\r\n".join(VOCABULARY).encode())
     assert WordPiece.from_file(tmp_path / "windows.txt").tokens == VOCABULARY
     assert WordPiece(tokenizer.tokens).ids == tokenizer.ids
@@ -89,7 +126,19 @@ def test_from_texts_does_not_depend_on_order():
     texts = ["A red dog!", "the left Café", "a [MASK]"]
     tokenizer = WordPiece.from_texts(texts)
     assert tokenizer.tokens == WordPiece.from_texts(texts[::-1]).tokens
-    assert tokenizer.tokens == [*SPECIAL, "!", "[", "]", "a", "cafe", "dog", "left", "mask", "red", "the"]
+    assert tokenizer.tokens == [
+        *SPECIAL,
+        "!",
+        "[",
+        "]",
+        "a",
+        "cafe",
+        "dog",
+        "left",
+        "mask",
+        "red",
+        "the",
+    ]
     assert tokenizer.unk not in tokenizer.encode(texts)
 
 
@@ -98,6 +147,8 @@ def test_from_texts_does_not_depend_on_order():
 def test_any_text_can_be_encoded_and_words_are_final(text):
     tokenizer = WordPiece.from_texts([text])
     row = tokenizer.encode([text], 100)[0].tolist()
-    assert row[0] == tokenizer.cls and row.count(tokenizer.sep) == 1 and row.count(tokenizer.mask) == 0
+    assert (
+        row[0] == tokenizer.cls and row.count(tokenizer.sep) == 1 and row.count(tokenizer.mask) == 0
+    )
     assert [tokenizer.tokens[i] for i in row[1:row.index(tokenizer.sep)]] == list(words(text))[:98]
     assert list(words(" ".join(words(text)))) == list(words(text))

@@ -1,4 +1,5 @@
 """turn/data.py: batches are functions of (configuration, step), and no picture ever meets a sound."""
+
 from collections import Counter
 from dataclasses import replace
 
@@ -10,18 +11,47 @@ from common.io import InputError, write_audio
 from common.scenes import Scenes
 from turn import data, train
 from turn.config import TINY
-from turn.data import TEST, TEST_3, VALIDATION, SceneIntermediate, SceneSource, Steps, centred, domains, read_logmel
+from turn.data import (
+    TEST,
+    TEST_3,
+    VALIDATION,
+    SceneIntermediate,
+    SceneSource,
+    Steps,
+    centred,
+    domains,
+    read_logmel,
+)
 from turn.losses import corners
 from turn.tokenizer import WordPiece
 
-SMALL = replace(TINY, image_size=32, text_length=14, seconds=0.1, n_fft=256, hop=128, n_mels=16, time_mask=4, freq_mask=4,
-                scenes=40, sounds=20, held_out=6, batch_size=8, batch_intermediate=4, epochs=4)
+SMALL = replace(
+    TINY,
+    image_size=32,
+    text_length=14,
+    seconds=0.1,
+    n_fft=256,
+    hop=128,
+    n_mels=16,
+    time_mask=4,
+    freq_mask=4,
+    scenes=40,
+    sounds=20,
+    held_out=6,
+    batch_size=8,
+    batch_intermediate=4,
+    epochs=4,
+)
 
 
 @pytest.fixture(scope="module")
 def parts():
     source, intermediate = domains(SMALL, "train")
-    return source, intermediate, WordPiece.from_texts(t for d in (source, intermediate) for item in d.texts for t in item)
+    return (
+        source,
+        intermediate,
+        WordPiece.from_texts(t for d in (source, intermediate) for item in d.texts for t in item),
+    )
 
 
 def equal(a, b):
@@ -33,8 +63,12 @@ def test_a_step_depends_on_nothing_but_the_configuration_and_its_number(parts):
     forwards = [first[s] for s in range(len(first))]
     torch.manual_seed(123), np.random.seed(5)
     backwards = {s: second[s] for s in reversed(range(len(second)))}
-    assert len(forwards) == 20 and all(equal(batch, backwards[s]) for s, batch in enumerate(forwards))
-    assert not equal(forwards[0], forwards[1]) and not equal(forwards[0], forwards[5])  # another batch, another epoch
+    assert len(forwards) == 20 and all(
+        equal(batch, backwards[s]) for s, batch in enumerate(forwards)
+    )
+    assert not equal(forwards[0], forwards[1]) and not equal(
+        forwards[0], forwards[5]
+    )  # another batch, another epoch
     other = Steps(*parts, replace(SMALL, seed=1))[0]
     assert not torch.equal(other["image"], forwards[0]["image"])
 
@@ -43,7 +77,9 @@ def test_workers_and_the_place_to_start_change_nothing(parts):
     state = torch.get_rng_state()
     alone = list(Steps(*parts, SMALL).loader(0))
     two = list(Steps(*parts, replace(SMALL, workers=2)).loader(3))
-    assert torch.equal(torch.get_rng_state(), state)  # the loader draws nothing from torch's generator
+    assert torch.equal(
+        torch.get_rng_state(), state
+    )  # the loader draws nothing from torch's generator
     assert len(alone) == 20 and len(two) == 17 and all(equal(a, b) for a, b in zip(alone[3:], two))
 
 
@@ -51,14 +87,24 @@ def test_what_a_batch_holds(parts):
     batch = Steps(*parts, SMALL)[0]
     frames = parts[1][0].shape[0]
     assert {k: tuple(v.shape) for k, v in batch.items()} == {
-        "image": (8, 3, 32, 32), "pad": (8, 32, 32), "box": (8, 4), "tokens_s": (8, 14), "hidden_s": (8, 14),
-        "logmel": (4, frames, 16), "tokens_m": (4, 14), "hidden_m": (4, 14), "hidden_a": (4, frames)}
+        "image": (8, 3, 32, 32),
+        "pad": (8, 32, 32),
+        "box": (8, 4),
+        "tokens_s": (8, 14),
+        "hidden_s": (8, 14),
+        "logmel": (4, frames, 16),
+        "tokens_m": (4, 14),
+        "hidden_m": (4, 14),
+        "hidden_a": (4, frames),
+    }
     assert batch["image"].dtype == batch["box"].dtype == batch["logmel"].dtype == torch.float32
     box = corners(batch["box"])
     assert (box >= -1e-6).all() and (box <= 1 + 1e-6).all() and (box[:, 2:] > box[:, :2]).all()
 
 
-@pytest.mark.parametrize("batch_size, given, expected", [(8, 4, 4), (8, 7, 7), (2, 0, 5), (4, 0, 10), (8, 0, 20)])
+@pytest.mark.parametrize(
+    "batch_size, given, expected", [(8, 4, 4), (8, 7, 7), (2, 0, 5), (4, 0, 10), (8, 0, 20)]
+)
 def test_batches_are_in_proportion_to_the_texts_or_as_told(parts, batch_size, given, expected):
     """40 phrases, 20 sounds with five captions each: five captions to two phrases."""
     steps = Steps(*parts, replace(SMALL, batch_size=batch_size, batch_intermediate=given))
@@ -70,12 +116,12 @@ def test_processes_share_a_batch(parts, world, monkeypatch):
     whole, shares = Steps(*parts, SMALL)[2], []
     for rank in range(world):
         monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(data.dist, "world", lambda: world)
+        monkeypatch.setattr(data.dist, "world_size", lambda: world)
         shares.append(Steps(*parts, SMALL)[2])
     for key, value in whole.items():
         for rank, part in enumerate(shares):
             assert torch.equal(value[rank::world], part[key])
-    monkeypatch.setattr(data.dist, "world", lambda: 5)  # of 4 sounds
+    monkeypatch.setattr(data.dist, "world_size", lambda: 5)  # of 4 sounds
     with pytest.raises(InputError, match="5 processes"):
         Steps(*parts, SMALL)
 
@@ -120,9 +166,15 @@ def test_the_mask_ratio_grows_from_the_first_epoch_to_the_last(parts):
     steps = Steps(*parts, SMALL)
     assert [steps.mask_ratio(e) for e in range(4)] == pytest.approx([0.5, 2 / 3, 5 / 6, 1.0])
     assert Steps(*parts, replace(SMALL, epochs=1)).mask_ratio(0) == 0.5
-    assert [Steps(*parts, replace(SMALL, steps=8)).mask_ratio(e) for e in range(2)] == [0.5, 1]  # two epochs, the second unfinished
+    assert [Steps(*parts, replace(SMALL, steps=8)).mask_ratio(e) for e in range(2)] == [
+        0.5,
+        1,
+    ]  # two epochs, the second unfinished
     paper = Steps(*parts, replace(SMALL, epochs=30))
-    assert np.allclose(np.diff([paper.mask_ratio(e) for e in range(30)]), 0.5 / 29) and paper.mask_ratio(29) == 1
+    assert (
+        np.allclose(np.diff([paper.mask_ratio(e) for e in range(30)]), 0.5 / 29)
+        and paper.mask_ratio(29) == 1
+    )
 
 
 def test_masks_hide_words_and_never_what_is_special(parts):
@@ -132,14 +184,23 @@ def test_masks_hide_words_and_never_what_is_special(parts):
         words = hidden = frames = 0
         for step in range(steps.total):
             batch = steps[step]
-            for tokens, mask in ((batch["tokens_s"], batch["hidden_s"]), (batch["tokens_m"], batch["hidden_m"])):
-                special = torch.isin(tokens, torch.tensor([tokenizer.pad, tokenizer.cls, tokenizer.sep]))
-                assert mask.dtype == torch.bool and not mask[special].any() and mask.any(1).all()  # at least one word
+            for tokens, mask in (
+                (batch["tokens_s"], batch["hidden_s"]),
+                (batch["tokens_m"], batch["hidden_m"]),
+            ):
+                special = torch.isin(
+                    tokens, torch.tensor([tokenizer.pad, tokenizer.cls, tokenizer.sep])
+                )
+                assert (
+                    mask.dtype == torch.bool and not mask[special].any() and mask.any(1).all()
+                )  # at least one word
                 assert mask[~special].all() or ratio < 1
                 words, hidden = words + int((~special).sum()), hidden + int(mask.sum())
                 assert ratio or (mask.sum(1) == 1).all()
             cells = batch["hidden_a"]
-            assert torch.equal(cells, cells[:, ::4].repeat_interleave(4, 1)[:, :cells.shape[1]])  # whole steps of L_a
+            assert torch.equal(
+                cells, cells[:, ::4].repeat_interleave(4, 1)[:, : cells.shape[1]]
+            )  # whole steps of L_a
             frames += float(cells.float().mean()) / steps.total
         assert frames == pytest.approx(ratio, abs=0.08)
         if ratio == 0.5:
@@ -155,10 +216,22 @@ def test_the_box_moves_with_the_picture(parts):
     found = 0
     for step in range(steps.total):
         order, batch = steps.order(step // 5)[0], steps[step]
-        for slot, box, pad in zip(range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["pad"]):
+        for slot, box, pad in zip(
+            range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["pad"]
+        ):
             if order[slot] in walls:
                 real, found = (~pad).nonzero(), found + 1
-                edges = torch.tensor([real[:, 1].min(), real[:, 0].min(), real[:, 1].max() + 1, real[:, 0].max() + 1]) / 32
+                edges = (
+                    torch.tensor(
+                        [
+                            real[:, 1].min(),
+                            real[:, 0].min(),
+                            real[:, 1].max() + 1,
+                            real[:, 0].max() + 1,
+                        ]
+                    )
+                    / 32
+                )
                 torch.testing.assert_close(corners(box), edges, atol=1e-5, rtol=0)
     assert found
     assert centred(np.array([0.0, 0.2, 0.5, 1.0])).tolist() == [0.25, 0.6, 0.5, 0.8]
@@ -186,22 +259,44 @@ def test_zero_resource(monkeypatch, tmp_path):
     finished = [False]
     monkeypatch.setattr(train, "finish", lambda run, benchmark: finished.__setitem__(0, True))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     batches = []
     monkeypatch.setattr(train, "losses", lambda output, batch, config, original=train.losses: (
         batches.append(batch), original(output, batch, config))[1])
-    config = replace(SMALL, seed=7, dim=8, heads=2, visual_heads=2, backbone_width=8, codes=8, steps=2, name="zero", device="cpu")
+    config = replace(
+        SMALL,
+        seed=7,
+        dim=8,
+        heads=2,
+        visual_heads=2,
+        backbone_width=8,
+        codes=8,
+        steps=2,
+        name="zero",
+        device="cpu",
+    )
     train.train(config)
     assert finished[0] and len(batches) == 2
-    assert Counter(asked) == {("grounding", 7): 40, ("caption", 7): 20, ("grounding", VALIDATION): 6, ("caption", VALIDATION): 6}
+    assert Counter(asked) == {
+        ("grounding", 7): 40,
+        ("caption", 7): 20,
+        ("grounding", VALIDATION): 6,
+        ("caption", VALIDATION): 6,
+    }
     source, intermediate = SceneSource(7, 3, SMALL), SceneIntermediate(7, 3, SMALL)
     for item in source.items:
         assert set(item._fields) == {"image", "phrase", "box", "exclusive"}
-    assert all(isinstance(part, np.ndarray) and len(part) in (32, 4) for part in source[0])  # a picture and a box
+    assert all(
+        isinstance(part, np.ndarray) and len(part) in (32, 4) for part in source[0]
+    )  # a picture and a box
     assert isinstance(intermediate[0], torch.Tensor) and intermediate[0].dim() == 2  # a spectrogram
-    assert not any(isinstance(value, np.ndarray) and value.ndim > 2 for value in vars(intermediate).values())
+    assert not any(
+        isinstance(value, np.ndarray) and value.ndim > 2 for value in vars(intermediate).values()
+    )
     frames = {tuple(b["logmel"].shape[1:]) for b in batches}
-    assert frames == {tuple(intermediate[0].shape)}  # rows of a batch: pictures and sounds have no common index
+    assert frames == {
+        tuple(intermediate[0].shape)
+    }  # rows of a batch: pictures and sounds have no common index
     assert all(len(b["image"]) == 8 and len(b["logmel"]) == 4 for b in batches)
 
 
@@ -217,16 +312,27 @@ def test_held_out_seeds_are_apart():
 def test_sounds_of_files(tmp_path):
     config = replace(SMALL, seconds=1.0, sample_rate=8000)
     t = torch.arange(20 * 8000) / 8000
-    rise = 0.5 * torch.sin(2 * torch.pi * (200 * t + 60 * t ** 2)) + 0.05 * torch.randn(len(t))  # a pitch for every moment
+    rise = 0.5 * torch.sin(2 * torch.pi * (200 * t + 60 * t**2)) + 0.05 * torch.randn(
+        len(t)
+    )  # a pitch for every moment
     write_audio(tmp_path / "long.wav", rise, 8000)
     write_audio(tmp_path / "short.wav", rise[:3000], 8000)
     first = read_logmel(tmp_path / "long.wav", config)
     assert first.shape == data.logmel_of(rise[:8000], config).shape
     torch.testing.assert_close(first, data.logmel_of(rise[:8000], config), atol=0.05, rtol=0.01)
     repeated = torch.cat([rise[:3000]] * 3)[:8000]
-    torch.testing.assert_close(read_logmel(tmp_path / "short.wav", config), data.logmel_of(repeated, config), atol=0.05, rtol=0.01)
-    middle = read_logmel(tmp_path / "long.wav", config, (12.0, 13.0))  # one frame of a long video: the sound of then
-    torch.testing.assert_close(middle, data.logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01)
+    torch.testing.assert_close(
+        read_logmel(tmp_path / "short.wav", config),
+        data.logmel_of(repeated, config),
+        atol=0.05,
+        rtol=0.01,
+    )
+    middle = read_logmel(
+        tmp_path / "long.wav", config, (12.0, 13.0)
+    )  # one frame of a long video: the sound of then
+    torch.testing.assert_close(
+        middle, data.logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01
+    )
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, (0.0, 0.5)), first)
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, None), first)
 

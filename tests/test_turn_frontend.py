@@ -7,7 +7,7 @@ import torch
 
 from common.io import fit, resample
 from tests.goldens import fill
-from turn.frontend import log_mel, mel_filterbank, spec_augment
+from turn.backbones.frontend import log_mel, mel_filterbank, spec_augment
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "melspec_turn.npz")
 
@@ -35,7 +35,9 @@ def test_released_numbers_with_the_filterbank_for_16000_hz():
 
 def test_the_filterbank_for_the_real_rate_is_the_default():
     ours = log_mel(full().clamp(-1, 1), 22050)
-    np.testing.assert_allclose(ours[::4], GOLDEN["full_logmel_if_filterbank_were_22050"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        ours[::4], GOLDEN["full_logmel_if_filterbank_were_22050"], rtol=0, atol=1e-3
+    )
 
 
 def test_short_stereo_resampled_and_repeated():
@@ -53,7 +55,9 @@ def test_short_stereo_resampled_and_repeated():
 
 
 def test_filterbank():
-    np.testing.assert_allclose(mel_filterbank(2048, 128, 16000), GOLDEN["mel_filterbank"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(
+        mel_filterbank(2048, 128, 16000), GOLDEN["mel_filterbank"], rtol=0, atol=2e-5
+    )
 
 
 def test_against_a_naive_spectrogram():
@@ -61,7 +65,10 @@ def test_against_a_naive_spectrogram():
     wave = np.random.default_rng(0).uniform(-1, 1, 4000)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
     padded = np.pad(wave, 256, mode="reflect")
-    frames = [np.abs(np.fft.rfft(window * padded[i:i + 512])) ** 2 for i in range(0, len(padded) - 511, 256)]
+    frames = [
+        np.abs(np.fft.rfft(window * padded[i : i + 512])) ** 2
+        for i in range(0, len(padded) - 511, 256)
+    ]
     expected = np.log(np.array(frames) @ mel_filterbank(512, 64, 16000) + 1e-7)
     ours = log_mel(torch.from_numpy(wave), 16000, n_fft=512, hop=256, n_mels=64)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
@@ -72,7 +79,9 @@ def test_batch_equals_single_and_silence_is_finite():
     waves[1, 1] = 0
     batch = log_mel(waves, 16000, n_fft=512, hop=256, n_mels=64)
     assert batch.shape == (2, 3, 17, 64) and batch.isfinite().all()
-    torch.testing.assert_close(batch[0, 2], log_mel(waves[0, 2], 16000, n_fft=512, hop=256, n_mels=64))
+    torch.testing.assert_close(
+        batch[0, 2], log_mel(waves[0, 2], 16000, n_fft=512, hop=256, n_mels=64)
+    )
     torch.testing.assert_close(batch[1, 1], torch.full((17, 64), float(np.log(1e-7))))
 
 
@@ -102,7 +111,9 @@ def test_spec_augment_masks_stripes_with_zero():
         assert torch.equal(logmel, torch.full((216, 128), -3.))  # the input is not touched
         assert set(masked.unique().tolist()) <= {0., -3.}
         rows, columns = (masked == 0).all(1), (masked == 0).all(0)
-        assert torch.equal(masked == 0, rows[:, None] | columns)  # whole frames and whole mels, nothing else
+        assert torch.equal(
+            masked == 0, rows[:, None] | columns
+        )  # whole frames and whole mels, nothing else
         for line in rows, columns:
             starts = int((line[1:] & ~line[:-1]).sum() + line[0])
             assert starts <= 2

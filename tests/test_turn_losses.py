@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import metrics
-from turn.losses import contrast, corners, giou, localization, losses, reconstruct_audio, reconstruct_text, mean_share
+from turn.losses import (
+    contrast,
+    corners,
+    giou,
+    localization,
+    losses,
+    reconstruct_audio,
+    reconstruct_text,
+    mean_share,
+)
 from turn.model import Turn
 
 from .test_turn_model import CONFIGS, TOKENIZER, batch_of
@@ -29,11 +38,17 @@ def test_giou_is_the_metric(a, b):
     a, b = corners(tensor(a[:n])), corners(tensor(b[:n]))
     value = giou(a, b)
     torch.testing.assert_close(value, metrics.generalized_box_iou(a, b), atol=1e-2, rtol=1e-3)
-    torch.testing.assert_close(giou(10 * a, 10 * b), metrics.generalized_box_iou(a, b), atol=1e-4, rtol=1e-4)  # the 1e-7 fades
+    torch.testing.assert_close(
+        giou(10 * a, 10 * b), metrics.generalized_box_iou(a, b), atol=1e-4, rtol=1e-4
+    )  # the 1e-7 fades
     torch.testing.assert_close(value, giou(b, a))
     torch.testing.assert_close(value, giou(a + 3, b + 3), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(giou(10 * a, 10 * a), torch.ones(n, dtype=torch.float64), atol=1e-4, rtol=0)
-    assert (value > -1).all() and (value <= 1).all() and (value <= metrics.box_iou(a, b) + 1e-6).all()
+    torch.testing.assert_close(
+        giou(10 * a, 10 * a), torch.ones(n, dtype=torch.float64), atol=1e-4, rtol=0
+    )
+    assert (
+        (value > -1).all() and (value <= 1).all() and (value <= metrics.box_iou(a, b) + 1e-6).all()
+    )
 
 
 def test_giou_draws_boxes_that_do_not_meet_together():
@@ -41,15 +56,24 @@ def test_giou_draws_boxes_that_do_not_meet_together():
     near.requires_grad_()
     value = giou(corners(near), corners(far))
     value.sum().backward()
-    assert value < 0 and near.grad[0, 0] > 0  # a step to the right raises it, where IoU has no gradient
+    assert (
+        value < 0 and near.grad[0, 0] > 0
+    )  # a step to the right raises it, where IoU has no gradient
 
 
 def test_localization():
     box, truth = torch.rand(5, 4), torch.rand(5, 4) * 0.5 + 0.2
     reg, iou = localization(box, truth)
     torch.testing.assert_close(reg, F.smooth_l1_loss(box, truth))
-    torch.testing.assert_close(reg, (0.5 * (box - truth) ** 2).mean())  # nothing in [0, 1] is farther than 1
-    torch.testing.assert_close(iou, 1 - metrics.generalized_box_iou(corners(box), corners(truth)).mean(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        reg, (0.5 * (box - truth) ** 2).mean()
+    )  # nothing in [0, 1] is farther than 1
+    torch.testing.assert_close(
+        iou,
+        1 - metrics.generalized_box_iou(corners(box), corners(truth)).mean(),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     reg, iou = localization(truth, truth)
     assert reg == 0 and abs(float(iou)) < 1e-4
 
@@ -60,13 +84,29 @@ def test_contrast_is_equation_7(direction):
     t, a = torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g)
 
     def cosine(x, y):
-        return sum(float(p) * float(q) for p, q in zip(x, y)) / math.hypot(*x.tolist()) / math.hypot(*y.tolist())
+        return (
+            sum(float(p) * float(q) for p, q in zip(x, y))
+            / math.hypot(*x.tolist())
+            / math.hypot(*y.tolist())
+        )
 
     def likelihood(x, y):  # as printed, with its double sum
-        return sum(math.log(math.exp(cosine(x[i], y[i]) / 0.1) / sum(math.exp(cosine(x[i], y[j]) / 0.1) for j in range(6)))
-                   for i in range(6)) / 6
+        return (
+            sum(
+                math.log(
+                    math.exp(cosine(x[i], y[i]) / 0.1)
+                    / sum(math.exp(cosine(x[i], y[j]) / 0.1) for j in range(6))
+                )
+                for i in range(6)
+            )
+            / 6
+        )
 
-    expected = {"t2a": -likelihood(t, a), "a2t": -likelihood(a, t), "both": -(likelihood(t, a) + likelihood(a, t)) / 2}[direction]
+    expected = {
+        "t2a": -likelihood(t, a),
+        "a2t": -likelihood(a, t),
+        "both": -(likelihood(t, a) + likelihood(a, t)) / 2,
+    }[direction]
     assert float(contrast(t, a, 0.1, direction)) == pytest.approx(expected, rel=1e-5)
     assert expected > 0
 
@@ -77,9 +117,15 @@ def test_laws_of_contrast(n, seed, direction):
     g = torch.Generator().manual_seed(seed)
     t, a = torch.randn(n, 4, generator=g), torch.randn(n, 4, generator=g)
     value, order = contrast(t, a, 0.1, direction), torch.randperm(n, generator=g)
-    torch.testing.assert_close(contrast(t[order], a[order], 0.1, direction), value, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(contrast(3 * t, 0.1 * a, 0.1, direction), value, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(contrast(a, t, 0.1, {"t2a": "a2t", "a2t": "t2a", "both": "both"}[direction]), value)
+    torch.testing.assert_close(
+        contrast(t[order], a[order], 0.1, direction), value, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        contrast(3 * t, 0.1 * a, 0.1, direction), value, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        contrast(a, t, 0.1, {"t2a": "a2t", "a2t": "t2a", "both": "both"}[direction]), value
+    )
     assert value >= 0 and (n > 1 or value < 1e-5)
     assert contrast(t, t, 0.01, direction) <= contrast(t, a, 0.01, direction) + 1e-4
 
@@ -96,25 +142,46 @@ def test_the_contrast_pulls_pairs_together():
 
 def test_share_is_a_mean():
     values, mask = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([True, True, False, False])
-    assert mean_share(values) == 4 and mean_share(values, mask) == 1.5 and mean_share(values, mask & ~mask) == 0
+    assert (
+        mean_share(values) == 4
+        and mean_share(values, mask) == 1.5
+        and mean_share(values, mask & ~mask) == 0
+    )
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_masked_losses_count_masked_positions_only(seed):
     g = torch.Generator().manual_seed(seed)
-    words, tokens = torch.randn(2, 5, 7, generator=g, requires_grad=True), torch.randint(7, (2, 5), generator=g)
+    words, tokens = (
+        torch.randn(2, 5, 7, generator=g, requires_grad=True),
+        torch.randint(7, (2, 5), generator=g),
+    )
     hidden = torch.rand(2, 5, generator=g) < 0.5
     hidden[0, 0] = True
     value = reconstruct_text(words, tokens, hidden)
-    naive = [-float(words.detach()[i, j].log_softmax(0)[tokens[i, j]]) for i in range(2) for j in range(5) if hidden[i, j]]
+    naive = [
+        -float(words.detach()[i, j].log_softmax(0)[tokens[i, j]])
+        for i in range(2)
+        for j in range(5)
+        if hidden[i, j]
+    ]
     assert value.item() == pytest.approx(sum(naive) / len(naive), rel=1e-5)
     value.backward()
     assert torch.equal(words.grad.abs().sum(2) > 0, hidden)
 
-    sound, logmel = torch.randn(2, 5, 3, generator=g, requires_grad=True), torch.randn(2, 5, 3, generator=g)
+    sound, logmel = (
+        torch.randn(2, 5, 3, generator=g, requires_grad=True),
+        torch.randn(2, 5, 3, generator=g),
+    )
     value = reconstruct_audio(sound, logmel, hidden)
-    naive = [abs(float(sound.detach()[i, j, k] - logmel[i, j, k])) for i in range(2) for j in range(5) for k in range(3) if hidden[i, j]]
+    naive = [
+        abs(float(sound.detach()[i, j, k] - logmel[i, j, k]))
+        for i in range(2)
+        for j in range(5)
+        for k in range(3)
+        if hidden[i, j]
+    ]
     assert value.item() == pytest.approx(sum(naive) / len(naive), rel=1e-5)
     value.backward()
     assert torch.equal(sound.grad.abs().sum(2) > 0, hidden)
@@ -132,31 +199,65 @@ def run(seed=0, **changes):
 
 def test_the_total_is_the_weighted_sum():
     _, terms, _ = run()
-    weights = {"reg": 1, "iou": 1, "code": 1, "contra": 0.1, "recon_text": 0.1, "recon_audio": 0.1}  # A.2.3, the paper preset's too
+    weights = {
+        "reg": 1,
+        "iou": 1,
+        "code": 1,
+        "contra": 0.1,
+        "recon_text": 0.1,
+        "recon_audio": 0.1,
+    }  # A.2.3, the paper preset's too
     torch.testing.assert_close(terms["loss"], sum(weights[name] * terms[name] for name in weights))
     assert set(terms) == {"loss", *weights} and all(terms[name] > 0 for name in weights)
 
 
-CONTRAST_ONLY, TEXT_DECODER, AUDIO_DECODER = "alignment.audio_encoder", "alignment.text_decoder", "alignment.audio_decoder"
+CONTRAST_ONLY, TEXT_DECODER, AUDIO_DECODER = (
+    "alignment.audio_encoder",
+    "alignment.text_decoder",
+    "alignment.audio_decoder",
+)
 
 
-@pytest.mark.parametrize("changes, term, gone", [
-    ({"beta": 0.0}, "code", ()),
-    ({"lambda_code": 0.0}, "code", ()),
-    ({"lambda_contra": 0.0}, "contra", ()),
-    # the sounds have three uses: contrast, codebook loss, reconstruction
-    ({"lambda_contra": 0.0, "recon_intermediate": "no", "beta": 0.0}, "contra code recon_audio", (CONTRAST_ONLY, AUDIO_DECODER)),
-    ({"lambda_recon": 0.0}, "recon_text recon_audio", (TEXT_DECODER, AUDIO_DECODER, "alignment.to_words", "alignment.expand")),
-    ({"recon_source": "no", "recon_intermediate": "no"}, "recon_text recon_audio", (TEXT_DECODER, AUDIO_DECODER)),
-    ({"recon_intermediate": "no"}, "recon_audio", (AUDIO_DECODER, "alignment.mask_frame")),
-    ({"recon_source": "no"}, "", ()),
-    ({"lambda_reg": 0.0}, "reg", ()), ({"lambda_iou": 0.0}, "iou", ()),
-    ({"lambda_reg": 0.0, "lambda_iou": 0.0}, "reg iou", ("localization",))])
+@pytest.mark.parametrize(
+    "changes, term, gone",
+    [
+        ({"beta": 0.0}, "code", ()),
+        ({"lambda_code": 0.0}, "code", ()),
+        ({"lambda_contra": 0.0}, "contra", ()),
+        # the sounds have three uses: contrast, codebook loss, reconstruction
+        (
+            {"lambda_contra": 0.0, "recon_intermediate": "no", "beta": 0.0},
+            "contra code recon_audio",
+            (CONTRAST_ONLY, AUDIO_DECODER),
+        ),
+        (
+            {"lambda_recon": 0.0},
+            "recon_text recon_audio",
+            (TEXT_DECODER, AUDIO_DECODER, "alignment.to_words", "alignment.expand"),
+        ),
+        (
+            {"recon_source": "no", "recon_intermediate": "no"},
+            "recon_text recon_audio",
+            (TEXT_DECODER, AUDIO_DECODER),
+        ),
+        ({"recon_intermediate": "no"}, "recon_audio", (AUDIO_DECODER, "alignment.mask_frame")),
+        ({"recon_source": "no"}, "", ()),
+        ({"lambda_reg": 0.0}, "reg", ()),
+        ({"lambda_iou": 0.0}, "iou", ()),
+        ({"lambda_reg": 0.0, "lambda_iou": 0.0}, "reg iou", ("localization",)),
+    ],
+)
 def test_every_switch_takes_away_its_term_and_no_other(changes, term, gone):
     _, full, gradients = run()
     config, terms, left = run(**changes)
-    contribution = {"reg": config.lambda_reg, "iou": config.lambda_iou, "code": config.lambda_code, "contra": config.lambda_contra,
-                    "recon_text": config.lambda_recon, "recon_audio": config.lambda_recon}
+    contribution = {
+        "reg": config.lambda_reg,
+        "iou": config.lambda_iou,
+        "code": config.lambda_code,
+        "contra": config.lambda_contra,
+        "recon_text": config.lambda_recon,
+        "recon_audio": config.lambda_recon,
+    }
     for name in contribution:
         if name in term.split():
             assert contribution[name] * terms[name].item() == 0
@@ -165,10 +266,17 @@ def test_every_switch_takes_away_its_term_and_no_other(changes, term, gone):
     expected = sum(weight * terms[name] for name, weight in contribution.items())
     torch.testing.assert_close(terms["loss"], expected)
     for part in gone:
-        assert all(g is None or not g.any() for name, g in left.items() if name.startswith(part)), part
-        assert any(g is not None and g.any() for name, g in gradients.items() if name.startswith(part)), part
-    changed = any((g is None) != (left[name] is None) or (g is not None and not torch.allclose(g, left[name], atol=1e-9))
-                  for name, g in gradients.items())
+        assert all(g is None or not g.any() for name, g in left.items() if name.startswith(part)), (
+            part
+        )
+        assert any(
+            g is not None and g.any() for name, g in gradients.items() if name.startswith(part)
+        ), part
+    changed = any(
+        (g is None) != (left[name] is None)
+        or (g is not None and not torch.allclose(g, left[name], atol=1e-9))
+        for name, g in gradients.items()
+    )
     assert changed
 
 

@@ -15,10 +15,23 @@ from turn.transformer import Transformer, masked_mean, sine
 NARROW = {"dim": 16, "heads": 2, "visual_heads": 2, "backbone_width": 8, "codes": 8, "ffn": 2}
 CONFIGS = {
     "tiny": replace(TINY, **NARROW, image_size=64),
-    "paper": replace(PAPER, **NARROW, detr="narrow", image_size=64, detr_weights="", vocabulary="", text_layers=2, audio_layers=2,
-                     decoder_layers=2, detr_layers=2, seconds=2.0),
+    "paper": replace(
+        PAPER,
+        **NARROW,
+        detr="narrow",
+        image_size=64,
+        detr_weights="",
+        vocabulary="",
+        text_layers=2,
+        audio_layers=2,
+        decoder_layers=2,
+        detr_layers=2,
+        seconds=2.0,
+    ),
 }
-TOKENIZER = WordPiece.from_texts(["the small red ring on the left", "a plain cross sounds twice in the background"])
+TOKENIZER = WordPiece.from_texts(
+    ["the small red ring on the left", "a plain cross sounds twice in the background"]
+)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -40,13 +53,24 @@ def batch_of(config, n_s=3, n_m=2, seed=0):
     size = config.image_size
     pad = torch.zeros(n_s, size, size, dtype=torch.bool)
     pad[0, :, size // 2:] = True
-    tokens_s = TOKENIZER.encode(["the red ring", "the cross", "a small ring on the left"][:n_s], config.text_length)
+    tokens_s = TOKENIZER.encode(
+        ["the red ring", "the cross", "a small ring on the left"][:n_s], config.text_length
+    )
     tokens_m = TOKENIZER.encode(["a cross sounds twice", "the ring"][:n_m], config.text_length)
-    hidden_a = (torch.rand(n_m, -(-frames // 4), generator=g) < 0.5).repeat_interleave(4, 1)[:, :frames]
-    return {"image": torch.randn(n_s, 3, size, size, generator=g).masked_fill(pad[:, None], 0), "pad": pad,
-            "box": torch.rand(n_s, 4, generator=g) * 0.4 + 0.2,
-            "tokens_s": tokens_s, "hidden_s": tokens_s > TOKENIZER.mask, "tokens_m": tokens_m, "hidden_m": tokens_m > TOKENIZER.mask,
-            "logmel": 3 * torch.randn(n_m, frames, config.n_mels, generator=g) - 4, "hidden_a": hidden_a}
+    hidden_a = (torch.rand(n_m, -(-frames // 4), generator=g) < 0.5).repeat_interleave(4, 1)[
+        :, :frames
+    ]
+    return {
+        "image": torch.randn(n_s, 3, size, size, generator=g).masked_fill(pad[:, None], 0),
+        "pad": pad,
+        "box": torch.rand(n_s, 4, generator=g) * 0.4 + 0.2,
+        "tokens_s": tokens_s,
+        "hidden_s": tokens_s > TOKENIZER.mask,
+        "tokens_m": tokens_m,
+        "hidden_m": tokens_m > TOKENIZER.mask,
+        "logmel": 3 * torch.randn(n_m, frames, config.n_mels, generator=g) - 4,
+        "hidden_a": hidden_a,
+    }
 
 
 def test_shapes_of_a_step(config):
@@ -58,7 +82,10 @@ def test_shapes_of_a_step(config):
     assert output.words_m.shape == (2, config.text_length, len(TOKENIZER))
     assert output.sound.shape == (2, frames, config.n_mels)
     assert output.code_loss.shape == () and output.info["counts"].shape == (2, config.codes // 2)
-    assert output.info["counts"].sum(1).tolist() == [7, 7]  # 3 + 2 texts and 2 sounds choose a code in each group
+    assert output.info["counts"].sum(1).tolist() == [
+        7,
+        7,
+    ]  # 3 + 2 texts and 2 sounds choose a code in each group
     assert ((output.box > 0) & (output.box < 1)).all()
 
 
@@ -70,8 +97,20 @@ def test_the_paper_compresses_216_frames_to_54():
     assert align._compress(logmel[None]).shape == (1, 54, 16)
     q = torch.zeros(1, 16)
     for frames in (216, 63, 64, 65):  # any number of frames comes back
-        assert align.reconstruct_audio(torch.zeros(1, frames, 128), torch.zeros(1, frames, dtype=torch.bool), q).shape[1] == frames
-    assert (PAPER.dim, PAPER.heads, PAPER.visual_heads, PAPER.text_layers, PAPER.visual_layers, PAPER.ffn) == (256, 8, 4, 6, 3, 4)
+        assert (
+            align.reconstruct_audio(
+                torch.zeros(1, frames, 128), torch.zeros(1, frames, dtype=torch.bool), q
+            ).shape[1]
+            == frames
+        )
+    assert (
+        PAPER.dim,
+        PAPER.heads,
+        PAPER.visual_heads,
+        PAPER.text_layers,
+        PAPER.visual_layers,
+        PAPER.ffn,
+    ) == (256, 8, 4, 6, 3, 4)
 
 
 def test_equation_1(config):
@@ -83,8 +122,12 @@ def test_equation_1(config):
     box = stream.locate(v, torch.zeros(2, 16, config.dim), None, q)
     hook.remove()
     torch.testing.assert_close(seen[0].norm(dim=-1), torch.ones(2, 16))
-    torch.testing.assert_close(seen[0], v * q[:, None] / (v * q[:, None]).norm(dim=-1, keepdim=True))
-    torch.testing.assert_close(stream.locate(7 * v, torch.zeros(2, 16, config.dim), None, 0.1 * q), box)
+    torch.testing.assert_close(
+        seen[0], v * q[:, None] / (v * q[:, None]).norm(dim=-1, keepdim=True)
+    )
+    torch.testing.assert_close(
+        stream.locate(7 * v, torch.zeros(2, 16, config.dim), None, 0.1 * q), box
+    )
     mean = stream.transformer(seen[0]).mean(1)  # Eqs. (1) and (2), written again
     w1, w2 = stream.head[0], stream.head[2]
     expected = torch.sigmoid(torch.relu(mean @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias)
@@ -96,7 +139,9 @@ def test_positions(config):
     v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["pad"])
     assert v.shape == positions.shape == (*mask.shape, config.dim)
     torch.testing.assert_close(positions.norm(dim=-1), torch.ones(mask.shape))
-    assert torch.cdist(positions[1], positions[1]).add(torch.eye(mask.shape[1])).min() > 1e-3  # no two places are alike
+    assert (
+        torch.cdist(positions[1], positions[1]).add(torch.eye(mask.shape[1])).min() > 1e-3
+    )  # no two places are alike
     q = torch.randn(3, config.dim)
     order = torch.randperm(mask.shape[1], generator=torch.Generator().manual_seed(0))
     moved = stream.locate(v[:, order], positions, mask[:, order], q)
@@ -115,14 +160,19 @@ def test_padded_tokens_of_a_picture_change_nothing(config):
     cut = ~mask[0]
     alone = stream.locate(v[:1, cut], positions[:1, cut], None, q[:1])
     torch.testing.assert_close(alone, box[:1], atol=1e-5, rtol=1e-4)
-    assert (stream.locate(v.masked_fill(~mask[..., None], 1e4), positions, mask, q) - box).abs().max() > 1e-4
+    assert (
+        stream.locate(v.masked_fill(~mask[..., None], 1e4), positions, mask, q) - box
+    ).abs().max() > 1e-4
 
 
 def test_no_box_depends_on_the_rest_of_the_batch(config):
     """Also where pictures differ in shape, and where queries are given together."""
     predictor = Predictor(build(config), TOKENIZER, config, torch.device("cpu"))
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((64, 64), (64, 112), (70, 50), (64, 64))]
+    images = [
+        rng.integers(0, 256, (h, w, 3), np.uint8)
+        for h, w in ((64, 64), (64, 112), (70, 50), (64, 64))
+    ]
     with torch.no_grad():
         q = predictor.texts(["the red ring", "the cross", "a small ring", "the ring"])
         queries = [q, q.flip(0)]
@@ -140,10 +190,18 @@ def test_padding_of_texts_changes_nothing(config):
     phrase = ["the small red ring on the left"]
     short, long = (align.text(TOKENIZER.encode(phrase, n)) for n in (9, 14))
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
-    tokens, hidden, q = TOKENIZER.encode(phrase, 14), torch.zeros(1, 14, dtype=torch.bool), torch.randn(1, config.dim)
+    tokens, hidden, q = (
+        TOKENIZER.encode(phrase, 14),
+        torch.zeros(1, 14, dtype=torch.bool),
+        torch.randn(1, config.dim),
+    )
     words = align.reconstruct_text(tokens, hidden, q)[:, :9]
-    torch.testing.assert_close(align.reconstruct_text(tokens[:, :9], hidden[:, :9], q), words, atol=1e-5, rtol=1e-4)
-    assert (align.text(TOKENIZER.encode(["the small red ring on the"], 14)) - long).abs().max() > 1e-3
+    torch.testing.assert_close(
+        align.reconstruct_text(tokens[:, :9], hidden[:, :9], q), words, atol=1e-5, rtol=1e-4
+    )
+    assert (
+        align.text(TOKENIZER.encode(["the small red ring on the"], 14)) - long
+    ).abs().max() > 1e-3
 
 
 def test_what_is_hidden_cannot_be_seen(config):
@@ -157,11 +215,20 @@ def test_what_is_hidden_cannot_be_seen(config):
     other = torch.where(batch["hidden_a"][..., None], 9.0, batch["logmel"])
     assert torch.equal(align.reconstruct_audio(other, batch["hidden_a"], q), sound)
     assert (align.reconstruct_text(batch["tokens_m"], hidden, -q) - words).abs().max() > 1e-3
-    assert (align.reconstruct_audio(batch["logmel"], batch["hidden_a"], -q) - sound).abs().max() > 1e-3
+    assert (
+        align.reconstruct_audio(batch["logmel"], batch["hidden_a"], -q) - sound
+    ).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("source, intermediate, words_from, sound_from",
-                         [("self", "cross", "a", "t"), ("no", "self", "t", "a"), ("self", "no", None, None), ("no", "no", None, None)])
+@pytest.mark.parametrize(
+    "source, intermediate, words_from, sound_from",
+    [
+        ("self", "cross", "a", "t"),
+        ("no", "self", "t", "a"),
+        ("self", "no", None, None),
+        ("no", "no", None, None),
+    ],
+)
 def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
     """What guides which reconstruction: (5) is self-cross."""
     config = replace(CONFIGS["tiny"], recon_source=source, recon_intermediate=intermediate)
@@ -172,8 +239,14 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
         setattr(align, f"reconstruct_{kind}", lambda x, hidden, q, kind=kind, original=original: (
             guides[kind].append(q), original(x, hidden, q))[1])
     output = model(batch)
-    q_s, q_t, q_a = model.query(batch["tokens_s"]), model.query(batch["tokens_m"]), model.query(logmel=batch["logmel"])
-    assert (output.words_s is None) == (source == "no") and (output.words_m is None) == (output.sound is None) == (words_from is None)
+    q_s, q_t, q_a = (
+        model.query(batch["tokens_s"]),
+        model.query(batch["tokens_m"]),
+        model.query(logmel=batch["logmel"]),
+    )
+    assert (output.words_s is None) == (source == "no") and (output.words_m is None) == (
+        output.sound is None
+    ) == (words_from is None)
     by = {"a": q_a, "t": q_t}
     expected = [q_s] * (source == "self") + [by.get(words_from)] * (words_from is not None)
     assert len(guides["text"]) == len(expected) and len(guides["audio"]) == (sound_from is not None)
@@ -189,9 +262,14 @@ def test_without_reconstruction_loss_nothing_is_reconstructed():
 def test_query_equals_the_parts(config):
     model, batch = build(config).eval(), batch_of(config)
     align = model.alignment
-    (q_s, q_t, q_a), _, _ = align.quantise(align.text(batch["tokens_s"]), align.text(batch["tokens_m"]), align.audio(batch["logmel"]))
-    for ours, parts in ((model.query(batch["tokens_s"]), q_s), (model.query(tokens=batch["tokens_m"]), q_t),
-                        (model.query(logmel=batch["logmel"]), q_a)):
+    (q_s, q_t, q_a), _, _ = align.quantise(
+        align.text(batch["tokens_s"]), align.text(batch["tokens_m"]), align.audio(batch["logmel"])
+    )
+    for ours, parts in (
+        (model.query(batch["tokens_s"]), q_s),
+        (model.query(tokens=batch["tokens_m"]), q_t),
+        (model.query(logmel=batch["logmel"]), q_a),
+    ):
         torch.testing.assert_close(ours, parts)
     for i in range(3):  # a batch of one is nothing special
         torch.testing.assert_close(model.query(batch["tokens_s"][i:i + 1]), q_s[i:i + 1])
@@ -201,7 +279,9 @@ def test_query_equals_the_parts(config):
     output = model(batch)  # Eqs. (7) and (8) take what the codebooks take
     torch.testing.assert_close(output.a, align.audio(batch["logmel"]))
     torch.testing.assert_close(output.t, align.text(batch["tokens_m"]))
-    torch.testing.assert_close(model(batch).box, model.localization(batch["image"], q_s, batch["pad"]))
+    torch.testing.assert_close(
+        model(batch).box, model.localization(batch["image"], q_s, batch["pad"])
+    )
 
 
 def test_evaluation_does_not_touch_the_codebook(config):
@@ -211,8 +291,12 @@ def test_evaluation_does_not_touch_the_codebook(config):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     model.train()(batch_of(config))
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    assert {"alignment.codebook.codes", "alignment.codebook.average_count", "alignment.text_norm.running_mean",
-            "alignment.audio_norm.running_mean"} <= changed
+    assert {
+        "alignment.codebook.codes",
+        "alignment.codebook.average_count",
+        "alignment.text_norm.running_mean",
+        "alignment.audio_norm.running_mean",
+    } <= changed
 
 
 def test_random_query():
@@ -227,11 +311,17 @@ def test_gradients_reach_every_part(config):
     """Nothing is cut off: what has no gradient is what Eq. (8) leaves to the averages, and keys of a single memory token."""
     from turn.losses import losses
     model, batch = build(config), batch_of(config)
-    for p in model.parameters():  # some begin at zero, and what is before them has no gradient at the first step
+    for p in (
+        model.parameters()
+    ):  # some begin at zero, and what is before them has no gradient at the first step
         p.data += 0.02 * torch.randn_like(p)
     losses(model(batch), batch, config)["loss"].backward()
     dead = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    unseen = {name for name in dead if ".cross.q." not in name and ".cross_norm." not in name and ".cross.kv.bias" not in name}
+    unseen = {
+        name
+        for name in dead
+        if ".cross.q." not in name and ".cross_norm." not in name and ".cross.kv.bias" not in name
+    }
     assert not unseen, unseen
 
 
@@ -240,11 +330,15 @@ def test_transformer_parts():
     x, mask = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False, False, True, True, True]])
     torch.testing.assert_close(masked_mean(x, mask)[1], x[1, :2].mean(0))
     assert torch.equal(masked_mean(x, None), x.mean(1))
-    assert torch.equal(masked_mean(x, torch.ones(2, 5, dtype=torch.bool)), torch.zeros(2, 8))  # all padding: no NaN
+    assert torch.equal(
+        masked_mean(x, torch.ones(2, 5, dtype=torch.bool)), torch.zeros(2, 8)
+    )  # all padding: no NaN
     model = Transformer(8, 2, 2, 4, 0.0)
     later = x.clone()
     later[:, 4] *= -1
-    assert (model(later) - model(x))[:, 0].abs().max() > 1e-4  # bidirectional: the first token sees the last
+    assert (model(later) - model(x))[
+        :, 0
+    ].abs().max() > 1e-4  # bidirectional: the first token sees the last
     torch.testing.assert_close(model(x, mask)[1, :2], model(x[1:, :2])[0])
     positions = sine(50, 8)
     assert positions.shape == (50, 8) and positions.abs().max() <= 1

@@ -1,4 +1,5 @@
 """TURN's runs: bad files of its corpora, the paper's preset on published layouts, two processes as one, term by term."""
+
 import os
 import shutil
 from dataclasses import replace
@@ -7,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import dist
+from common.training import dist
 from common.io import read_json
-from common.layouts import write
+from tests.layouts import write
 from common.scenes import Scenes
 from turn.losses import losses
 from turn.model import Turn
@@ -18,8 +19,10 @@ from . import trees
 from .test_lifecycle import NARROW, bad, done, log, start
 from .test_turn_model import CONFIGS, TOKENIZER, batch_of
 
-PAPER = (f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 "
-         f"--batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu")
+PAPER = (
+    f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 "
+    f"--batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +35,43 @@ def tree(tmp_path_factory):
 def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
     """Lists that are wrong are found before anything is written; a picture or a sound when its turn comes."""
     monkeypatch.chdir(tmp_path)
-    picture, sound = "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg", "development/clip 3.wav"
-    cases = [("refcocog/refs(google).p", b""), ("refcocog/refs(google).p", None), ("refcocog/refs(google).p", b"cos\nsystem\n."),
-             ("refcocog/instances.json", b"{"), ("refcocog/instances.json", None), ("clotho_captions_development.csv", b""),
-             ("clotho_captions_validation.csv", b"a,b\n1\n"), (picture, None), (sound, None),
-             (picture, b""), (picture, b"text"), (picture, 100), (sound, b""), (sound, b"text"), (sound, 100)]
+    picture, sound = (
+        "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg",
+        "development/clip 3.wav",
+    )
+    cases = [
+        ("refcocog/refs(google).p", b""),
+        ("refcocog/refs(google).p", None),
+        ("refcocog/refs(google).p", b"cos\nsystem\n."),
+        ("refcocog/instances.json", b"{"),
+        ("refcocog/instances.json", None),
+        ("clotho_captions_development.csv", b""),
+        ("clotho_captions_validation.csv", b"a,b\n1\n"),
+        (picture, None),
+        (sound, None),
+        (picture, b""),
+        (picture, b"text"),
+        (picture, 100),
+        (sound, b""),
+        (sound, b"text"),
+        (sound, 100),
+    ]
     for number, (name, content) in enumerate(cases):
         root = tmp_path / "data"
         shutil.copytree(tree, root)
         if content is None:
             (root / name).unlink()
         else:
-            (root / name).write_bytes((tree / name).read_bytes()[:content] if isinstance(content, int) else content)
+            (root / name).write_bytes(
+                (tree / name).read_bytes()[:content] if isinstance(content, int) else content
+            )
         flags = f"{PAPER} --root {root} --epochs 1 --no-adaptive --batch-intermediate 4 --name {number}"  # every file is read
         err = bad("turn.train", flags.split(), capsys, monkeypatch)
         assert Path(name).name in err, (name, err)
         # what only the loop can find, an undecodable file, it finds in a folder that is there and holds its settings
-        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, name
+        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, (
+            name
+        )
         shutil.rmtree(root)
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
@@ -58,8 +81,17 @@ def test_a_bad_picture_in_a_worker(tree, tmp_path):
     """Also where another process finds it."""
     root = tmp_path / "data"
     shutil.copytree(tree, root)
-    (root / "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
-    err = done(start("turn.train", f"{PAPER} --root {root} --epochs 1 --no-adaptive --name a --workers 1", tmp_path), 2)[1]
+    (root / "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg").write_bytes(
+        b"\xff\xd8\xff\xe0 no more"
+    )
+    err = done(
+        start(
+            "turn.train",
+            f"{PAPER} --root {root} --epochs 1 --no-adaptive --name a --workers 1",
+            tmp_path,
+        ),
+        2,
+    )[1]
     assert len(err.strip().splitlines()) == 1 and "COCO_train2014_000000000003.jpg" in err, err
 
 
@@ -67,17 +99,35 @@ def test_a_bad_picture_in_a_worker(tree, tmp_path):
 @pytest.mark.parametrize("flags", ["--steps 2", "--steps 1 --batch-size 2 --detr r50"])
 def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.signal.signal", lambda *args: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     from turn.train import main
     main([*PAPER.split(), "--root", str(tree), "--name", "paper", *flags.split()])
     folder = tmp_path / "runs" / "turn" / "paper"
     rows = log(folder)
-    assert [row["step"] for row in rows] == list(range(1, len(rows))) + [int(flags.split()[1])] and "validation/score" in rows[-1]
-    assert (folder / "best.pt").is_file() and read_json(folder / "metrics.json")["preset"] == "paper"
+    assert [row["step"] for row in rows] == list(range(1, len(rows))) + [
+        int(flags.split()[1])
+    ] and "validation/score" in rows[-1]
+    assert (folder / "best.pt").is_file() and read_json(folder / "metrics.json")[
+        "preset"
+    ] == "paper"
     if "r50" not in flags:
         (tmp_path / "vggss").mkdir()
         write(Scenes(4, 64, 8000, 0.5), tmp_path / "vggss", "vggss", 3)
-        main([*PAPER.split(), "--root", str(tree), "--name", "both", "--steps", "1", "--benchmark", "vggss", "--benchmark-root", "vggss"])
+        main(
+            [
+                *PAPER.split(),
+                "--root",
+                str(tree),
+                "--name",
+                "both",
+                "--steps",
+                "1",
+                "--benchmark",
+                "vggss",
+                "--benchmark-root",
+                "vggss",
+            ]
+        )
         assert read_json(folder.parent / "both" / "metrics.json")["samples"] == 3
 
 
@@ -85,20 +135,29 @@ def step_of_turn(split):
     """One step in double precision of a part of a batch: its terms, gradients and buffers. split: rows of both domains."""
     result = {}
     for revive in (False, True):
-        config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, revive=revive, contrast="both")
+        config = replace(
+            CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, revive=revive, contrast="both"
+        )
         torch.manual_seed(0)
         model = dist.sync_batchnorm(Turn(config, TOKENIZER)).double()
         codebook = model.alignment.codebook.float()  # it computes in float32 whatever comes in
-        codebook.register_forward_hook(lambda module, args, out: (out[0].double(), out[1].double(), out[2]))
+        codebook.register_forward_hook(
+            lambda module, args, out: (out[0].double(), out[1].double(), out[2])
+        )
         parts = [batch_of(config, 3, 2, seed) for seed in range(2)]
-        batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}  # 6 pictures, 4 sounds
+        batch = {
+            k: torch.cat([part[k] for part in parts]) for k in parts[0]
+        }  # 6 pictures, 4 sounds
         own = {k: v[split[len(v) == 4]] for k, v in batch.items()}
         own = {k: v.double() if v.is_floating_point() else v for k, v in own.items()}
         terms = losses(model(own), own, config)
         terms["loss"].backward()
         dist.sum_gradients(model.parameters())
-        result[revive] = ({k: dist.total(v.detach().double()) for k, v in terms.items()},
-                          {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, dict(model.named_buffers()))
+        result[revive] = (
+            {k: dist.all_sum(v.detach().double()) for k, v in terms.items()},
+            {n: p.grad for n, p in model.named_parameters() if p.grad is not None},
+            dict(model.named_buffers()),
+        )
     return result
 
 
@@ -106,7 +165,12 @@ SPLITS = [([0, 1, 2], [0, 1]), ([3, 4, 5], [2, 3])], [([0, 1, 2, 3], [0, 1, 2]),
 
 
 def one_of_two(rank, folder):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="localhost",
+        MASTER_PORT=(folder / "port").read_text(),
+    )
     torch.set_num_threads(1)
     dist.start(torch.device("cpu"))
     found = [step_of_turn(split[rank]) for split in SPLITS]
@@ -130,4 +194,10 @@ def test_losses_gradients_and_codebooks_of_two_processes_are_those_of_one(tmp_pa
                 for ours, theirs in zip(groups, found[revive]):
                     assert ours.keys() == theirs.keys() and len(ours) > 5
                     for name, value in ours.items():
-                        torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+                        torch.testing.assert_close(
+                            theirs[name],
+                            value,
+                            atol=1e-6,
+                            rtol=1e-6,
+                            msg=lambda m, name=name: f"{name}: {m}",
+                        )

@@ -1,4 +1,5 @@
 """turn/sampling.py: Eqs. (11) to (13), and whether the classifier finds what is exclusive to a domain."""
+
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -37,8 +38,12 @@ def test_equations_12_and_13(phi_, k, sign):
         assert (w == 1 / len(phi_)).all()
         return
     assert w.max() / w.min() == pytest.approx(k)
-    assert (np.diff(w[np.argsort(sign * phi_, kind="stable")]) >= -1e-15).all()  # source: the surer Φ is, the rarer
-    np.testing.assert_allclose(w, weights(3 * phi_, k, sign), rtol=1e-6)  # only the order and the proportions of Φ count
+    assert (
+        np.diff(w[np.argsort(sign * phi_, kind="stable")]) >= -1e-15
+    ).all()  # source: the surer Φ is, the rarer
+    np.testing.assert_allclose(
+        w, weights(3 * phi_, k, sign), rtol=1e-6
+    )  # only the order and the proportions of Φ count
     if spread > 1:
         np.testing.assert_allclose(w, weights(phi_ + 7, k, sign), rtol=1e-6)
         np.testing.assert_allclose(w, equations(phi_, k, sign), rtol=1e-9)
@@ -50,12 +55,18 @@ def test_the_domains_are_mirrors(phi_, k):
     assume(np.ptp(phi_) > 1e-3)
     np.testing.assert_allclose(weights(phi_, k, -1), weights(-phi_, k, 1))
     reverse = np.argsort(weights(phi_, k, -1), kind="stable")
-    assert phi_[reverse[0]] == pytest.approx(phi_.max()) and phi_[reverse[-1]] == pytest.approx(phi_.min())
+    assert phi_[reverse[0]] == pytest.approx(phi_.max()) and phi_[reverse[-1]] == pytest.approx(
+        phi_.min()
+    )
 
 
 def test_by_hand():
-    np.testing.assert_allclose(weights(np.array([2.0, 0.0, 1.0]), 5, 1), np.array([5, 1, 5 ** 0.5]) / (6 + 5 ** 0.5))
-    np.testing.assert_allclose(weights(np.array([2.0, 0.0, 1.0]), 5, -1), np.array([1, 5, 5 ** 0.5]) / (6 + 5 ** 0.5))
+    np.testing.assert_allclose(
+        weights(np.array([2.0, 0.0, 1.0]), 5, 1), np.array([5, 1, 5**0.5]) / (6 + 5**0.5)
+    )
+    np.testing.assert_allclose(
+        weights(np.array([2.0, 0.0, 1.0]), 5, -1), np.array([1, 5, 5**0.5]) / (6 + 5**0.5)
+    )
     for same in ([3.0, 3.0], [0.0]):
         assert weights(np.array(same), 5, 1).tolist() == [1 / len(same)] * len(same)
     assert weights(np.array([1.0, 9.0]), 1, 1).tolist() == [0.5, 0.5]  # k = 1: uniform
@@ -79,26 +90,51 @@ def test_report_shows_the_two_ends():
     values = np.array([0.0, 5, 1, 4, 2, 3, -1])
     assert report(texts, values, "source", -1, 2) == ("source domain, least exclusive: a; c\n"
                                                       "source domain, most exclusive: d; b\n")
-    assert report(texts, values, "intermediate", 1, 2) == ("intermediate domain, least exclusive: b; d\n"
-                                                           "intermediate domain, most exclusive: c; a\n")
+    assert report(texts, values, "intermediate", 1, 2) == (
+        "intermediate domain, least exclusive: b; d\nintermediate domain, most exclusive: c; a\n"
+    )
 
 
 @pytest.fixture(scope="module")
 def scenes():
     """Small domains, the scores of a classifier trained on them, and what is exclusive in truth."""
-    config = replace(TINY, image_size=32, seconds=0.1, n_fft=256, scenes=400, sounds=250, batch_size=32, sampler_epochs=8)
-    source, intermediate = SceneSource(0, config.scenes, config), SceneIntermediate(0, config.sounds, config)
-    tokenizer = WordPiece.from_texts(t for domain in (source, intermediate) for item in domain.texts for t in item)
-    flat = [tokenizer.encode([t for item in d.texts for t in item], config.text_length) for d in (source, intermediate)]
+    config = replace(
+        TINY,
+        image_size=32,
+        seconds=0.1,
+        n_fft=256,
+        scenes=400,
+        sounds=250,
+        batch_size=32,
+        sampler_epochs=8,
+    )
+    source, intermediate = (
+        SceneSource(0, config.scenes, config),
+        SceneIntermediate(0, config.sounds, config),
+    )
+    tokenizer = WordPiece.from_texts(
+        t for domain in (source, intermediate) for item in domain.texts for t in item
+    )
+    flat = [
+        tokenizer.encode([t for item in d.texts for t in item], config.text_length)
+        for d in (source, intermediate)
+    ]
     torch.manual_seed(5)
     before = torch.get_rng_state()
     classifier = train_classifier(*flat, tokenizer, config, CPU)
     assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
-    return config, tokenizer, (source, intermediate), [phi(classifier, d.texts, tokenizer, config, CPU) for d in (source, intermediate)]
+    return (
+        config,
+        tokenizer,
+        (source, intermediate),
+        [phi(classifier, d.texts, tokenizer, config, CPU) for d in (source, intermediate)],
+    )
 
 
 def chance_that_first_is_higher(first, second):
-    return float((first[:, None] > second[None]).mean() + 0.5 * (first[:, None] == second[None]).mean())
+    return float(
+        (first[:, None] > second[None]).mean() + 0.5 * (first[:, None] == second[None]).mean()
+    )
 
 
 @pytest.mark.slow
@@ -132,8 +168,13 @@ def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
     resumed = replace(config, resume=True)
     saved = (tmp_path / "sampling.npz").read_bytes()
     again = adaptive_weights(*domains, tokenizer, resumed, run)
-    assert all((a == b).all() for a, b in zip(first, again)) and (tmp_path / "sampling.npz").read_bytes() == saved
+    assert (
+        all((a == b).all() for a, b in zip(first, again))
+        and (tmp_path / "sampling.npz").read_bytes() == saved
+    )
     with pytest.raises(InputError, match="other data"):
         adaptive_weights(SceneSource(0, 3, config), domains[1], tokenizer, resumed, run)
     (tmp_path / "sampling.npz").unlink()
-    assert all((a == b).all() for a, b in zip(first, adaptive_weights(*domains, tokenizer, resumed, run)))  # computed anew: the same
+    assert all(
+        (a == b).all() for a, b in zip(first, adaptive_weights(*domains, tokenizer, resumed, run))
+    )  # computed anew: the same

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.io import InputError
-from common.weights import load_published
-from stmnet.vggish import VGGish, _constants, log_mel, mel_filterbank, patches, vggish
+from common.io import load_published
+from stmnet.backbones.vggish import VGGish, _constants, log_mel, mel_filterbank, patches, vggish
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -39,6 +39,7 @@ def published(names):
 
 # The front end ----------------------------------------------------------------------------------------------------------------
 
+
 def test_golden_examples():
     assert (GOLDEN["wave_pcm"] == fill.make_pcm("vggish-wave", 40000, 16000)).all()
     assert_golden(patches(wave()), "examples")
@@ -63,14 +64,18 @@ def test_mel_filterbank_against_a_loop():
         for band in range(64):
             distance = abs(mel(i * 8000 / 256) - (mel(125) + (band + 1) * step)) / step
             expected = max(0, 1 - distance) if i else 0  # the published code empties the bin of DC
-            assert abs(filters[i, band] - expected) < 2e-5  # 1127 for 2595 / ln 10, as published, is 1127.01
+            assert (
+                abs(filters[i, band] - expected) < 2e-5
+            )  # 1127 for 2595 / ln 10, as published, is 1127.01
 
 
 def test_log_mel_against_a_naive_spectrogram():
     sound = noise(1234).double().numpy()
     rows = []
     for start in range(0, len(sound) - 400 + 1, 160):
-        frame = [sound[start + n] * (0.5 - 0.5 * math.cos(2 * math.pi * n / 400)) for n in range(400)]
+        frame = [
+            sound[start + n] * (0.5 - 0.5 * math.cos(2 * math.pi * n / 400)) for n in range(400)
+        ]
         rows.append(np.log(abs(np.fft.rfft(frame, 512)) @ mel_filterbank() + 0.01))
     np.testing.assert_allclose(log_mel(torch.from_numpy(sound)), rows, rtol=0, atol=1e-5)
 
@@ -80,7 +85,9 @@ def test_log_mel_against_a_naive_spectrogram():
 def test_number_of_examples(n):
     frames = len([start for start in range(0, n, 160) if start + 400 <= n])
     if frames < 96:
-        with pytest.raises(ValueError, match="shorter than one frame" if frames == 0 else "less than one example"):
+        with pytest.raises(
+            ValueError, match="shorter than one frame" if frames == 0 else "less than one example"
+        ):
             patches(torch.zeros(n))
     else:
         examples = patches(torch.zeros(n))
@@ -88,7 +95,9 @@ def test_number_of_examples(n):
         assert torch.allclose(examples, torch.tensor(SILENCE))
 
 
-@pytest.mark.parametrize("n, examples", [(15599, None), (15600, 1), (30959, 1), (30960, 2), (48000, 3)])
+@pytest.mark.parametrize(
+    "n, examples", [(15599, None), (15600, 1), (30959, 1), (30960, 2), (48000, 3)]
+)
 def test_number_of_examples_at_the_edges(n, examples):
     if examples is None:
         with pytest.raises(ValueError, match=r"95 frames .* needs 15600 samples at 16000 Hz"):
@@ -128,7 +137,10 @@ def test_other_rates_are_resampled_and_nonsense_is_refused():
     t = torch.arange(32000) / 32000
     sound = torch.sin(2 * math.pi * 440 * t)
     ours, expected = log_mel(sound, 32000), log_mel(torch.sin(2 * math.pi * 440 * t[::2]))
-    assert ours.shape == expected.shape == (98, 64) and ours.mean(0).argmax() == expected.mean(0).argmax()
+    assert (
+        ours.shape == expected.shape == (98, 64)
+        and ours.mean(0).argmax() == expected.mean(0).argmax()
+    )
     assert torch.allclose(ours[5:-5].amax(1), expected[5:-5].amax(1), atol=5e-3)
     with pytest.raises(ValueError):
         patches(torch.zeros(48000, dtype=torch.int16))
@@ -148,13 +160,21 @@ def test_autocast_and_inference_mode_change_nothing():
 
 # The network ------------------------------------------------------------------------------------------------------------------
 
+
 def test_names_are_the_published_ones():
-    assert list(VGGish((4, 4, 4, 4), hidden=4, outputs=4).state_dict()) == list(KEYS) and len(KEYS) == 18
+    assert (
+        list(VGGish((4, 4, 4, 4), hidden=4, outputs=4).state_dict()) == list(KEYS)
+        and len(KEYS) == 18
+    )
 
 
 def test_golden_map_from_the_convolutions_of_the_file_alone(tmp_path):
     path = tmp_path / "vggish.pth"
-    torch.save(published(k for k in KEYS if k.startswith("features.")) | {"embeddings.4.bias": torch.zeros(128)}, path)
+    torch.save(
+        published(k for k in KEYS if k.startswith("features."))
+        | {"embeddings.4.bias": torch.zeros(128)},
+        path,
+    )
     model = VGGish(hidden=None).eval()
     assert not hasattr(model, "embeddings")
     load_published(model.features, path, prefix="features.")
@@ -173,21 +193,39 @@ def test_golden_embedding_from_the_whole_file(tmp_path):
         assert_golden(model.features(examples), "features_512")
         assert_golden(model(examples), "embedding_128")
         assert torch.allclose(model(examples[1:]), model(examples)[1:], atol=1e-6)
-    compared = {"wave_pcm", "examples", "features_512", "embedding_128", "examples_from_stereo_22050"}
-    assert set(GOLDEN.files) == compared | {"pca_uint8", "check_stereo_22050"}  # the post-processor is not here
+    compared = {
+        "wave_pcm",
+        "examples",
+        "features_512",
+        "embedding_128",
+        "examples_from_stereo_22050",
+    }
+    assert set(GOLDEN.files) == compared | {
+        "pca_uint8",
+        "check_stereo_22050",
+    }  # the post-processor is not here
 
 
 def test_narrow_vggish_batch_and_flattening():
     torch.manual_seed(0)
     model, x = VGGish((4, 8, 8, 16), hidden=32, outputs=12).eval(), noise(3, 1, 96, 64)
     together = model(x)
-    assert model.channels == 16 and model.features(x).shape == (3, 16, 6, 4) and together.shape == (3, 12)
+    assert (
+        model.channels == 16
+        and model.features(x).shape == (3, 16, 6, 4)
+        and together.shape == (3, 12)
+    )
     assert (together >= 0).all() and (together == 0).any()  # ReLU after the last layer too
     for i in range(3):
         assert torch.allclose(model(x[i:i + 1])[0], together[i], atol=1e-5)
     first = model.embeddings[0]
     cells = model.features(x)
-    naive = sum(cells[0, c, i, j] * first.weight[:, (i * 4 + j) * 16 + c] for i in range(6) for j in range(4) for c in range(16))
+    naive = sum(
+        cells[0, c, i, j] * first.weight[:, (i * 4 + j) * 16 + c]
+        for i in range(6)
+        for j in range(4)
+        for c in range(16)
+    )
     hidden = []
     first.register_forward_hook(lambda _, __, out: hidden.append(out))
     model(x)

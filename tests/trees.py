@@ -1,4 +1,5 @@
 """Small data sets on disk in the published layouts, with real pictures and sounds in them: what turn.corpora reads."""
+
 import csv
 import json
 import pickle
@@ -8,7 +9,7 @@ from PIL import Image
 
 from common.io import write_audio
 from common.scenes import Scenes
-from turn.corpora import COCO
+from common.benchmarks.corpora import COCO
 
 RATE = 8000
 
@@ -24,11 +25,20 @@ def refcoco(root, name="refcocog", by="google", train=12, val=4, size=(80, 60)):
         x0, y0, x1, y1 = (item.box * [width, height, width, height]).tolist()
         images.append({"id": i, "file_name": file, "width": width, "height": height})
         annotations.append({"id": 100 + i, "image_id": i, "bbox": [x0, y0, x1 - x0, y1 - y0]})
-        refs.append({"ref_id": i, "ann_id": 100 + i, "image_id": i, "split": "train" if i < train else "val",
-                     "sentences": [{"sent": item.phrase, "sent_id": i}]})
+        refs.append(
+            {
+                "ref_id": i,
+                "ann_id": 100 + i,
+                "image_id": i,
+                "split": "train" if i < train else "val",
+                "sentences": [{"sent": item.phrase, "sent_id": i}],
+            }
+        )
     (root / name).mkdir(parents=True, exist_ok=True)
     (root / name / f"refs({by}).p").write_bytes(pickle.dumps(refs, protocol=2))
-    (root / name / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (root / name / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations})
+    )
     return root
 
 

@@ -1,5 +1,5 @@
 """The paper's ablations on embedded scenes: `python -m turn.ablate --table 4 --seeds 3` (Tables 3 and 4, Figures 3 and 4)."""
-from common.ablate import ablate
+from common.training.ablation import ablate
 
 TABLES = {
     "4": {"all": [], "no adaptive sampling": ["--no-adaptive"], "no reconstruction loss": ["--lambda-recon", "0"],

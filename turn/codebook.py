@@ -11,7 +11,7 @@ What a step chose is summed over all processes, so n processes move the codes as
 import torch
 from torch import nn
 
-from common import dist
+from common.training import dist
 
 DEAD = 0.1  # a code is dead when its average count is below this part of what an equal share would be
 
@@ -59,7 +59,7 @@ class GroupedCodebook(nn.Module):
             chosen = (indices.unsqueeze(2) == torch.arange(self.codes.shape[1], device=x.device)).float()  # (groups, B, codes)
             sums = chosen.transpose(1, 2) @ nn.functional.pad(parts, (0, 1), value=1.)  # the last column counts
             if self.training:
-                sums = dist.total(sums)
+                sums = dist.all_sum(sums)
             counts = sums[..., -1]  # (groups, codes)
             rows = counts[0].sum()
             loss = self.beta * (x - quantised).square().sum() / (rows * x.shape[1])  # Eq. (8)
@@ -88,7 +88,7 @@ class GroupedCodebook(nn.Module):
 
     @torch.no_grad()
     def _revive(self, x: torch.Tensor, quantised: torch.Tensor) -> None:
-        x, quantised = dist.gather(torch.cat([x, quantised], 1)).unflatten(1, (2, self.groups, -1)).unbind(1)
+        x, quantised = dist.gather_rows(torch.cat([x, quantised], 1)).unflatten(1, (2, self.groups, -1)).unbind(1)
         far = (x - quantised).square().sum(2).argsort(dim=0, descending=True, stable=True).T  # (groups, N)
         few = self.average_count.argsort(dim=1, stable=True)  # (groups, codes)
         n = min(far.shape[1], few.shape[1])  # the least used code gets the farthest input, and so on

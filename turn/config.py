@@ -1,7 +1,7 @@
 """TURN's configuration. `tiny` is the embedded default, `paper` is section 4.1 and appendix A.2 of the paper."""
 from dataclasses import dataclass, replace
 
-from common.config import RunConfig, flag
+from common.training import RunConfig, flag
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Config(RunConfig):
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
     vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's (none: made from the training texts)",
-                           practical=True)
+                           free_on_resume=True)
     refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
 
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
-    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches", practical=True)
+    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches", free_on_resume=True)
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
@@ -80,9 +80,9 @@ class Config(RunConfig):
 
     select: str = flag("zero", "best.pt by validation in the two training domains (zero), or by Flickr-SoundNet's annotated pairs "
                        "in --dev-root (flickr), the paper's way", ("zero", "flickr"))
-    dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", practical=True)
+    dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", free_on_resume=True)
     benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo (with scenes: instead of scenes)")
-    benchmark_root: str = flag("", "its folder", practical=True)
+    benchmark_root: str = flag("", "its folder", free_on_resume=True)
     validate_every: int = flag(2, "epochs between validations; the last epoch is always validated")
 
     def validate(self) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common import benchmarks, dist
+from common import benchmarks
+from common.training import dist
 from common.io import InputError, fit, read_audio, read_image
-from common.run import progress
+from common.training import progress_bar
 from common.scenes import Scenes
 
 from .augment import test_view, train_view
-from .corpora import SPLIT_BY, audiocaps, clotho, refcoco
-from .frontend import log_mel, spec_augment
+from common.benchmarks.corpora import SPLIT_BY, audiocaps, clotho, refcoco
+from .backbones.frontend import log_mel, spec_augment
 
 # Seeds of the held-out scenes; training uses --seed, which is smaller. (10**6 + 1 and + 2 were looked at while `tiny` was tuned.)
 VALIDATION, TEST, TEST_3 = 10**6, 10**6 + 3, 10**6 + 4
@@ -43,7 +44,7 @@ class SceneSource:
 
     def __init__(self, seed: int, count: int, config):
         scenes = Scenes(seed, config.image_size, config.sample_rate, config.seconds, folder=config.objects or None)
-        self.items = [scenes.grounding(i) for i in progress(range(count), name="drawing scenes")]
+        self.items = [scenes.grounding(i) for i in progress_bar(range(count), name="drawing scenes")]
         self.texts = [(item.phrase,) for item in self.items]
         self.exclusive = np.array([item.exclusive for item in self.items])  # the truth about 3.6's domain-exclusivity
 
@@ -61,7 +62,7 @@ class SceneIntermediate:
     def __init__(self, seed: int, count: int, config):
         scenes = Scenes(seed, config.image_size, config.sample_rate, config.seconds, folder=config.objects or None)
         self.logmels, self.texts, exclusive = [], [], []
-        for i in progress(range(count), name="making sounds"):
+        for i in progress_bar(range(count), name="making sounds"):
             item = scenes.caption(i)
             self.logmels.append(logmel_of(torch.from_numpy(item.waveform), config))
             self.texts.append(item.captions)
@@ -131,8 +132,8 @@ def domains(config, split: str):
     for line in phrases.bad + clips.bad if dist.rank() == 0 else ():
         print("left out:", line)
     if skip:
-        phrases = benchmarks.readable(phrases, "image", read_image)
-        clips = benchmarks.readable(clips, "audio", lambda path: read_audio(path, seconds=config.seconds))
+        phrases = benchmarks.readable_samples(phrases, "image", read_image)
+        clips = benchmarks.readable_samples(clips, "audio", lambda path: read_audio(path, seconds=config.seconds))
     return FileSource(phrases), FileIntermediate(clips, config)
 
 
@@ -152,7 +153,7 @@ class Steps(Dataset):
                              f"{len(intermediate)})")
         self.per_epoch = len(source) // config.batch_size
         self.total = config.steps or config.epochs * self.per_epoch
-        self.rank, self.world = dist.rank(), dist.world()  # workers that are not forks do not know
+        self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if min(self.sizes) < self.world:
             raise InputError("--batch-size", f"{self.sizes} samples of the two domains are too few for {self.world} processes")
         self._epoch = None, None

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import benchmarks, dist, metrics
-from common.config import Parser, from_dict
-from common.io import InputError, contact_sheet, overlay, read_image, write_json
-from common.run import best_of, cli, device_of, load_checkpoint, markdown, progress
+from common import benchmarks, metrics
+from common.training import dist
+from common.training import Parser, from_dict
+from common.io import InputError, contact_sheet, overlay, read_image, write_image, write_json
+from common.training import best_checkpoint, cli, select_device, load_checkpoint, markdown_table, progress_bar
 from common.scenes import Scenes
 
 from .augment import test_view
@@ -36,7 +37,7 @@ class TestScenes:
         scenes = Scenes(TEST if objects == 2 else TEST_3, config.image_size, config.sample_rate, config.seconds, objects,
                         config.objects or None)
         self.config, self.name = config, f"scenes of {objects}"
-        self.samples = [scenes.pair(i) for i in progress(range(config.held_out), name=f"drawing {self.name}")]
+        self.samples = [scenes.pair(i) for i in progress_bar(range(config.held_out), name=f"drawing {self.name}")]
 
     def __len__(self):
         return len(self.samples)
@@ -55,9 +56,9 @@ class TestFiles:
 
     def __init__(self, config, name: str, root: str):
         self.config, self.name = config, name
-        if name in benchmarks.TRAINING:
+        if name in benchmarks.UNANNOTATED:
             raise InputError("--data", f"nobody drew boxes for {name}: it cannot be evaluated on")
-        self.samples = [s for s in benchmarks.load(name, root) if s.sounding]
+        self.samples = [s for s in benchmarks.load_samples(name, root) if s.sounding]
         if not self.samples:
             raise InputError(root, f"nothing of {name} is here")
 
@@ -69,7 +70,7 @@ class TestFiles:
         return read_logmel(sample.audio, self.config, sample.seconds), f"the {sample.label or 'object'}"
 
     def picture(self, i):
-        return read_image(self.samples[i].image), benchmarks.truth(self.samples[i], SIZE)
+        return read_image(self.samples[i].image), benchmarks.gt_map(self.samples[i], SIZE)
 
 
 def tests_of(config, data: str, root: str) -> dict:
@@ -114,21 +115,21 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
     the sound of the sample half the list away, silent has none. whole and centre look at nothing: the whole picture, its
     central half.
     """
-    own = list(dist.share(len(test)))
+    own = list(dist.split(len(test)))
     batches = [own[i:i + batch_size] for i in range(0, len(own), batch_size)]
     queries, said = {"audio": [], "text": []}, []
-    for batch in progress(batches, name=f"listening, {test.name}"):
+    for batch in progress_bar(batches, name=f"listening, {test.name}"):
         logmels, phrases = zip(*(test.query(i) for i in batch))
         said += phrases
         queries["audio"].append(predictor.sounds(torch.stack(logmels)).cpu())
         queries["text"].append(predictor.texts(phrases).cpu())
-    queries = {kind: dist.merge(q, len(test)) for kind, q in queries.items()}
+    queries = {kind: dist.merge_rows(q, len(test)) for kind, q in queries.items()}
     queries["random"] = predictor.model.random_query(len(test), torch.Generator().manual_seed(0))
     queries["shuffled"] = queries["audio"].roll(len(test) // 2, 0)  # neighbours in a list may be of one video
     silence = logmel_of(torch.zeros(1, round(predictor.config.seconds * predictor.config.sample_rate)), predictor.config)
     queries["silent"] = predictor.sounds(silence).cpu().expand(len(test), -1)
     values, sheet = {kind: [] for kind in [*queries, "whole", "centre"]}, []
-    for batch in progress(batches, name=f"looking, {test.name}"):
+    for batch in progress_bar(batches, name=f"looking, {test.name}"):
         images, truth = zip(*(test.picture(i) for i in batch))
         truth = np.stack(truth)
         found = dict(zip(queries, predictor.boxes(images, [q[batch].to(predictor.device) for q in queries.values()])))
@@ -140,7 +141,7 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
             sheet.append((said[len(sheet)], tiles))
     result = {}
     for kind, parts in values.items():
-        ciou = dist.merge([torch.as_tensor(part) for part in parts], len(test)).numpy()
+        ciou = dist.merge_rows([torch.as_tensor(part) for part in parts], len(test)).numpy()
         result |= {f"{kind}/ciou@0.5": metrics.success_rate(ciou), f"{kind}/auc": metrics.auc(ciou), f"{kind}/miou": metrics.mean(ciou)}
     return {**result, "samples": len(test)}, sheet
 
@@ -157,20 +158,20 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
     source, intermediate = held_out
     predictor = Predictor(model, tokenizer, config, device)
     hits, t, a = [], [], []
-    own = list(dist.share(len(source)))
+    own = list(dist.split(len(source)))
     for i in range(0, len(own), 50):
         rows = own[i:i + 50]
         images, truth = zip(*(source[j] for j in rows))
         boxes = predictor.boxes(images, [predictor.texts([source.texts[j][0] for j in rows])])[0]
         hits.append(metrics.box_iou(boxes, corners(torch.from_numpy(np.stack(truth)))))
-    own = list(dist.share(len(intermediate)))
+    own = list(dist.split(len(intermediate)))
     for i in range(0, len(own), 50):
         rows = own[i:i + 50]
         tokens = tokenizer.encode([intermediate.texts[j][0] for j in rows], config.text_length).to(device)
         logmels = torch.stack([intermediate[j] for j in rows]).to(device)
         t.append(model.alignment.text(tokens).cpu()), a.append(model.alignment.audio(logmels).cpu())
-    t, a = dist.merge(t, len(intermediate)), dist.merge(a, len(intermediate))
-    grounding = metrics.success_rate(dist.merge(hits, len(source)))
+    t, a = dist.merge_rows(t, len(intermediate)), dist.merge_rows(a, len(intermediate))
+    grounding = metrics.success_rate(dist.merge_rows(hits, len(source)))
     retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
     report = {"validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval, "validation/score": (grounding + retrieval) / 2}
     if dev is not None:
@@ -186,7 +187,7 @@ def evaluate(predictor, tests: dict) -> tuple[dict, dict]:
         result |= {prefix + key: value for key, value in scores.items()}
         if dist.rank() == 0:
             rows = [[text, *(f"{100 * scores[f'{kind}/{m}']:.1f}" for m in ("ciou@0.5", "auc", "miou"))] for kind, text in KINDS.items()]
-            print(f"\n{test.name}, N = {len(test)}\n" + markdown(rows, ["query", "cIoU@0.5", "AUC", "mean IoU"]))
+            print(f"\n{test.name}, N = {len(test)}\n" + markdown_table(rows, ["query", "cIoU@0.5", "AUC", "mean IoU"]))
     return result, sheets
 
 
@@ -205,24 +206,24 @@ def load(path, device) -> Predictor:
 
 def finish(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark or on scenes, write metrics.json and samples.png."""
-    run.end()
+    run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
     tests = tests_of(run.config, "scenes", "") if scenes else {"": benchmark} if benchmark else {}
-    if run.main:
+    if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is there
     predictor = load(run.folder / "best.pt", run.device)
     result, sheets = evaluate(predictor, tests)
-    if run.main and sheets:
+    if run.is_main and sheets:
         write_sheet(sheets[""], run.folder / "samples.png")
-    return run.finish({**result, **predictor.report})
+    return run.write_metrics({**result, **predictor.report})
 
 
 def write_sheet(sheet, path) -> None:
     """A column for each sample, headed by its phrase; a row for each kind of query."""
     phrases, columns = zip(*sheet)
-    contact_sheet(list(zip(*columns)), path, phrases, [KINDS[kind] for kind in list(KINDS)[:len(columns[0])]],
-                  "cyan: the box that is found; lime: the truth")
+    headings = [KINDS[kind] for kind in list(KINDS)[:len(columns[0])]]
+    write_image(path, contact_sheet(list(zip(*columns)), phrases, headings, "cyan: the box that is found; lime: the truth"))
 
 
 def main(argv=None):
@@ -238,9 +239,9 @@ def main(argv=None):
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
     with cli(prog):
-        device = device_of(args.device)
+        device = select_device(args.device)
         dist.start(device)
-        path, start = best_of("turn", args.checkpoint), time.time()
+        path, start = best_checkpoint("turn", args.checkpoint), time.time()
         predictor = load(path, device)
         config = replace(predictor.config, objects=args.objects or predictor.config.objects)
         result, sheets = evaluate(predictor, tests_of(config, args.data, args.root))

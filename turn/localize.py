@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from common.config import Parser
+from common.training import Parser
 from common.io import InputError, overlay, read_image, write_image, write_json
-from common.run import best_of, cli, device_of
+from common.training import best_checkpoint, cli, select_device
 
 from .data import read_logmel
 from .evaluate import load
@@ -37,9 +37,9 @@ def main(argv=None):
         out = Path(args.out)
         if out.suffix.lower() != ".png":
             raise InputError(out, "the overlay is a PNG; name it so")
-        path = best_of("turn", args.checkpoint)
+        path = best_checkpoint("turn", args.checkpoint)
         image = read_image(args.image)
-        box = localize(load(path, device_of(args.device)), image, args.audio, args.phrase)
+        box = localize(load(path, select_device(args.device)), image, args.audio, args.phrase)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_image(out, overlay(image, boxes=[box]))
         height, width = image.shape[:2]

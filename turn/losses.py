@@ -5,7 +5,7 @@ Each function returns this process's share of the mean over all processes (see c
 import torch
 import torch.nn.functional as F
 
-from common import dist
+from common.training import dist
 
 
 def corners(box):
@@ -29,7 +29,7 @@ def mean_share(values, mask=None):
     """This process's sum of `values` (where `mask`) over the number of them in all processes."""
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
-    count = dist.total(mask.sum().to(values.dtype)).clamp(min=1)
+    count = dist.all_sum(mask.sum().to(values.dtype)).clamp(min=1)
     return (values * mask).sum() / count
 
 
@@ -43,12 +43,12 @@ def contrast(t, a, tau: float, direction: str = "t2a"):
     """InfoNCE of Eq. (7), as a loss: the printed sign is a likelihood's. t and a (B, d), row i of one belongs to row i
     of the other; the denominator runs over the batch of all processes."""
     t, a = F.normalize(t.float(), dim=-1), F.normalize(a.float(), dim=-1)
-    own = torch.arange(len(t), device=t.device) + dist.offset(t)
+    own = torch.arange(len(t), device=t.device) + dist.first_row(t)
     terms = []
     if direction != "a2t":
-        terms.append(F.cross_entropy(t @ dist.gather(a).T / tau, own, reduction="none"))  # Eq. (7)
+        terms.append(F.cross_entropy(t @ dist.gather_rows(a).T / tau, own, reduction="none"))  # Eq. (7)
     if direction != "t2a":
-        terms.append(F.cross_entropy(a @ dist.gather(t).T / tau, own, reduction="none"))
+        terms.append(F.cross_entropy(a @ dist.gather_rows(t).T / tau, own, reduction="none"))
     return mean_share(torch.stack(terms).mean(0))
 
 

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.weights import load_published
+from common.io import load_published
 
 from .codebook import GroupedCodebook
-from .detr import Detr, detr_r50, sine_positions
-from .resnet import BasicBlock, ResNet
+from .backbones.detr import Detr, detr_r50, sine_positions
+from .backbones.resnet import BasicBlock, ResNet
 from .transformer import Transformer, masked_mean, sine
 
 

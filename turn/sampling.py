@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import dist
+from common.training import dist
 from common.io import InputError, atomic
-from common.run import cosine, progress
+from common.training import cosine_schedule, progress_bar
 
 from .transformer import Transformer, masked_mean, sine
 
@@ -37,11 +37,11 @@ def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainCla
         optimizer = torch.optim.AdamW(classifier.parameters(), config.sampler_lr, weight_decay=config.weight_decay)
         per_epoch = -(-len(tokens) // config.batch_size)
         total = config.sampler_epochs * per_epoch
-        for step in progress(range(total), name="domain classifier"):
+        for step in progress_bar(range(total), name="domain classifier"):
             if step % per_epoch == 0:
                 order = torch.from_numpy(np.random.default_rng([config.seed, 30, step]).permutation(len(tokens)))
             rows = order[step % per_epoch * config.batch_size:][:config.batch_size]
-            optimizer.param_groups[0]["lr"] = config.sampler_lr * cosine(step, total, per_epoch // 10 + 1)
+            optimizer.param_groups[0]["lr"] = config.sampler_lr * cosine_schedule(step, total, per_epoch // 10 + 1)
             loss = F.binary_cross_entropy_with_logits(classifier(tokens[rows].to(device)), labels[rows].to(device))  # Eq. (11)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -74,7 +74,7 @@ def weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
 def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
     """The weights of both domains, computed once a run: the scores are in sampling.npz beside its results."""
     path = run.folder / "sampling.npz"
-    if run.main and not (config.resume and path.exists()):
+    if run.is_main and not (config.resume and path.exists()):
         flat = [tokenizer.encode([t for item in d.texts for t in item], config.text_length) for d in (source, intermediate)]
         classifier = train_classifier(*flat, tokenizer, config, run.device)
         scores = [phi(classifier, d.texts, tokenizer, config, run.device) for d in (source, intermediate)]

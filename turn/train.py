@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from common import dist
-from common.run import Run, amp, cli, configure, cosine, progress
+from common.training import dist
+from common.training import Run, autocast, cli, configure, cosine_schedule, progress_bar
 
 from .config import PRESETS
 from .data import Steps, domains
@@ -69,12 +69,12 @@ def train(config) -> dict:
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=weights), tokenizer)).to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
     used = Usage(config).to(run.device)
-    run.begin({"model": model, "optimizer": optimizer, "usage": used}, {"tokens": tokenizer.tokens})
+    run.start({"model": model, "optimizer": optimizer, "usage": used}, {"tokens": tokenizer.tokens})
     if config.adaptive:
         steps.weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=steps.total, name="training", initial=run.step)
     before = time.perf_counter()
     for batch in steps.loader(run.step):
         fetched = time.perf_counter()
@@ -82,10 +82,10 @@ def train(config) -> dict:
         if not config.visual_lr_scale:
             model.localization.detr.eval()  # frozen: its dropout and running statistics too
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-        rate = cosine(run.step, steps.total, round(config.warmup_epochs * steps.per_epoch))
+        rate = cosine_schedule(run.step, steps.total, round(config.warmup_epochs * steps.per_epoch))
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate * group["scale"]
-        with amp(run):
+        with autocast(run):
             output = forward(batch)
         terms = losses(output, batch, config)
         optimizer.zero_grad(set_to_none=True)
@@ -105,13 +105,13 @@ def train(config) -> dict:
             report = used.report()
             if run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0:
                 report |= validate(model, tokenizer, held_out, dev, config, run.device)
-            run.report(report)
+            run.log_metrics(report)
             if report.get("validation/score", run.best) > run.best:
                 run.best, run.extra["report"] = report["validation/score"], report
                 run.save("best.pt")
                 del run.extra["report"]  # last.pt is the same whether the run was continued or not
             used.counts.zero_()
-        run.checkpoint(ended)
+        run.end_step(ended)
     bar.close()
     return finish(run, benchmark)
 

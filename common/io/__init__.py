@@ -1,0 +1,19 @@
+"""Files in and out: audio, images, drawings, text, checkpoints of others, and atomic writes.
+
+What is read comes from outside and may be anything: it is bounded before memory is taken for it,
+and whatever is wrong with it is an `InputError` that names the file. What is written appears whole
+or not at all (`atomic`).
+"""
+from .audio import MAX_FRAMES, MAX_RATE, read_audio, write_audio
+from .checkpoint import load_published, read_state
+from .drawing import contact_sheet, overlay
+from .files import InputError, atomic, decoding, inside
+from .image import MAX_PIXELS, read_image, write_image
+from .resample import crop_audio, fit, resample
+from .text import (MAX_TEXT, append_jsonl, read_json, read_jsonl, read_lines, read_manifest,
+                   write_json)
+
+__all__ = ["MAX_FRAMES", "MAX_PIXELS", "MAX_RATE", "MAX_TEXT", "InputError", "append_jsonl",
+           "atomic", "contact_sheet", "crop_audio", "decoding", "fit", "inside", "load_published",
+           "overlay", "read_audio", "read_image", "read_json", "read_jsonl", "read_lines",
+           "read_manifest", "read_state", "resample", "write_audio", "write_image", "write_json"]

@@ -1,0 +1,1 @@
+"""Published networks and front ends, written by hand."""
