@@ -8,7 +8,7 @@ FLAGS   = $(if $(OBJECTS),--objects "$(OBJECTS)") $(ARGS)
 METHODS = turn sslalign avkd stmnet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-fast lint bench weights data-stamps sync-copies
+.PHONY: help setup test test-fast lint bench weights data-stamps tables sync-copies
 
 help:  ## this list
 	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/M/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,11 +35,14 @@ localize-%: $(VENV)/ready  ## find the sound in a picture: IMAGE=… AUDIO=… O
 ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table … --seeds 3"
 	$(RUN) -m $*.ablate $(FLAGS)
 
+# one process a core, one torch thread in each; tests/conftest.py says how long it took last time
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadgroup
+
 test: $(VENV)/ready  ## all tests
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/ready  ## the tests that take under a minute together
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/ready  ## style
 	$(RUN) -m ruff check .
@@ -53,6 +56,9 @@ weights: $(VENV)/ready  ## fetch the published pretrained files: ARGS="NAME …"
 data-stamps:  ## find Tux Paint's stamps, real cut-outs with real sounds, for OBJECTS=
 	@for d in /usr/share/tuxpaint/stamps /usr/local/share/tuxpaint/stamps; do if [ -d $$d ]; then echo "OBJECTS=$$d"; exit 0; fi; done; \
 	echo "not installed; on Debian and Ubuntu: sudo apt-get install tuxpaint-stamps-default"; exit 2
+
+tables: $(VENV)/ready  ## put the tables of results/ into the READMEs
+	$(RUN) -m tests.tables
 
 sync-copies: $(VENV)/ready  ## carry an edit of a part that several folders hold to all its copies
 	$(RUN) -m tests.copies

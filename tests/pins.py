@@ -22,8 +22,8 @@ FLAGS = {  # several epochs each, so that what changes from epoch to epoch is in
     "--width 8 --projection 32 --intra --symmetric",
     "avkd": "--scenes 64 --held-out 8 --batch-size 8 --epochs 4 --width 8 --channels 32 --augment "
     "--teacher-steps 6",
-    "stmnet": "--scenes 32 --held-out 8 --test-videos 4 --video-seconds 3 --batch-size 8 --epochs 5 "
-    "--width 8 --audio-width 8 --C 16 --clip-seconds 2 --augment --encoder-steps 6",
+    "stmnet": "--scenes 32 --held-out 8 --test-videos 4 --video-seconds 3 --batch-size 8 "
+    "--epochs 5 --width 8 --audio-width 8 --C 16 --clip-seconds 2 --augment --encoder-steps 6",
 }
 
 

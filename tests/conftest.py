@@ -1,0 +1,51 @@
+"""How the tests are spread over processes, and what a run says of itself before it begins.
+
+`make test` starts one process for each core and one torch thread in each. Tests that share an
+expensive fixture stay in one process, the slow ones begin first, so that no core waits at the end.
+"""
+import time
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def shared_fixture(item) -> str:
+    """The group of tests that stay in one process: of a module's shared fixture and its parameter."""
+    definitions = getattr(item, "_fixtureinfo", None)
+    names = [] if definitions is None else [
+        name for name, found in definitions.name2fixturedefs.items()
+        if found[-1].scope == "module" and found[-1].baseid]
+    parameters = getattr(item, "callspec", None)
+    values = [str(parameters.params[name]) for name in names
+              if parameters is not None and name in parameters.params]
+    return "-".join([item.nodeid.partition("::")[0], *values]) if names else ""
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if group := shared_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # a stable sort
+
+
+def pytest_sessionstart(session):
+    """Say what will run and how long that took last time; the controlling process alone."""
+    config = session.config
+    config.started = time.time()
+    if not hasattr(config, "workerinput") and not config.option.collectonly:
+        marks = config.option.markexpr
+        tests = f"tests that are {marks}" if marks else "all tests"
+        last = config.cache.get(f"seconds/{marks or 'all'}", None)
+        when = f"last time: {last // 60} min {last % 60} s" if last else "no complete run yet"
+        print(f"{tests}, in {config.option.numprocesses or 1} processes; {when}", flush=True)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    whole = not config.args or set(config.args) == set(config.getini("testpaths"))
+    if not hasattr(config, "workerinput") and exitstatus in (0, 1) and whole:
+        config.cache.set(f"seconds/{config.option.markexpr or 'all'}",
+                         round(time.time() - config.started))
