@@ -108,7 +108,7 @@ def test_real_data_must_be_named(capsys):
 @pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])
 def test_the_rows_are_settings(method):
     """Every flag of every row is one of the method's, and no two rows of a table are the same training."""
-    from common.config import given, parser, resolve
+    from common.training import given_flags, parser, resolve
     module, config = (importlib.import_module(f"{method}.{name}") for name in ("ablate", "config"))
     for table, rows in module.TABLES.items():
         made = []
@@ -116,5 +116,5 @@ def test_the_rows_are_settings(method):
             args = parser(config.PRESETS, "p", "").parse_args(
                 [*flags, *["--augment"] * (table == "3")]
             )
-            made.append(resolve(config.PRESETS, given(type(config.TINY), args)))
+            made.append(resolve(config.PRESETS, given_flags(type(config.TINY), args)))
         assert len(set(made)) == len(made), table

@@ -126,11 +126,11 @@ def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture" * 99)
     refused(tmp_path / "empty.png", "empty", read_image)
-    refused(tmp_path / "text.png", "not a picture", read_image)
+    refused(tmp_path / "text.png", "not an image", read_image)
     refused(tmp_path / "absent.png", "No such file", read_image)
     refused(tmp_path, "regular file", read_image)
     saved(tmp_path / "a.eps", picture)
-    refused(tmp_path / "a.eps", "not a picture", read_image)
+    refused(tmp_path / "a.eps", "not an image", read_image)
     big = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
     for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tiff", "a.ppm"):
         data = saved(tmp_path / name, big).read_bytes()

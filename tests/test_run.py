@@ -238,7 +238,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path, tail):
     with open(run.folder / "log.jsonl", "a") as f:
         f.write(tail)
     again = Run("toy", resumed(tmp_path))
-    again.begin({"model": run.state["model"]}, {})
+    again.start({"model": run.state["model"]}, {})
     assert [row["step"] for row in log_of(again)] == list(range(1, 29)) and again.step == 28
 
 
@@ -430,7 +430,7 @@ def test_signals_write_last_pt_and_exit_130(tmp_path, number):
     program = textwrap.dedent(f"""
         import sys, time
         sys.path[:0] = [{str(ROOT)!r}]
-        from common.run import cli, configure
+        from common.training import cli, configure
         from tests import test_run as t
         with cli("prog"):
             run = t.Run("toy", configure("toy", t.PRESETS, "", sys.argv[1:]))
