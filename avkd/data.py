@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.training import dist
 from common.io import InputError
 
-from common.benchmarks.pairs import heard
+from common.benchmarks.pairs import cropped_waveform
 from .backbones.views import draw_view, test_view, train_view
 
 
@@ -52,7 +52,7 @@ class Steps(Dataset):
             i = int(order[slot])
             drawn = draw_view(c.image_size, np.random.default_rng([c.seed, 21, epoch, slot])) if c.augment else None
             parts["images"].append(train_view(source.image(i), c.image_size, drawn) if drawn else test_view(source.image(i), c.image_size))
-            parts["waveforms"].append(heard(source.sound(i), c))
+            parts["waveforms"].append(cropped_waveform(source.waveform(i), c))
             if self.e_v is not None:
                 e_v = torch.from_numpy(np.array(self.e_v[i], np.float32))
                 parts["e_v"].append(moved(e_v, c.image_size, drawn) if drawn else e_v)

@@ -119,7 +119,7 @@ class Predictor:
     def on(self, test):
         """Hear all of a set → a function of rows: maps by column {name: (n, h, w)}, and no features, on the CPU."""
         parts = progress_bar(batches(list(dist.split(len(test.ids)))), name=f"listening, {test.name}")
-        f_a = dist.merge_rows([self.listen(torch.stack([test.sound(i) for i in rows])) for rows in parts], len(test.ids))
+        f_a = dist.merge_rows([self.listen(torch.stack([test.waveform(i) for i in rows])) for rows in parts], len(test.ids))
         silence = self.listen(torch.zeros(1, round(self.config.crop * self.config.sample_rate))).cpu()
         sounds = {"AVC": f_a, "shuffled": f_a[others(test.groups)], "silent": silence.expand(len(f_a), -1)}
         return partial(self._answer, test, sounds)

@@ -14,7 +14,7 @@ from common.training import best_checkpoint, cli, select_device
 
 from common.evaluation.boxes import boxes_from_maps
 from .evaluate import MAPS, load
-from common.benchmarks.pairs import heard, read_sound
+from common.benchmarks.pairs import cropped_waveform, read_waveform
 from common.evaluation.tables import PROTOCOL
 from common.evaluation.scoring import SIZE
 
@@ -22,7 +22,7 @@ from common.evaluation.scoring import SIZE
 def localize(predictor, image, audio, variant="AVC"):
     """Picture (H, W, 3) uint8 and a sound file → map (SIZE, SIZE), of cosines for AVC, boxes with scores (n, 5): see
     boxes_from_maps. Raises InputError."""
-    sound = heard(read_sound(audio, predictor.config), predictor.config)
+    sound = cropped_waveform(read_waveform(audio, predictor.config), predictor.config)
     maps = predictor.maps([image], {"AVC": predictor.listen(sound[None])})
     if variant not in maps:
         raise InputError("--variant", f"{variant}: {predictor.note}")

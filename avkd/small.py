@@ -18,7 +18,7 @@ from common.training import cosine_schedule, progress_bar
 from common.io import load_published
 
 from .backbones.frontend import log_spectrogram
-from common.benchmarks.pairs import heard, scenes_of
+from common.benchmarks.pairs import cropped_waveform, make_scenes
 from .backbones.resnet import BasicBlock, ResNet
 from .backbones.views import normalise, test_view
 
@@ -58,7 +58,7 @@ class Listener(nn.Module):
         self.classify = nn.Linear(config.channels, classes)
 
     def view(self, source, i):
-        return heard(source.sound(i), self.config)
+        return cropped_waveform(source.waveform(i), self.config)
 
     def hint(self, waveforms):
         """(n, samples) in [-1, 1] → e_a (n, c)."""
@@ -99,7 +99,7 @@ def sounds(scenes, config, count: int) -> tuple:
     for i in progress_bar(range(count), name="drawing the audio teacher's sounds"):
         rng = scenes.rng(10, i)
         targets.append(int(rng.integers(len(scenes.names))))
-        waveforms.append(torch.from_numpy(scenes.sound(targets[-1], rng, config.crop)[0]))
+        waveforms.append(torch.from_numpy(scenes.waveform(targets[-1], rng, config.crop)[0]))
     return torch.stack(waveforms), torch.tensor(targets)
 
 
@@ -112,7 +112,7 @@ def teacher(name: str, config, device="cpu"):
     The plainest supervised training: cross-entropy, Adam, a cosine. torch's generator is left as it was.
     """
     kind, draw, fewer = TASKS[name]
-    scenes, path = scenes_of(SEED, config), weights(name, config)
+    scenes, path = make_scenes(SEED, config), weights(name, config)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         net = kind(config, len(scenes.names)).to(device, memory_format=torch.channels_last)
@@ -138,7 +138,7 @@ def teacher(name: str, config, device="cpu"):
 def made_of(config) -> dict:
     """What tells these teachers from others: plain data."""
     names = ("image_size", "sample_rate", "seconds", "crop", "window", "hop", "blocks", "width", "last_stride", "channels", "teacher_steps")
-    return {**{name: json.loads(json.dumps(getattr(config, name))) for name in names}, "bank": scenes_of(SEED, config).bank.mark}
+    return {**{name: json.loads(json.dumps(getattr(config, name))) for name in names}, "bank": make_scenes(SEED, config).bank.fingerprint}
 
 
 def folder(config) -> Path:

@@ -25,7 +25,7 @@ from common.io import load_published
 from . import small
 from .config import PRESETS
 from .backbones.detr import detr_r50
-from common.benchmarks.pairs import heard, pairs
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from .backbones.panns import cnn14, wavegram_logmel_cnn14
 from .backbones.views import normalise, test_view
 
@@ -73,7 +73,7 @@ class Panns:
             raise InputError("--channels", f"{config.channels}: embeddings of PANNs have {self.net.embedding_size}")
 
     def view(self, source, i):
-        return resample(heard(source.sound(i), self.config), self.config.sample_rate, self.net.sample_rate)
+        return resample(cropped_waveform(source.waveform(i), self.config), self.config.sample_rate, self.net.sample_rate)
 
     def hint(self, waveforms):
         return self.net(waveforms)["embedding"]
@@ -187,7 +187,7 @@ def main(argv=None):
         device = select_device(config.device)
         teachers = {name: make(config, path, device) for name, make, path in
                     (("e_v", Detr, args.detr), ("e_a", Panns, args.panns)) if path}  # before anything is read or written
-        source, _ = pairs(config)
+        source, _ = training_pairs(config)
         for name, teacher in teachers.items():
             path = {"e_v": args.detr, "e_a": args.panns}[name]
             array = write(source, config, name, teacher, path, config.hints, config.workers, device)

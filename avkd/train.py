@@ -22,7 +22,7 @@ from .data import Steps
 from .evaluate import finish
 from .losses import losses, similarity
 from .model import Avkd
-from common.benchmarks.pairs import heard, pairs
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation.test_sets import FileSet
 from .teachers import hints
 from .backbones.views import test_view
@@ -37,7 +37,7 @@ def validate(model, held_out, config, device) -> dict:
     for i in progress_bar(range(0, len(own), 64), name="validation"):
         rows = own[i:i + 64]
         f_v.append(model.look(torch.stack([test_view(held_out.image(j), config.image_size) for j in rows]).to(device)))
-        f_a.append(model.listen(torch.stack([heard(held_out.sound(j), config) for j in rows]).to(device)).cpu())
+        f_a.append(model.listen(torch.stack([cropped_waveform(held_out.waveform(j), config) for j in rows]).to(device)).cpu())
     f_a = dist.merge_rows(f_a, len(held_out.ids)).to(device)
     S = dist.merge_rows([similarity(x, f_a, config.chunk).T.cpu() for x in f_v], len(held_out.ids)) / config.tau  # a row for each picture
     target = torch.arange(len(S))
@@ -47,7 +47,7 @@ def validate(model, held_out, config, device) -> dict:
 
 def train(config) -> dict:
     run = Run("avkd", config)
-    source, held_out = pairs(config)
+    source, held_out = training_pairs(config)
     benchmark = FileSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
     steps = Steps(source, config)
 

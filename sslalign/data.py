@@ -12,7 +12,7 @@ from common.training import progress_bar
 from common.scenes import Scenes
 
 from .augment import colours, crop_view, draw_colours
-from common.benchmarks.pairs import ScenePairs, heard
+from common.benchmarks.pairs import ScenePairs, cropped_waveform
 from .backbones.views import draw_view, train_view
 
 
@@ -24,7 +24,7 @@ class EasyPairs(ScenePairs):
         scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate, config.seconds or config.crop, 1,
                         config.objects or None, object_scale=2.0)
         self.samples = [scenes.pair(config.scenes + i) for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
-        self.ids = [f"easy-{scenes.bank.mark:08x}-{config.seed}-{i}" for i in range(config.scenes)]
+        self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}" for i in range(config.scenes)]
 
 
 class Steps(Dataset):
@@ -64,18 +64,18 @@ class Steps(Dataset):
         drawn = []
         for slot in range(batch * c.batch_size + self.rank, (batch + 1) * c.batch_size, self.world):
             i, rng = int(order[slot]), np.random.default_rng([c.seed, 21, epoch, slot])
-            image, sound = source.image(i), source.sound(i)
+            image, sound = source.image(i), source.waveform(i)
             views["v"].append(train_view(image, size, draw_view(size, rng)))
-            views["a"].append(heard(sound, c))
+            views["a"].append(cropped_waveform(sound, c))
             if c.view_image:
                 views["v_aug"].append(crop_view(image, size, rng, (c.crop_scale, 1.0)))
                 drawn.append(draw_colours(rng, c.jitter))
             if c.view_audio:
-                views["a_aug"].append(heard(sound, c, shift=rng.uniform(-c.shift, c.shift)))
+                views["a_aug"].append(cropped_waveform(sound, c, shift=rng.uniform(-c.shift, c.shift)))
             if c.semantic_image and neighbours is not None:
                 views["v_conc"].append(train_view(source.image(self.similar(i, 0, rng)), size, draw_view(size, rng)))
             if c.semantic_audio and neighbours is not None:
-                views["a_conc"].append(heard(source.sound(self.similar(i, 1, rng)), c))
+                views["a_conc"].append(cropped_waveform(source.waveform(self.similar(i, 1, rng)), c))
         stacked = {name: torch.stack(parts) for name, parts in views.items() if parts}
         if c.view_image:
             stacked["v_aug"] = colours(stacked["v_aug"], np.stack(drawn))

@@ -15,13 +15,13 @@ from common.training import best_checkpoint, cli, select_device
 from common.evaluation.boxes import boxes_from_maps
 from .evaluate import PROTOCOL, load
 from .model import cosine_map
-from common.benchmarks.pairs import heard, read_sound
+from common.benchmarks.pairs import cropped_waveform, read_waveform
 from common.evaluation.scoring import SIZE
 
 
 def localize(predictor, image, audio):
     """Picture (H, W, 3) uint8 and a sound file → map of cosines (SIZE, SIZE), boxes with scores (n, 5): see boxes_from_maps."""
-    sound = heard(read_sound(audio, predictor.config), predictor.config)
+    sound = cropped_waveform(read_waveform(audio, predictor.config), predictor.config)
     small = cosine_map(predictor.look([image]), predictor.listen(sound[None])).cpu()  # (1, h, w)
     found = metrics.resize(small, SIZE, PROTOCOL)
     return found[0], boxes_from_maps(found)[0]

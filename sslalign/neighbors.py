@@ -23,7 +23,7 @@ from common.training import cli, select_device
 
 from .config import PAPER
 from .features import encoder, extract
-from common.benchmarks.pairs import pairs
+from common.benchmarks.pairs import training_pairs
 
 MODALITIES = "image", "audio"
 SCORES = 2**25  # similarities that are in memory at a time: 128 MiB
@@ -159,7 +159,7 @@ def main(argv=None):
         folder, device = Path(args.folder), select_device(args.device)
         if args.data:
             data = replace(PAPER, data=args.data, root=args.root, ids=args.ids, held_out=args.held_out, skip_bad=args.skip_bad)
-            supervised(folder, pairs(data)[0].samples, weights, device, args.batch_size, args.workers)
+            supervised(folder, training_pairs(data)[0].samples, weights, device, args.batch_size, args.workers)
         count = len(read_lines(folder / "ids.txt"))
         _check(args.k, count)
         for modality in MODALITIES:

@@ -20,7 +20,7 @@ from .data import Steps
 from .evaluate import finish
 from .losses import losses, s_L
 from .model import Heard, Seen, Sslalign
-from common.benchmarks.pairs import heard, pairs
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation.test_sets import FileSet
 from .backbones.views import test_view
 
@@ -45,7 +45,7 @@ def features(model, source, config, device, name: str):
     for i in progress_bar(range(0, len(own), 64), name=name):
         rows = own[i:i + 64]
         seen = model.see(model.look(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
-        played = model.hear(model.listen(torch.stack([heard(source.sound(j), config) for j in rows]).to(device)))
+        played = model.hear(model.listen(torch.stack([cropped_waveform(source.waveform(j), config) for j in rows]).to(device)))
         for part, x in zip(parts, (*seen, *played)):
             part.append(x.float().cpu())
     parts = [dist.merge_rows(part, len(source.ids)) for part in parts]
@@ -78,7 +78,7 @@ def validate(model, held_out, config, device) -> dict:
 
 def train(config) -> dict:
     run = Run("sslalign", config)
-    source, held_out = pairs(config)
+    source, held_out = training_pairs(config)
     steps = Steps(source, config)
     semantic = config.semantic_image or config.semantic_audio
     own = semantic and config.neighbours == "own"

@@ -50,7 +50,7 @@ class SceneClips:
         for i in progress_bar(range(count), name="drawing scenes"):
             video = scenes.video(i, config.T, config.clip_seconds, blurred=config.blurred)
             self.videos.append(video._replace(waveform=np.rint(video.waveform * 32767).astype(np.int16), boxes=None))
-        bank = scenes.bank.mark  # other objects, other videos
+        bank = scenes.bank.fingerprint  # other objects, other videos
         self.ids = [f"{bank:08x}-{seed}-{i}" for i in range(count)]
 
     def draw(self, i, rng):

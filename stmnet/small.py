@@ -52,7 +52,7 @@ def sounds(config, count: int) -> tuple:
     for i in progress_bar(range(count), name="drawing sounds"):
         rng = scenes.rng(10, i)
         cls = int(rng.integers(len(scenes.names)))
-        segments.append(torch.from_numpy(scenes.sound(cls, rng, config.samples / RATE)[0]))
+        segments.append(torch.from_numpy(scenes.waveform(cls, rng, config.samples / RATE)[0]))
         present[i, cls] = 1
     return torch.stack(segments), present
 
@@ -128,5 +128,5 @@ def folder(config) -> Path:
     """Where the small encoders of a configuration are: all runs that could use them share it."""
     names = ("image_size", "segment_seconds", "blocks", "width", "bottleneck", "last_stride", "audio", "audio_width", "encoder_steps")
     made_of = {**{name: json.loads(json.dumps(getattr(config, name))) for name in names}, "recipe": RECIPE,
-               "bank": scenes_of(SEED, config).bank.mark}
+               "bank": scenes_of(SEED, config).bank.fingerprint}
     return Path(config.out) / "stmnet" / "encoders" / f"{zlib.crc32(json.dumps(made_of).encode()):08x}"

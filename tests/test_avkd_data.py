@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avkd.config import TINY
 from avkd.data import Steps, moved
-from common.benchmarks.pairs import ScenePairs, heard
+from common.benchmarks.pairs import ScenePairs, cropped_waveform
 from avkd.backbones.views import test_view as whole_view
 from avkd.backbones.views import train_view
 from common.io import InputError
@@ -94,7 +94,7 @@ def test_pictures_sounds_and_hints_belong_together(source):
             assert torch.equal(
                 batch["images"][n], whole_view(source.image(i), 32)
             )  # without --augment
-            assert torch.equal(batch["waveforms"][n], heard(source.sound(i), CONFIG))
+            assert torch.equal(batch["waveforms"][n], cropped_waveform(source.waveform(i), CONFIG))
             assert (batch["e_v"][n] == i).all() and (batch["e_a"][n] == i).all()
             assert batch["e_v"][n].shape == (3, 2, 2) and batch["e_a"][n].shape == (5,)
 

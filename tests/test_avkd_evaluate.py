@@ -204,8 +204,8 @@ def test_maps_and_controls(checkpoint):
     views = predictor.views([test.image(i) for i in rows], CONFIG.image_size)
     with torch.no_grad():
         f_v = predictor.model.look(views)
-        for kind, a in (("AVC", [test.sound(i) for i in rows]), ("silent", [torch.zeros(1000)] * 2),
-                        ("shuffled", [test.sound(j) for j in others(test.groups)[rows]])):
+        for kind, a in (("AVC", [test.waveform(i) for i in rows]), ("silent", [torch.zeros(1000)] * 2),
+                        ("shuffled", [test.waveform(j) for j in others(test.groups)[rows]])):
             torch.testing.assert_close(
                 maps[kind], localization_map(f_v, predictor.listen(torch.stack(a)))
             )
@@ -233,7 +233,7 @@ def test_maps_and_controls(checkpoint):
 def test_the_silent_control_does_not_depend_on_the_sound(checkpoint):
     predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
     before = predictor.on(test)([1, 4])[0]
-    test.sound = lambda i, heard=test.sound: heard(i).flip(0) * 0.3
+    test.waveform = lambda i, heard=test.waveform: heard(i).flip(0) * 0.3
     after = predictor.on(test)([1, 4])[0]
     assert torch.equal(before["silent"], after["silent"])
     assert all(not torch.equal(before[kind], after[kind]) for kind in KINDS - {"silent"})

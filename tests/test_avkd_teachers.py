@@ -14,7 +14,7 @@ from avkd.backbones import panns
 from avkd import small, teachers
 from avkd.config import AUDIO_TEACHERS, HINTS, PAPER, TINY
 from avkd.backbones.detr import Detr
-from common.benchmarks.pairs import ScenePairs, heard, pairs
+from common.benchmarks.pairs import ScenePairs, cropped_waveform, training_pairs
 from avkd.backbones.resnet import BasicBlock, ResNet
 from avkd.backbones.views import MEAN, STD
 from avkd.backbones.views import test_view as whole_view
@@ -262,7 +262,7 @@ def test_scenes_make_their_own_hints(scenes, monkeypatch):
         )
         np.testing.assert_allclose(e_v, wanted, atol=2e-3, rtol=2e-3)
         wanted = small.teacher("e_a", config).hint(
-            torch.stack([heard(source.sound(i), config) for i in range(5)])
+            torch.stack([cropped_waveform(source.waveform(i), config) for i in range(5)])
         )
         np.testing.assert_allclose(e_a, wanted, atol=2e-3, rtol=2e-3)
     assert (
@@ -400,7 +400,7 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
     teacher, time = teachers.Panns(config, narrow / f"{name}.pth"), torch.arange(2 * 22050) / 22050
 
     class Tone:
-        def sound(self, i):
+        def waveform(self, i):
             return 0.5 * torch.sin(
                 2 * torch.pi * (i * time + 300 * time.square())
             )  # rises by 600 Hz in a second
@@ -495,7 +495,7 @@ def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monke
         visual_hint="encoder",
         channels=128,
     )
-    source, _ = pairs(config)
+    source, _ = training_pairs(config)
     teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth"))
     with pytest.raises(InputError, match=r"e_a\.npy: no such file"):
         teachers.load(config, source.ids)
@@ -568,7 +568,7 @@ def test_bad_flags_are_one_line_and_write_nothing(flickr, narrow, tmp_path, caps
 def test_bad_files_are_named(flickr, narrow, tmp_path, capsys):
     root, folder = tmp_path / "flickr", tmp_path / "hints"
     shutil.copytree(flickr, root)
-    source = pairs(replace(PAPER, root=str(root), held_out=2))[0]
+    source = training_pairs(replace(PAPER, root=str(root), held_out=2))[0]
     source.samples[3].image.write_bytes(b"nothing")
     detr, listener = ("--detr", narrow / "detr.pth"), ("--panns", narrow / "cnn14.pth")
     assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr))

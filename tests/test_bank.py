@@ -95,7 +95,7 @@ def test_the_named_colour_is_the_hue_seen():
 @pytest.mark.parametrize("seconds", [1, 10])
 def test_sounds_of_every_length_and_rate(rate, seconds):
     for cls in CLASSES:
-        waveform, times = BANK.sound(cls, rng(cls), rate * seconds, rate)
+        waveform, times = BANK.waveform(cls, rng(cls), rate * seconds, rate)
         assert waveform.shape == (rate * seconds,) and waveform.dtype == np.float32
         assert (
             1 <= times <= 3 and np.isfinite(waveform).all() and 0.03 < np.abs(waveform).max() <= 1
@@ -107,7 +107,7 @@ def test_a_sound_is_heard_as_often_as_it_says():
     seen = set()
     for i in range(60):
         cls = i % 10  # 10 is noise in bursts, which has pauses of its own
-        waveform, times = BANK.sound(cls, rng(3, i), 16000, 16000)
+        waveform, times = BANK.waveform(cls, rng(3, i), 16000, 16000)
         heard = np.flatnonzero(waveform)
         assert 1 + (np.diff(heard) > 100).sum() == times, BANK.names[cls]
         seen.add(times)
@@ -117,7 +117,7 @@ def test_a_sound_is_heard_as_often_as_it_says():
 def test_pitch_and_onset_vary_within_a_class():
     onsets, pitches = set(), set()
     for i in range(12):
-        waveform = BANK.sound(0, rng(4, i), 16000, 16000)[0]
+        waveform = BANK.waveform(0, rng(4, i), 16000, 16000)[0]
         onsets.add(int(np.flatnonzero(waveform)[0]))
         spectrum = np.abs(np.fft.rfft(waveform * np.hanning(16000)))
         pitches.add(int(spectrum[150:320].argmax()))
@@ -185,7 +185,7 @@ def test_a_folder_of_cutouts(tmp_path):
         assert (
             opaque.any(0).all() and opaque.any(1).all() and not opaque[0, 0]
         )  # it fills its place
-        waveform, times = bank.sound(cls, rng(cls), 16000, 16000)
+        waveform, times = bank.waveform(cls, rng(cls), 16000, 16000)
         assert waveform.shape == (16000,) and waveform.dtype == np.float32 and times == 0
         peak = np.abs(np.fft.rfft(waveform)).argmax()
         assert abs(peak / (300 + 200 * cls) - 1) < 0.06  # the tone, at a speed 5 % off at most
@@ -195,7 +195,7 @@ def test_draws_differ_and_are_repeatable(tmp_path):
     bank = Directory(write_folder(tmp_path))
     one, same, other = (bank.cutout(2, rng(i), 40, 40)[0] for i in (1, 1, 2))
     assert (one == same).all() and (one != other).any()
-    one, same, other = (bank.sound(2, rng(i), 9000, 16000)[0] for i in (1, 1, 2))
+    one, same, other = (bank.waveform(2, rng(i), 9000, 16000)[0] for i in (1, 1, 2))
     assert (one == same).all() and (one != other).any()
 
 
@@ -205,7 +205,7 @@ def test_quiet_recordings_are_heard_above_the_noise(tmp_path):
     soundfile.write(
         tmp_path / "big_thing0.wav", 0.002 * np.sin(2 * np.pi * 440 * t), 16000, subtype="FLOAT"
     )
-    power = np.abs(np.fft.rfft(Directory(tmp_path).sound(0, rng(1), 16000, 16000)[0])) ** 2
+    power = np.abs(np.fft.rfft(Directory(tmp_path).waveform(0, rng(1), 16000, 16000)[0])) ** 2
     assert power[400:480].sum() > 0.95 * power.sum()
 
 

@@ -12,7 +12,7 @@ from common.scenes import Scenes
 from sslalign import features as f
 from sslalign import neighbors as n
 from sslalign.config import PAPER
-from common.benchmarks.pairs import pairs
+from common.benchmarks.pairs import training_pairs
 from sslalign.backbones.resnet import resnet18
 from tests.test_neighbors import Stopped, fails, is_top_k
 
@@ -32,7 +32,7 @@ def vggsound(tmp_path_factory):
 
 
 def samples(root):
-    return pairs(replace(PAPER, data="vggsound", root=str(root), held_out=2))[0].samples
+    return training_pairs(replace(PAPER, data="vggsound", root=str(root), held_out=2))[0].samples
 
 
 class Mean:

@@ -8,7 +8,7 @@ import torch
 from common import metrics
 from common.io import read_jsonl
 from sslalign import evaluate as sslalign
-from common.benchmarks.pairs import ScenePairs, heard
+from common.benchmarks.pairs import ScenePairs, cropped_waveform
 from sslalign.train import main as train_sslalign
 from stmnet import evaluate as stmnet
 from stmnet import small
@@ -82,7 +82,7 @@ def test_sslalign_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     pairs = ScenePairs(0, 64, predictor.config, predictor.config.lone)
     with torch.no_grad():
         seen = predictor.model.see(predictor.look([pairs.image(i) for i in range(64)]))
-        sounds = torch.stack([heard(pairs.sound(i), predictor.config) for i in range(64)])
+        sounds = torch.stack([cropped_waveform(pairs.waveform(i), predictor.config) for i in range(64)])
         played = predictor.model.hear(predictor.listen(sounds))
     for v, a in (seen.mean, played.a), (seen.projected, played.projected):
         found = metrics.retrieval(a, v, k=(1,))

@@ -266,7 +266,7 @@ def test_half_of_the_extended_samples_make_no_sound():
 
 def test_the_sound_from_elsewhere_is_of_a_class_that_is_not_in_the_picture():
     class Named(type(Scenes(0).bank)):
-        def sound(self, cls, rng, samples, rate):  # a sound that says its class
+        def waveform(self, cls, rng, samples, rate):  # a sound that says its class
             return np.full(samples, cls + 1, np.float32), 1
 
     scenes, elsewhere = Scenes(4, size=32, bank=Named()), 0
@@ -475,9 +475,9 @@ def test_confusable_classes_share_a_timbre_and_never_a_picture():
     heard = {}
 
     class Listening(type(Scenes(0).bank)):
-        def sound(self, cls, rng, samples, rate):
+        def waveform(self, cls, rng, samples, rate):
             heard["sounds"].append(cls)
-            return super().sound(cls, rng, samples, rate)
+            return super().waveform(cls, rng, samples, rate)
 
         def cutout(self, cls, rng, width, height):
             heard["seen"].append(int(cls))

@@ -11,7 +11,7 @@ from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
 from sslalign.data import EasyPairs, Steps
-from common.benchmarks.pairs import VALIDATION, FilePairs, ScenePairs, heard, pairs, read_around
+from common.benchmarks.pairs import VALIDATION, FilePairs, ScenePairs, cropped_waveform, training_pairs, read_waveform_around
 from sslalign.backbones.views import train_view
 
 CONFIG = replace(
@@ -84,11 +84,11 @@ def test_the_positives_are_those_of_section_3_3(source):
     assert v.shape == (3, 6, 3, 32, 32) and v.dtype == torch.uint8 and a.shape == (3, 6, 2000)
     found = []
     for n, i in enumerate(anchors(CONFIG, 2)):
-        assert torch.equal(a[0, n], heard(source.sound(i), CONFIG))
+        assert torch.equal(a[0, n], cropped_waveform(source.waveform(i), CONFIG))
         assert not torch.equal(a[1, n], a[0, n])
-        full = source.sound(i).clamp(-1, 1).numpy()  # a_aug is another second of the same sound
+        full = source.waveform(i).clamp(-1, 1).numpy()  # a_aug is another second of the same sound
         assert any(np.array_equal(full[s:s + 2000], a[1, n].numpy()) for s in range(1001))
-        near = [j for j in range(24) if torch.equal(a[2, n], heard(source.sound(j), CONFIG))]
+        near = [j for j in range(24) if torch.equal(a[2, n], cropped_waveform(source.waveform(j), CONFIG))]
         assert len(near) == 1 and near[0] in neighbours()[1][i]
         found.append((i - near[0]) % 24)
         assert any(torch.equal(v[0, n], view) for view in every_view(source.image(i)))
@@ -119,7 +119,7 @@ def test_easy_epochs(source):
         v, a = parts(steps[s])
         assert v.shape == (2, 6, 3, 16, 16) and a.shape == (2, 6, 2000)
         for n, i in enumerate(anchors(config, s)):
-            assert torch.equal(a[0, n], heard(easy.sound(i), config))
+            assert torch.equal(a[0, n], cropped_waveform(easy.waveform(i), config))
             assert any(
                 torch.equal(v[0, n], train_view(easy.image(i), 16, (x, y, m)))
                 for x in range(3)
@@ -165,7 +165,7 @@ def test_sampling(source):
     a = parts(steps[0])[1]
     assert len(a) == 3
     for n, i in enumerate(anchors(CONFIG, 0)):
-        assert torch.equal(a[2, n], heard(source.sound((i - 1) % 24), CONFIG))
+        assert torch.equal(a[2, n], cropped_waveform(source.waveform((i - 1) % 24), CONFIG))
     assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [
         2,
         2,
@@ -197,25 +197,25 @@ def test_pairs_of_files(tmp_path):
     """No picture is in both parts, whatever the seed; what cannot be read is named, or left out and listed."""
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 12)
     config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
-    learn, held_out = pairs(config)
+    learn, held_out = training_pairs(config)
     assert (
         Steps(learn, replace(config, batch_size=5, easy=3)).total == 2
     )  # only scenes can be made easy
     assert len(learn.ids) == 5 and len(held_out.ids) == 4 and not set(learn.ids) & set(held_out.ids)
-    assert held_out.ids == pairs(replace(config, seed=3))[1].ids
+    assert held_out.ids == training_pairs(replace(config, seed=3))[1].ids
     assert (
         isinstance(learn, FilePairs)
         and learn.image(0).shape == (40, 40, 3)
-        and len(learn.sound(0)) == 4000
+        and len(learn.waveform(0)) == 4000
     )
-    assert heard(learn.sound(0), config).shape == (
+    assert cropped_waveform(learn.waveform(0), config).shape == (
         8000,
     )  # repeated to 1.5 s, the second in the middle
     assert Steps(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
     (tmp_path / "frames" / f"{learn.ids[0]}.jpg").write_bytes(b"nothing")
     with pytest.raises(InputError, match=learn.ids[0]):
-        pairs(config)[0].image(0)
-    assert learn.ids[0] not in pairs(replace(config, skip_bad=True, held_out=3))[0].ids
+        training_pairs(config)[0].image(0)
+    assert learn.ids[0] not in training_pairs(replace(config, skip_bad=True, held_out=3))[0].ids
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_pairs_of_files(tmp_path):
 )
 def test_bad_settings(change, said):
     with pytest.raises(InputError, match=said):
-        pairs(replace(CONFIG, **change))
+        training_pairs(replace(CONFIG, **change))
 
 
 def test_too_few_pairs(source, tmp_path):
@@ -237,7 +237,7 @@ def test_too_few_pairs(source, tmp_path):
         Steps(source, replace(CONFIG, batch_size=25))
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 4)
     with pytest.raises(InputError, match="--held-out"):
-        pairs(replace(CONFIG, data="vggsound", root=str(tmp_path)))
+        training_pairs(replace(CONFIG, data="vggsound", root=str(tmp_path)))
 
 
 def test_a_frame_hears_its_own_second(tmp_path):
@@ -249,10 +249,10 @@ def test_a_frame_hears_its_own_second(tmp_path):
     write_audio(tmp_path / "ten.wav", loudness, 1000)
     write_audio(tmp_path / "one.wav", loudness[5000:6000], 1000)
     for second, first in ((0, 0), (1, 0), (5, 4), (8, 7), (9, 7)):
-        found = read_around(tmp_path / "ten.wav", config, (second, second + 1.0))
+        found = read_waveform_around(tmp_path / "ten.wav", config, (second, second + 1.0))
         assert found.shape == (3000,)
         np.testing.assert_allclose(found, loudness[1000 * first:][:3000], atol=1e-4)
-    np.testing.assert_allclose(read_around(tmp_path / "one.wav", config, (0, 1.0)), 0.5, atol=1e-4)
+    np.testing.assert_allclose(read_waveform_around(tmp_path / "one.wav", config, (0, 1.0)), 0.5, atol=1e-4)
 
 
 def test_other_objects_are_other_pairs(source):

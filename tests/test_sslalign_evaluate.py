@@ -165,7 +165,7 @@ def test_what_files_feed(results, disk):
         assert set(test.feeds) == set(feeds)
         assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "floor"}
         assert (
-            test.sound(0).shape == (1000,)
+            test.waveform(0).shape == (1000,)
             and test.truth(0).shape == (224, 224)
             and found["samples"] == len(test.ids)
         )
@@ -173,7 +173,7 @@ def test_what_files_feed(results, disk):
     assert test.sounding.sum() == 3 and not test.truth(int(np.flatnonzero(~test.sounding)[0])).any()
     write(Scenes(4, 48, 4000, 0.4), disk["vggss"] / "s4", "avsbench-s4", 1)
     test = FileSet(CONFIG, "avsbench-s4", disk["vggss"] / "s4")  # its clips are of 5 s
-    torch.testing.assert_close(test.sound(3), read_audio(test.samples[3].audio)[0][9500:10500])
+    torch.testing.assert_close(test.waveform(3), read_audio(test.samples[3].audio)[0][9500:10500])
     assert [s.feeds for s in sets_of(CONFIG, "scenes", "")][1:] == [("interactive",), ("extended",)]
 
 
@@ -248,8 +248,8 @@ def test_the_shuffled_sound_is_of_another_picture(checkpoint):
     predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "interactive")
     maps, features = predictor.on(test)([0, 3])
     v = predictor.look([test.image(0), test.image(3)])
-    for kind, a in (("model", [test.sound(0), test.sound(3)]), ("silent", [torch.zeros(1000)] * 2),
-                    ("shuffled", [test.sound(j) for j in others(test.groups)[[0, 3]]])):
+    for kind, a in (("model", [test.waveform(0), test.waveform(3)]), ("silent", [torch.zeros(1000)] * 2),
+                    ("shuffled", [test.waveform(j) for j in others(test.groups)[[0, 3]]])):
         a = predictor.listen(torch.stack(a))
         torch.testing.assert_close(maps[kind], cosine_map(v, a))
         assert (kind == "model") == torch.allclose(features["audio"], a, atol=1e-6)

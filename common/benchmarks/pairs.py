@@ -18,16 +18,16 @@ from .readers import load_samples, readable_samples
 VALIDATION, TEST = 10**6, 10**6 + 3
 
 
-def scenes_of(seed: int, config, objects: int = 2) -> Scenes:
+def make_scenes(seed: int, config, objects: int = 2) -> Scenes:
     return Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop, objects, config.objects or None)
 
 
-def read_sound(path, config, clip=None):
+def read_waveform(path, config, clip=None):
     """A sound file → waveform at config.sample_rate, not longer than `clip` seconds (default: config.seconds; 0: all of it)."""
     return read_audio(path, config.sample_rate, config.channel, seconds=clip or config.seconds or None)[0]
 
 
-def read_around(path, config, span):
+def read_waveform_around(path, config, span):
     """What the model hears of one frame of a long video: config.crop seconds around the middle of `span`, (start, end) in
     seconds; at an end of the file the first or last ones."""
     waveform = read_audio(path, config.sample_rate, config.channel, max(0.0, (sum(span) - config.crop) / 2), config.crop)[0]
@@ -35,10 +35,10 @@ def read_around(path, config, span):
     if missing > 0:
         start = max(0.0, (sum(span) - config.crop) / 2 - missing)
         waveform = read_audio(path, config.sample_rate, config.channel, start, config.crop)[0]
-    return heard(waveform, config, config.crop)
+    return cropped_waveform(waveform, config, config.crop)
 
 
-def heard(waveform, config, clip=None, shift: float = 0.0):
+def cropped_waveform(waveform, config, clip=None, shift: float = 0.0):
     """The part of a sound that the model hears: config.crop seconds around the middle of its first `clip` seconds (default:
     config.seconds; 0: of all of it), or `shift` seconds later."""
     clip = clip or config.seconds or max(waveform.shape[-1] / config.sample_rate, config.crop)
@@ -49,16 +49,16 @@ class ScenePairs:
     """Pairs made of embedded scenes, drawn once and kept in memory; a share `lone` of them without a silent second object."""
 
     def __init__(self, seed: int, count: int, config, lone: float = 0.0):
-        scenes = scenes_of(seed, config, 2), scenes_of(seed, config, 1)
+        scenes = make_scenes(seed, config, 2), make_scenes(seed, config, 1)
         alone = np.random.default_rng([seed, 23]).random(count) < lone
         self.samples = [scenes[int(alone[i])].pair(i) for i in progress_bar(range(count), name="drawing scenes")]
-        bank = scenes[0].bank.mark  # other objects, other pairs
+        bank = scenes[0].bank.fingerprint  # other objects, other pairs
         self.ids = [f"{bank:08x}-{seed}-{lone:g}-{i}" for i in range(count)]
 
     def image(self, i):
         return self.samples[i].image
 
-    def sound(self, i):
+    def waveform(self, i):
         return torch.from_numpy(self.samples[i].waveform)
 
 
@@ -71,11 +71,11 @@ class FilePairs:
     def image(self, i):
         return read_image(self.samples[i].image)
 
-    def sound(self, i):
-        return read_sound(self.samples[i].audio, self.config)
+    def waveform(self, i):
+        return read_waveform(self.samples[i].audio, self.config)
 
 
-def pairs(config):
+def training_pairs(config):
     """→ pairs to learn from, pairs held out for validation. Raises InputError.
 
     Of files, those with the smallest checksums of their ids are held out: the same for every seed.
@@ -91,7 +91,7 @@ def pairs(config):
     samples = load_samples(config.data, config.root, config.ids or None)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_image)
-        samples = readable_samples(samples, "audio", lambda path: read_sound(path, config))
+        samples = readable_samples(samples, "audio", lambda path: read_waveform(path, config))
     if len(samples) <= config.held_out:
         raise InputError("--held-out", f"{config.held_out} of {len(samples)} pairs leave nothing to learn from")
     last = sorted(zlib.crc32(s.id.encode()) for s in samples)[config.held_out]

@@ -12,7 +12,7 @@ from common import benchmarks, metrics
 from common.io import InputError, read_image
 from common.training import progress_bar
 
-from common.benchmarks.pairs import TEST, heard, read_around, read_sound, scenes_of
+from common.benchmarks.pairs import TEST, cropped_waveform, read_waveform_around, read_waveform, make_scenes
 from .scoring import SIZE
 
 CROSS_MODAL = ("retrieval", "alignment")
@@ -25,7 +25,7 @@ class SceneSet:
 
     def __init__(self, config, kind: str):
         self.config, self.name, self.feeds, self.listed, self.aligned = config, f"scenes, {kind}", SCENES[kind], None, False
-        draw = getattr(scenes_of(TEST, config), kind)
+        draw = getattr(make_scenes(TEST, config), kind)
         self.samples = [draw(i) for i in progress_bar(range(config.held_out), name=f"drawing {self.name}")]
         self.ids = [f"{kind}-{i:06d}" for i in range(len(self.samples))]
         self.groups = [s.group for s in self.samples]
@@ -35,8 +35,8 @@ class SceneSet:
     def image(self, i):
         return self.samples[i].image
 
-    def sound(self, i):
-        return heard(torch.from_numpy(self.samples[i].waveform), self.config)
+    def waveform(self, i):
+        return cropped_waveform(torch.from_numpy(self.samples[i].waveform), self.config)
 
     def truth(self, i):
         return metrics.boxes_to_map(self.samples[i].box[None] * SIZE, SIZE)
@@ -67,11 +67,11 @@ class FileSet:
     def image(self, i):
         return read_image(self.samples[i].image)
 
-    def sound(self, i):
+    def waveform(self, i):
         sample = self.samples[i]
         if sample.seconds:
-            return read_around(sample.audio, self.config, sample.seconds)
-        return heard(read_sound(sample.audio, self.config, self.clip), self.config, self.clip)
+            return read_waveform_around(sample.audio, self.config, sample.seconds)
+        return cropped_waveform(read_waveform(sample.audio, self.config, self.clip), self.config, self.clip)
 
     def truth(self, i):
         return benchmarks.gt_map(self.samples[i], SIZE)

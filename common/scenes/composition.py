@@ -88,9 +88,9 @@ class Scenes:
     def rng(self, kind: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, kind, index])
 
-    def sound(self, cls: int, rng, seconds: float | None = None):
+    def waveform(self, cls: int, rng, seconds: float | None = None):
         """→ waveform (n,) float32, how many times it sounds."""
-        return self.bank.sound(cls, rng, round((seconds or self.seconds) * self.sample_rate), self.sample_rate)
+        return self.bank.waveform(cls, rng, round((seconds or self.seconds) * self.sample_rate), self.sample_rate)
 
     # What is composed ---------------------------------------------------------------------------------------------
 
@@ -141,13 +141,13 @@ class Scenes:
         samples = round(self.seconds * self.sample_rate)
         kind = rng.integers(3)
         waveform = (np.zeros(samples, np.float32) if kind == 0 else hiss(rng, samples) if kind == 1
-                    else self.sound(classes[-1], rng)[0])
+                    else self.waveform(classes[-1], rng)[0])
         nothing = np.zeros((self.size, self.size), bool)
         return Sample(scene.image, waveform, np.zeros(4, np.float32), nothing, -1, "", "", index, False)
 
     def _sample(self, scene, k, rng, group) -> Sample:
         cls = int(scene.classes[k])
-        waveform, phrase = self.sound(cls, rng)[0], self.phrase(scene, k, rng)
+        waveform, phrase = self.waveform(cls, rng)[0], self.phrase(scene, k, rng)
         return Sample(scene.image, waveform, scene.boxes[k], scene.masks[k], cls, self.names[cls], phrase, group, True)
 
     def grounding(self, index: int) -> Grounding:
@@ -196,7 +196,7 @@ class Scenes:
                      "a constant low rushing noise", "continuous hissing in the distance")
             return Caption(hiss(rng, round(self.seconds * self.sample_rate)), texts, True)
         cls = int(rng.integers(len(self.names)))
-        waveform, times = self.sound(cls, rng)
+        waveform, times = self.waveform(cls, rng)
         return Caption(waveform, self.captions(cls, times, rng), False)
 
     def captions(self, cls: int, times: int, rng) -> tuple:
@@ -207,7 +207,7 @@ class Scenes:
     def probe(self, cls: int, index: int):
         """One class alone: a picture with one object of it, and a sound of it (for classifiers and tests)."""
         rng = self.rng(6, index)
-        return self.scene(rng, [cls]), self.sound(cls, rng)[0]
+        return self.scene(rng, [cls]), self.waveform(cls, rng)[0]
 
     # Videos -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Scenes:
         waveform = np.float32(0.002) * rng.standard_normal(samples, dtype=np.float32)
         at = np.minimum((np.arange(samples) / self.sample_rate / TICK).astype(int), len(owners) - 1)
         for k in sorted(set(owners.tolist()) - {-1}):
-            voice, times = self.sound(int(classes[k]) // 2 * 2, rng, seconds)
+            voice, times = self.waveform(int(classes[k]) // 2 * 2, rng, seconds)
             voice = voice[:samples // max(times, 1)]
             dense = np.flatnonzero(np.abs(voice) > 1e-4)
             voice = np.resize(voice[dense[0]:dense[-1] + 1], samples)  # no pauses of its own

@@ -20,7 +20,7 @@ class Procedural:
     """12 classes, the product of shape and texture. The colour is drawn, so that it says nothing about the class."""
 
     names = [f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES]
-    mark = zlib.crc32("\n".join(names).encode())  # tells one bank from another
+    fingerprint = zlib.crc32("\n".join(names).encode())  # tells one bank from another
 
     def aspect(self, cls: int, rng: np.random.Generator) -> float:
         """Width over height."""
@@ -38,7 +38,7 @@ class Procedural:
         palette = np.stack([second, first]).astype(np.float32)
         return (255 * palette[on.astype(np.intp)] * shade[..., None]).clip(0, 255).astype(np.uint8), opaque, colour
 
-    def sound(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
+    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
         """→ waveform (samples,) float32 with a drawn pitch, loudness, onset and phase; how often it sounds (1 to 3)."""
         times = int(rng.integers(1, 4))
         slot = samples // times
@@ -85,9 +85,9 @@ class Directory:
             self.names.append(name)
         if len(self.names) < 4:
             raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and name.wav|ogg|flac; 4 are needed")
-        self.mark = zlib.crc32("\n".join(self.names).encode())  # tells one bank from another, by what is in it
+        self.fingerprint = zlib.crc32("\n".join(self.names).encode())  # tells one bank from another, by what is in it
         for picture, (recording, _) in zip(self.pictures, self.sounds):
-            self.mark = zlib.crc32(recording.tobytes(), zlib.crc32(picture.tobytes(), self.mark))
+            self.fingerprint = zlib.crc32(recording.tobytes(), zlib.crc32(picture.tobytes(), self.fingerprint))
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
         """→ rgb (h, w, 3) uint8, opaque (h, w) bool, "" (its colour has no name): flipped, turned, scaled, relit."""
@@ -103,7 +103,7 @@ class Directory:
     def aspect(self, cls: int, rng: np.random.Generator) -> float:
         return self.pictures[cls].width / self.pictures[cls].height * 2 ** rng.uniform(-0.15, 0.15)
 
-    def sound(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
+    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
         """→ waveform (samples,) float32: another offset, loudness and speed (±5 %) of the recording, a little noise;
         0: how often it sounds is not known."""
         recording, own_rate = self.sounds[cls]
