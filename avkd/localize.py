@@ -52,7 +52,7 @@ def main(argv=None):
         predictor = load(path, select_device(args.device), args.object_weights, args.detr)
         found, boxes = localize(predictor, image, args.audio, args.variant)
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_image(out, overlay(image, heat=metrics.normalise(found[None])[0], boxes=boxes[:, :4]))
+        write_image(out, overlay(image, heatmap=metrics.normalise(found[None])[0], boxes=boxes[:, :4]))
         height, width = image.shape[:2]
         pixels = (boxes[:, :4] * torch.tensor([width, height, width, height])).tolist()
         write_json(out.with_suffix(".json"), {"image": args.image, "audio": args.audio, "variant": args.variant, "boxes": pixels,

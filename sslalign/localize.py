@@ -44,7 +44,7 @@ def main(argv=None):
         image = read_image(args.image)
         found, boxes = localize(load(path, select_device(args.device)), image, args.audio)
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_image(out, overlay(image, heat=metrics.normalise(found[None])[0], boxes=boxes[:, :4]))
+        write_image(out, overlay(image, heatmap=metrics.normalise(found[None])[0], boxes=boxes[:, :4]))
         height, width = image.shape[:2]
         pixels = (boxes[:, :4] * torch.tensor([width, height, width, height])).tolist()
         similarity = found.max().item()

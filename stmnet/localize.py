@@ -34,7 +34,7 @@ def localize(predictor, video):
         maps, said, confidence, shown, past = predictor.answer(predictor.look(frames), segments, past)
         heats, names = enlarged(maps[predictor.config.box_map]), predictor.names(said, shown)
         for k, (image, boxes) in enumerate(zip(frames, predictor.boxes(frames, maps, shown))):
-            picture = overlay(image, heat=heats[k], boxes=boxes[:, :4], labels=[names[k]] * len(boxes))
+            picture = overlay(image, heatmap=heats[k], boxes=boxes[:, :4], labels=[names[k]] * len(boxes))
             yield picture, stream.line(first + k, times[k], image.shape, boxes, names[k], confidence[k])
 
 

@@ -13,9 +13,9 @@ def rows_of(video, maps, boxes, said) -> tuple:
     class names."""
     heats, frames = enlarged(maps), video.frames
     rows = [[overlay(f, size=TILE) for f in frames],
-            [overlay(f, heat=h, size=TILE) for f, h in zip(frames, heats)],
+            [overlay(f, heatmap=h, size=TILE) for f, h in zip(frames, heats)],
             [overlay(f, boxes=b[:, :4], size=TILE) for f, b in zip(frames, boxes)],
-            [overlay(f, truth=b, size=TILE) for f, b in zip(frames, video.boxes)]]
+            [overlay(f, gt=b, size=TILE) for f, b in zip(frames, video.boxes)]]
     captions = ["map", f"predicted boxes; said: {' | '.join(said)}", f"ground truth; sounding: {' | '.join(video.labels)}"]
     return rows, captions, [f"{t:.1f} s" for t in video.times]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.io.drawing import PREDICTED, TRUTH, colour_map, overlay
+from common.io.drawing import PREDICTED, GT, colour_map, overlay
 from common.io import contact_sheet, read_image, write_image
 
 
@@ -28,12 +28,12 @@ def test_overlay_draws_what_it_is_given():
     y, x = np.unravel_index(seen.sum(2, dtype=int).argmax(), (100, 160))
     assert 20 <= y < 30 and 120 <= x < 130
     assert np.array_equal(seen, overlay(image, torch.from_numpy(heat).float()))
-    boxes = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], truth=torch.tensor([[0, 0, 1, 1.0]]))
+    boxes = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], gt=torch.tensor([[0, 0, 1, 1.0]]))
     assert tuple(boxes[20, 80]) == PREDICTED and tuple(boxes[50, 40]) == PREDICTED
-    assert tuple(boxes[0, 3]) == TRUTH and tuple(boxes[99, 159]) == TRUTH
+    assert tuple(boxes[0, 3]) == GT and tuple(boxes[99, 159]) == GT
     assert tuple(boxes[50, 80]) == (90, 90, 90)
-    both = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], truth=[[0.25, 0.2, 0.75, 0.8]])
-    assert (both == PREDICTED).all(2).any() and (both == TRUTH).all(2).any()
+    both = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], gt=[[0.25, 0.2, 0.75, 0.8]])
+    assert (both == PREDICTED).all(2).any() and (both == GT).all(2).any()
     named = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], labels=["dog"])
     assert not np.array_equal(named, overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]]))
     assert overlay(image, heat, [[-1, 0.9, 2, 0.1]], size=(40, 30)).shape == (40, 30, 3)
@@ -44,7 +44,7 @@ def test_overlay_draws_what_it_is_given():
 def test_overlay_outlines_a_mask():
     image, mask = np.zeros((80, 120, 3), np.uint8), np.zeros((80, 120), bool)
     mask[20:60, 30:90] = True
-    rim = (overlay(image, truth=mask) == TRUTH).all(2)
+    rim = (overlay(image, gt=mask) == GT).all(2)
     assert not rim[~mask].any() and not rim[25:55, 35:85].any()
     assert (
         rim[20, 30:90].all()
@@ -53,7 +53,7 @@ def test_overlay_outlines_a_mask():
         and rim[20:60, 89].all()
     )
     assert np.array_equal(
-        overlay(image, truth=torch.from_numpy(mask)), overlay(image, truth=mask * 0.5)
+        overlay(image, gt=torch.from_numpy(mask)), overlay(image, gt=mask * 0.5)
     )
 
 

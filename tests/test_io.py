@@ -73,7 +73,7 @@ def test_read_audio_at_the_end_and_beyond(tmp_path):
     write_audio(tmp_path / "a.wav", tone(100, 1000, 1), 1000)
     assert len(read_audio(tmp_path / "a.wav", start=0.9, seconds=5)[0]) == 100
     for start in (1.0, 7, -1):
-        with pytest.raises(InputError, match="no sound at"):
+        with pytest.raises(InputError, match="no audio at"):
             read_audio(tmp_path / "a.wav", start=start, seconds=1)
 
 
@@ -114,7 +114,7 @@ def test_sound_that_is_none(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     refused(tmp_path / "empty.wav", "empty")
     refused(tmp_path / "text.wav", "not recognised")
-    refused(tmp_path / "none.wav", "no sound")
+    refused(tmp_path / "none.wav", "no audio")
     refused(tmp_path / "nan.wav", "finite")
     refused(tmp_path / "inf.wav", "finite")
     refused(tmp_path / "a.mp3", "MP3")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import io as cio
+from common.io import image as image_module
 from common.io import read_image, write_image
 from tests.test_io import refused
 
@@ -137,7 +137,7 @@ def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
         for cut in (len(data) * 9 // 10, len(data) // 2, len(data) // 5, 30, 5):
             (tmp_path / "cut").write_bytes(data[:cut])
             refused(tmp_path / "cut", ".", read_image)
-    monkeypatch.setattr(cio, "MAX_PIXELS", 90 * 90 - 1)
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 90 * 90 - 1)
     monkeypatch.setattr(
         Image.Image, "load", lambda self: pytest.fail("decoded before it was bounded")
     )

@@ -137,7 +137,7 @@ def score(predictor, test, batch_size: int = 50) -> tuple[dict, list]:
         for kind in values:
             values[kind].append(floors[kind] if kind in floors else metrics.ciou(box_maps(found[kind]), truth))
         for j in range(min(SHOWN - len(sheet), len(batch))):
-            tiles = [overlay(images[j], boxes=[found[kind][j]], truth=truth[j] > 0, size=(144, 144)) for kind in queries]
+            tiles = [overlay(images[j], boxes=[found[kind][j]], gt=truth[j] > 0, size=(144, 144)) for kind in queries]
             sheet.append((said[len(sheet)], tiles))
     result = {}
     for kind, parts in values.items():

@@ -30,7 +30,7 @@ def samples(answer, test, headings: dict) -> dict:
         maps = {kind: metrics.normalise(metrics.resize(maps[kind], SIZE, aligned=test.aligned)) for kind in shown if kind in maps}
         for k, i in enumerate(own):
             image, number = test.image(i), f" {k + 1}" if interactive else ""
-            row += [overlay(image, truth=test.truth(i), size=TILE), *(overlay(image, x[k], size=TILE) for x in maps.values())]
+            row += [overlay(image, gt=test.truth(i), size=TILE), *(overlay(image, x[k], size=TILE) for x in maps.values())]
             columns += [f"truth{number}", *(shown[kind] + number for kind in maps)]
         rows.append(row)
         widest = max(widest, columns, key=len)

@@ -1,8 +1,8 @@
-"""Files in and out: audio, images, drawings, text, checkpoints of others, and atomic writes.
+"""Files in and out: audio, images, drawings, text, published checkpoints, and atomic writes.
 
-What is read comes from outside and may be anything: it is bounded before memory is taken for it,
-and whatever is wrong with it is an `InputError` that names the file. What is written appears whole
-or not at all (`atomic`).
+Whatever is read comes from outside. It is bounded before memory is allocated for it, and anything
+wrong with it is an `InputError` that names the file. What is written appears whole or not at all
+(`atomic`).
 """
 from .audio import MAX_FRAMES, MAX_RATE, read_audio, write_audio
 from .checkpoint import load_published, read_state

@@ -1,4 +1,4 @@
-"""Published checkpoints into modules: strictly, and without executing anything that is in the file."""
+"""Published checkpoints → modules: strictly, and without executing anything in the file."""
 import argparse
 from pathlib import Path
 
@@ -6,55 +6,70 @@ import torch
 
 from .files import InputError
 
-LISTED = 20  # keys named for each fault; the wrong file altogether would name hundreds
+MAX_LISTED = 20  # keys named for each fault; the wrong file would name hundreds
 
 
 def load_published(module, path, key=None, prefix="", optional=("num_batches_tracked",)):
-    """Copy the state_dict in the file at `path` into `module`, on the module's device, and return the module.
+    """Copy the state_dict in the file at `path` into `module`, and return the module.
 
-    key: the entry of the file that holds the state_dict ("model" for DETR and PANNs), None when the file is one.
-    prefix: what the file puts before every one of the module's names; entries without it belong to something else.
-    optional: last parts of names that may be missing from the file or be more than the module has; batch norm's
-    counters, which older files lack and frozen batch norm does not keep.
-    Raises InputError when the file cannot be read safely, or a key is missing, extra or of another shape (all listed).
+    key: the entry of the file that holds the state_dict ("model" for DETR and PANNs), None if the
+    file is one. prefix: what the file puts before each of the module's names; entries without it
+    are ignored. optional: last parts of names that either side may lack, which are batch norm's
+    counters (older files and frozen batch norm have none). The module stays on its device.
+    Raises InputError if the file cannot be read safely, or lists the keys that are missing, extra
+    or of another shape.
     """
-    state = read_state(path, key)
-    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    own = module.state_dict()
-    missing = [name for name in own if name not in state and name.rsplit(".", 1)[-1] not in optional]
-    extra = [name for name in state if name not in own and name.rsplit(".", 1)[-1] not in optional]
-    misshapen = [f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-                 for name in own if name in state and state[name].shape != own[name].shape]
-    faults = [f"{len(names)} {fault} ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''})"
-              for fault, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen)) if names]
+    state = {name.removeprefix(prefix): value for name, value in read_state(path, key).items()
+             if name.startswith(prefix)}
+    target = module.state_dict()
+    missing = [name for name in target if name not in state and not _ends_in(name, optional)]
+    extra = [name for name in state if name not in target and not _ends_in(name, optional)]
+    misshapen = [f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+                 for name, value in target.items()
+                 if name in state and state[name].shape != value.shape]
+    faults = [f"{len(names)} {fault} ({', '.join(names[:MAX_LISTED])}"
+              f"{', …' if len(names) > MAX_LISTED else ''})"
+              for fault, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+              if names]
     if faults:
-        raise InputError(path, f"not the weights of this {type(module).__name__}: " + "; ".join(faults))
-    module.load_state_dict({name: state.get(name, value) for name, value in own.items()})
+        kind = type(module).__name__
+        raise InputError(path, f"not the weights of this {kind}: " + "; ".join(faults))
+    module.load_state_dict({name: state.get(name, value) for name, value in target.items()})
     return module
 
 
-def read_state(path, key=None):
-    """The {name: tensor} in a checkpoint file, on the CPU; `key` as in load_published. Raises InputError.
+def _ends_in(name, parts):
+    return name.rsplit(".", 1)[-1] in parts
 
-    Files of 2020 keep their command line as an argparse.Namespace: that one class, which holds data and runs nothing,
-    is admitted. Anything else that is not tensors and plain data is refused.
+
+def read_state(path, key=None):
+    """The {name: tensor} in a checkpoint file, on the CPU; `key` as in load_published.
+
+    Files of 2020 hold their command line as an argparse.Namespace, a class that only holds data:
+    it is allowed. Raises InputError for anything else that is not tensors and plain data.
     """
     if not Path(path).is_file():
         raise InputError(path, "no such file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes from outside can fail in any way: the reason is kept, on one line
+    except Exception as error:  # bytes from outside can fail in any way
         unsafe = "Unsupported global: GLOBAL "
         if unsafe in str(error):
             name = str(error).split(unsafe)[1].split()[0]
-            raise InputError(path, f"refused: it needs {name}, which is more than tensors and plain data") from error
-        raise InputError(path, f"not a checkpoint that can be read safely ({str(error)[:200]})") from error
+            reason = f"refused: it needs {name}, which is more than tensors and plain data"
+            raise InputError(path, reason) from error
+        reason = f"not a checkpoint that can be read safely ({str(error)[:200]})"
+        raise InputError(path, reason) from error
     if key is not None:
         if not isinstance(state, dict) or key not in state:
             raise InputError(path, f"has no entry {key!r}")
         state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
-        entries = f": entries {', '.join(map(str, list(state)[:LISTED]))}" if isinstance(state, dict) else ""
-        raise InputError(path, f"holds no state_dict{f' under {key!r}' if key else ''}{entries}")
-    return {name: value.detach() for name, value in state.items()}  # some files hold nn.Parameter
+    is_state = isinstance(state, dict) and all(isinstance(name, str) and torch.is_tensor(value)
+                                               for name, value in state.items())
+    if not is_state:
+        where = f" under {key!r}" if key else ""
+        entries = (f": entries {', '.join(map(str, list(state)[:MAX_LISTED]))}"
+                   if isinstance(state, dict) else "")
+        raise InputError(path, f"holds no state_dict{where}{entries}")
+    return {name: value.detach() for name, value in state.items()}  # some hold nn.Parameter

@@ -1,80 +1,96 @@
-"""What a model sees, drawn: maps and boxes over a picture, and sheets of such pictures."""
+"""Heatmaps and boxes drawn over an image, and contact sheets of such images."""
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-PREDICTED, TRUTH = (0, 225, 255), (170, 255, 40)  # cyan and lime
-LEGEND = "cyan: predicted box · lime: ground truth · map: from dark violet, 0, to pale yellow, 1"
+from .files import to_numpy
+
+PREDICTED, GT = (0, 225, 255), (170, 255, 40)  # cyan and lime
+LEGEND = "cyan: predicted box · lime: ground truth · heatmap: 0 is dark violet, 1 is pale yellow"
 # Dark violet over red to pale yellow, ever lighter, so that it reads in grey too.
-_MAP = np.array([(12, 8, 48), (84, 22, 122), (190, 48, 88), (246, 136, 36), (255, 244, 160)], np.float64)
+_COLOURS = np.array([(12, 8, 48), (84, 22, 122), (190, 48, 88), (246, 136, 36), (255, 244, 160)],
+                    np.float64)
 
 
-def colour_map(heat):
+def colour_map(heatmap):
     """(…) in [0, 1] → (…, 3) float64 in [0, 255]."""
-    nodes = np.linspace(0, 1, len(_MAP))
-    return np.stack([np.interp(heat, nodes, channel) for channel in _MAP.T], -1)
+    nodes = np.linspace(0, 1, len(_COLOURS))
+    return np.stack([np.interp(heatmap, nodes, channel) for channel in _COLOURS.T], -1)
 
 
-def overlay(image, heat=None, boxes=(), truth=(), labels=None, size=None):
-    """What a model sees in a picture: uint8 (H, W, 3) → uint8 (H, W, 3), with `size=(H, W)` at another size.
+def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
+    """A heatmap, boxes and the ground truth over an image: uint8 (H, W, 3) → uint8 (H, W, 3).
 
-    heat: (h, w) in [0, 1], stretched over the picture. boxes: predicted, (n, 4) x0 y0 x1 y1 in [0, 1], with n `labels` if
-    any. truth: boxes (m, 4) likewise, or a mask (h, w), whose outline is drawn where it is above 0.
+    heatmap: (h, w) in [0, 1], stretched over the image. boxes: predicted, (n, 4) x0 y0 x1 y1 in
+    [0, 1]; labels: a text for each. gt: boxes (m, 4) likewise, or a mask (h, w), of which the
+    outline is drawn. size: (H, W) of the result, the image's if None.
     """
     canvas = Image.fromarray(to_numpy(image))
     width, height = (size[1], size[0]) if size else canvas.size
     canvas = canvas.resize((width, height), Image.Resampling.BILINEAR)
-    if heat is not None:
-        heat = Image.fromarray(to_numpy(heat).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-        heat = np.asarray(heat)  # (H, W)
-        if not np.isfinite(heat).all():
-            raise ValueError("the map is not finite")
-        weight = 0.35 + 0.3 * heat.clip(0, 1)[..., None]  # what is found hides more of the picture than what is not
-        canvas = Image.fromarray((np.asarray(canvas) * (1 - weight) + colour_map(heat) * weight).round().astype(np.uint8))
+    if heatmap is not None:
+        canvas = _blend(canvas, to_numpy(heatmap))
     line = max(1, min(4, round(min(width, height) / 120)))
+    gt, boxes = to_numpy(gt), to_numpy(boxes).reshape(-1, 4)
+    if gt.ndim == 2 and gt.shape[1] != 4:
+        _outline(canvas, gt > 0, line)
+        gt = np.zeros((0, 4))
+    _rectangles(canvas, gt.reshape(-1, 4), GT, 2 * line + 1)  # wider: both show where they agree
+    _rectangles(canvas, boxes, PREDICTED, line)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(10, min(width, height) // 20))
-    truth, boxes = to_numpy(truth), to_numpy(boxes).reshape(-1, 4)
-    if truth.ndim == 2 and truth.shape[1] != 4:
-        mask = Image.fromarray(((truth > 0) * 255).astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-        inner = mask.filter(ImageFilter.MinFilter(2 * line + 1))
-        rim = Image.fromarray(np.asarray(mask) & ~np.asarray(inner))
-        canvas.paste((0, 0, 0), mask=rim.filter(ImageFilter.MaxFilter(3)))
-        canvas.paste(TRUTH, mask=rim)
-        truth = ()
-    # Truth is wider than prediction, so that both show where they agree.
-    for colour, wide, group in ((TRUTH, 2 * line + 1, to_numpy(truth).reshape(-1, 4)), (PREDICTED, line, boxes)):
-        for x0, y0, x1, y1 in (group.clip(0, 1) * (width - 1, height - 1, width - 1, height - 1)).round():
-            corners = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
-            draw.rectangle(corners, outline=(0, 0, 0), width=wide + 1)  # a dark edge: visible on any picture
-            draw.rectangle(corners, outline=colour, width=wide)
-    for (x0, y0, _, _), label in zip(boxes.clip(0, 1) * (width, height, width, height), labels or ()):
-        draw.text((x0 + line + 2, y0 + line), str(label), PREDICTED, font, stroke_width=1, stroke_fill=(0, 0, 0))
+    corners = boxes[:, :2].clip(0, 1) * (width, height)
+    for (x, y), label in zip(corners, labels or ()):
+        draw.text((x + line + 2, y + line), str(label), PREDICTED, font,
+                  stroke_width=1, stroke_fill=(0, 0, 0))
     return np.array(canvas)
 
 
-def contact_sheet(rows, columns=(), captions=(), legend=LEGEND):
-    """Rows of uint8 pictures (H, W, 3), None for an empty place → one picture, uint8 (H, W, 3).
+def _blend(canvas, heatmap):
+    """The heatmap's colours over the image; high values hide more of it than low ones."""
+    heatmap = Image.fromarray(heatmap.astype(np.float32))
+    heatmap = np.asarray(heatmap.resize(canvas.size, Image.Resampling.BILINEAR))  # (H, W)
+    if not np.isfinite(heatmap).all():
+        raise ValueError("the heatmap is not finite")
+    weight = 0.35 + 0.3 * heatmap.clip(0, 1)[..., None]  # (H, W, 1)
+    blended = np.asarray(canvas) * (1 - weight) + colour_map(heatmap) * weight
+    return Image.fromarray(blended.round().astype(np.uint8))
 
-    `columns` are headings above, `captions` a line under each row, the legend is at the foot.
+
+def _outline(canvas, mask, line):
+    """The inner rim of the mask, with a dark edge."""
+    mask = Image.fromarray((mask * 255).astype(np.uint8))
+    mask = mask.resize(canvas.size, Image.Resampling.NEAREST)
+    inner = mask.filter(ImageFilter.MinFilter(2 * line + 1))
+    rim = Image.fromarray(np.asarray(mask) & ~np.asarray(inner))
+    canvas.paste((0, 0, 0), mask=rim.filter(ImageFilter.MaxFilter(3)))
+    canvas.paste(GT, mask=rim)
+
+
+def _rectangles(canvas, boxes, colour, line):
+    draw, last = ImageDraw.Draw(canvas), np.array(canvas.size * 2) - 1
+    for x0, y0, x1, y1 in (boxes.clip(0, 1) * last).round():
+        corners = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
+        draw.rectangle(corners, outline=(0, 0, 0), width=line + 1)  # visible on any image
+        draw.rectangle(corners, outline=colour, width=line)
+
+
+def contact_sheet(rows, columns=(), captions=(), legend=LEGEND):
+    """Rows of uint8 images (H, W, 3), None for an empty place → one image, uint8 (H, W, 3).
+
+    columns: headings above. captions: a line under each row. legend: a line at the foot.
     """
     font, gap, text = ImageFont.load_default(13), 8, 20
-    sizes = [[to_numpy(tile).shape[:2] if tile is not None else (0, 0) for tile in row] for row in rows]
+    sizes = [[to_numpy(tile).shape[:2] if tile is not None else (0, 0) for tile in row]
+             for row in rows]
     heights = [max([h for h, _ in row], default=0) for row in sizes]
     cells = max([len(row) for row in sizes] + [len(columns)])
     cell = max([w for row in sizes for _, w in row] + [64])
     width = max(cells * (cell + gap) + gap, 320)
     under = text if len(captions) else 0
-    page = Image.new("RGB", (width, 2 * text + sum(h + under + gap for h in heights) + gap), "white")
+    page_height = 2 * text + sum(h + under + gap for h in heights) + gap
+    page = Image.new("RGB", (width, page_height), "white")
     draw = ImageDraw.Draw(page)
-
-    def write(x, y, words, room):  # on one line, cut where the room ends
-        words, end = " ".join(str(words).split())[:300], ""
-        while words and font.getlength(words + end) > room:
-            words, end = words[:-1], "…"
-        draw.text((x, y), words + end, (20, 20, 20), font)
-
     for c, heading in enumerate(columns):
-        write(gap + c * (cell + gap), 3, heading, cell)
+        _write_line(draw, gap + c * (cell + gap), 3, heading, cell, font)
     y = text
     for r, row in enumerate(rows):
         for c, tile in enumerate(row):
@@ -85,11 +101,15 @@ def contact_sheet(rows, columns=(), captions=(), legend=LEGEND):
                 page.paste(Image.fromarray(to_numpy(tile)), (x, y))
         y += heights[r]
         if r < len(captions):
-            write(gap, y + 2, captions[r], width - 2 * gap)
+            _write_line(draw, gap, y + 2, captions[r], width - 2 * gap, font)
         y += under + gap
-    write(gap, y + 2, legend, width - 2 * gap)
+    _write_line(draw, gap, y + 2, legend, width - 2 * gap, font)
     return np.array(page)
 
 
-def to_numpy(x):
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+def _write_line(draw, x, y, words, room, font):
+    """One line of text, cut where the room ends."""
+    words, end = " ".join(str(words).split())[:300], ""
+    while words and font.getlength(words + end) > room:
+        words, end = words[:-1], "…"
+    draw.text((x, y), words + end, (20, 20, 20), font)

@@ -1,10 +1,12 @@
-"""Files as such: the error that bad input is, atomic writes, paths that stay inside their root."""
+"""What all readers and writers share: the error for bad input, atomic writes, safe paths."""
 import os
 import secrets
 import stat
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import UnidentifiedImageError
 
 
@@ -12,8 +14,10 @@ class InputError(Exception):
     """Bad input from outside: which file and why, `path: reason` on one line."""
 
     def __init__(self, path, reason=None):
-        if reason is None:  # DataLoader rebuilds a worker's exception from the text of its traceback, which ends in our line
-            path, _, reason = str(path).strip().rpartition("\n")[2].removeprefix(f"{__name__}.InputError: ").partition(": ")
+        if reason is None:
+            # DataLoader rebuilds a worker's exception from its traceback, whose last line is ours.
+            last = str(path).strip().rpartition("\n")[2]
+            path, _, reason = last.removeprefix(f"{__name__}.InputError: ").partition(": ")
         self.path, self.reason = (" ".join(str(part).split()) for part in (path, reason))
         super().__init__(self.path, self.reason)
 
@@ -23,7 +27,10 @@ class InputError(Exception):
 
 @contextmanager
 def decoding(path):
-    """Around a decoder of foreign bytes, which may raise nearly anything: refuse what is no file, report the rest."""
+    """Around a decoder of foreign bytes, which may raise nearly anything: InputError instead.
+
+    Only a regular file that is not empty gets as far as the decoder.
+    """
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
@@ -38,17 +45,22 @@ def decoding(path):
     except OSError as error:
         raise InputError(path, error.strerror or error) from error
     except Exception as error:
-        raise InputError(path, getattr(error, "error_string", None) or f"{type(error).__name__}: {error}") from error
+        reason = getattr(error, "error_string", None) or f"{type(error).__name__}: {error}"
+        raise InputError(path, reason) from error
 
 
 @contextmanager
 def atomic(path, mode="wb"):
-    """A new file, open under a temporary name beside `path`: takes its place when the block ends, is gone if it raises."""
+    """A new file, open under a temporary name beside `path`.
+
+    It replaces `path` when the block ends, and is removed if the block raises.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    encoding = None if "b" in mode else "utf-8"
     try:
-        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode.replace("w", "x"), encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -58,14 +70,22 @@ def atomic(path, mode="wb"):
 
 
 def inside(root, path):
-    """`root`/`path` with `..` and links resolved; InputError where that is not in `root`, or `path` is absolute."""
+    """`root`/`path`, with `..` and links resolved.
+
+    Raises InputError if `path` is absolute or the result is not in `root`.
+    """
     try:
         if Path(path).is_absolute():
-            raise InputError(path, "an absolute path, where one relative to the data is wanted")
+            raise InputError(path, "is absolute, not relative to the data")
         root = Path(root).resolve()
-        found = (root / path).resolve()
+        resolved = (root / path).resolve()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of links
         raise InputError(path, error) from error
-    if not found.is_relative_to(root):
+    if not resolved.is_relative_to(root):
         raise InputError(path, f"leaves {root}")
-    return found
+    return resolved
+
+
+def to_numpy(x):
+    """A tensor on any device, or whatever numpy accepts, as a numpy array."""
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)

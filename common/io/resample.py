@@ -1,4 +1,11 @@
-"""One waveform at another sampling rate, or of another length."""
+"""One waveform at another sampling rate, or of another length.
+
+>>> waveform = torch.arange(44100) / 44100
+>>> resample(waveform, 44100, 16000).shape
+torch.Size([16000])
+>>> fit(torch.tensor([1, 2, 3]), 5)
+tensor([1, 2, 3, 1, 2])
+"""
 import math
 from functools import lru_cache
 from operator import index
@@ -6,59 +13,72 @@ from operator import index
 import torch
 import torch.nn.functional as F
 
-ZEROS, ROLLOFF = 6, 0.99  # what torchaudio does unless told otherwise, and so TURN's released code
+ZEROS, ROLLOFF = 6, 0.99  # torchaudio's defaults, which TURN's released code uses
 
 
 def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=None):
-    """(…, n) at `rate_in` Hz → (…, ceil(n·rate_out/rate_in)): band-limited interpolation (Smith & Gossett, ICASSP 1984).
+    """Band-limited interpolation (Smith and Gossett, ICASSP 1984).
 
-    The low-pass filter is a sinc with `zeros` zero crossings on each side under a Hann window (with `beta` a Kaiser window),
-    which cuts off at `rolloff` times the lower Nyquist frequency. Outside of the waveform there is silence. ValueError for a
-    waveform that is not floating point or a rate that is not positive.
+        y(t) = Σₙ x[n] h(t − n/rate_in),  h(t) = c/rate_in · sinc(c·t) · w(c·t/zeros)
+        c = rolloff · min(rate_in, rate_out)
+
+    w is a Hann window on [−1, 1], with `beta` a Kaiser window, so that the low-pass filter h has
+    `zeros` zero crossings on each side. Outside of the waveform there is silence.
+    waveform: (…, n) floating point. Returns (…, ceil(n · rate_out / rate_in)).
+    Raises ValueError for another dtype or a rate that is not positive.
     """
     rate_in, rate_out = index(rate_in), index(rate_out)
     if min(rate_in, rate_out) < 1 or not waveform.is_floating_point():
         raise ValueError(f"cannot resample {waveform.dtype} from {rate_in} to {rate_out} Hz")
     if rate_in == rate_out:
         return waveform
-    common = math.gcd(rate_in, rate_out)
-    old, new = rate_in // common, rate_out // common  # `old` samples become `new` ones: a block
+    divisor = math.gcd(rate_in, rate_out)
+    old, new = rate_in // divisor, rate_out // divisor  # a block: `old` samples become `new`
     width, filters = _filters(old, new, zeros, rolloff, beta, waveform.dtype, waveform.device)
     n = waveform.shape[-1]
     length = -(-n * new // old)
     blocks = -(-length // new)
-    padded = F.pad(waveform.reshape(math.prod(waveform.shape[:-1]), n), (width, width + old))  # (B, n + …)
+    rows = waveform.reshape(math.prod(waveform.shape[:-1]), n)  # (B, n)
+    padded = F.pad(rows, (width, width + old))  # (B, n + …)
     groups = []
-    with torch.autocast(waveform.device.type, enabled=False):  # eight bits of mantissa are no sound
+    with torch.autocast(waveform.device.type, enabled=False):  # bfloat16 is too coarse for audio
         for first, taps in filters:
-            windows = padded[:, first:].unfold(-1, taps.shape[1], old)[:, :blocks]  # (B, blocks, inputs), a view
-            parts = windows.split(max(1, 2**22 // taps.shape[1]), 1)  # the product copies its windows: a part at a time
+            windows = padded[:, first:].unfold(-1, taps.shape[1], old)[:, :blocks]  # a view
+            parts = windows.split(max(1, 2**22 // taps.shape[1]), 1)  # the product copies its part
             groups.append(torch.cat([part @ taps.T for part in parts], 1))  # (B, blocks, outputs)
-    return torch.cat(groups, -1).flatten(1)[:, :length].reshape(*waveform.shape[:-1], length)
+    resampled = torch.cat(groups, -1).flatten(1)[:, :length]  # (B, length)
+    return resampled.reshape(*waveform.shape[:-1], length)
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # what is cached serves callers in and out of inference mode
+@torch.inference_mode(False)  # the cache serves callers in and out of inference mode
 def _filters(old, new, zeros, rolloff, beta, dtype, device):
-    """How far the filter reaches, in input samples, and for each 64 of a block's outputs: first input, (outputs, inputs)."""
+    """The filter's reach in input samples; for each 64 outputs of a block: first input, taps.
+
+    Output k of a block lies at input k·old/new. Taps are (outputs, inputs); one matrix for a
+    whole block would have gigabytes when the rates have no common divisor.
+    """
     cutoff = rolloff * min(old, new)  # zero crossings in a block
     width = math.ceil(zeros * old / cutoff)
     filters = []
-    for k in torch.arange(new).split(64):  # output k lies at k·old/new; coprime rates would make one matrix of gigabytes
+    for k in torch.arange(new).split(64):
         first, last = int(k[0]) * old // new, int(k[-1]) * old // new
         j = torch.arange(first - width, last + width + 1)
-        t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))  # (outputs, inputs), in zero crossings
+        # (outputs, inputs), distance in zero crossings
+        t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))
         x = t.clamp(-zeros, zeros) / zeros
         if beta is None:
             window = torch.cos(x * (math.pi / 2)).square()
         else:
-            window = torch.i0(beta * (1 - x * x).sqrt()) / torch.i0(torch.tensor(beta).double()) * (x.abs() < 1)
-        filters.append((first, (torch.sinc(t) * window * (cutoff / old)).to(device, dtype)))
+            norm = torch.i0(torch.tensor(beta).double())
+            window = torch.i0(beta * (1 - x * x).sqrt()) / norm * (x.abs() < 1)
+        taps = torch.sinc(t) * window * (cutoff / old)
+        filters.append((first, taps.to(device, dtype)))
     return width, filters
 
 
 def fit(waveform, samples, where="start"):
-    """(…, n) → (…, samples): repeated if it is shorter; if longer, its start or its "centre" is kept."""
+    """(…, n) → (…, samples): repeated if shorter; of a longer one the "start" or the "centre"."""
     n = waveform.shape[-1]
     if n == 0 or where not in ("start", "centre"):
         raise ValueError(f"cannot fit {n} samples to {samples} at {where!r}")
@@ -68,15 +88,18 @@ def fit(waveform, samples, where="start"):
     return waveform[..., first:first + samples]
 
 
-def crop_audio(waveform: torch.Tensor, sample_rate: int, clip: float = 10.0, crop: float = 3.0, shift: float = 0.0) -> torch.Tensor:
-    """(…, n) → (…, round(crop · rate)) in [-1, 1]: the `crop` seconds in the middle of the first `clip` seconds.
+def crop_audio(waveform, sample_rate, clip=10.0, crop=3.0, shift=0.0):
+    """The `crop` seconds in the middle of the first `clip` seconds, in [-1, 1].
 
-    The waveform is first repeated where it is shorter than the clip (AVSBench: clip = 5), and clipped. `shift` moves the
-    excerpt by that many seconds, at most to an end of the clip: the hand-crafted positive of a sound is a random shift (section
-    3.3). ValueError for an empty waveform or a crop longer than its clip.
+    (…, n) → (…, round(crop · sample_rate)). A waveform shorter than the clip is repeated.
+    `shift` moves the crop by seconds, at most to an end of the clip.
+    Raises ValueError for an empty waveform or a crop longer than its clip.
+
+    >>> crop_audio(torch.arange(10) / 10, sample_rate=1, crop=4, shift=1)
+    tensor([0.4000, 0.5000, 0.6000, 0.7000])
     """
     total, length = round(clip * sample_rate), round(crop * sample_rate)
     if not 0 < length <= total:
-        raise ValueError(f"no excerpt of {crop} s in a clip of {clip} s")
+        raise ValueError(f"no crop of {crop} s in a clip of {clip} s")
     first = min(max(0, round(((clip - crop) / 2 + shift) * sample_rate)), total - length)
     return fit(waveform, total)[..., first:first + length].clamp(-1, 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .files import InputError, atomic, decoding, inside
 
-MAX_TEXT = 2**28  # bytes of a JSON, JSONL or CSV file
+MAX_TEXT = 2**28  # bytes of a JSON, JSONL, CSV or text file
 
 
 def _plain(value):
-    """The value as JSON has it: arrays and tensors are lists, paths strings, numbers that are not finite null."""
+    """As JSON has it: arrays and tensors → lists, paths → strings, NaN and infinities → null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
@@ -43,13 +43,13 @@ def append_jsonl(file, value):
 
 
 def read_json(path, max_bytes=MAX_TEXT):
-    """The value in a JSON file; InputError where it is not JSON (NaN is not) or longer than `max_bytes`."""
+    """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long."""
     with decoding(path):
         return _parse(_read_text(path, max_bytes))
 
 
 def read_jsonl(path, max_bytes=MAX_TEXT):
-    """The values of a file with one JSON value a line, as a list; InputError names the line that is not JSON."""
+    """The values of a file with one JSON value a line. InputError names the line that is not."""
     values = []
     with decoding(path):
         for number, line in enumerate(_read_text(path, max_bytes).rstrip("\n").split("\n"), 1):
@@ -60,7 +60,15 @@ def read_jsonl(path, max_bytes=MAX_TEXT):
     return values
 
 
-def _read_text(path, max_bytes):
+def read_lines(path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank, stripped. Raises InputError."""
+    try:
+        return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, error) from error
+
+
+def _read_text(path, max_bytes=MAX_TEXT):
     with open(path, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -74,38 +82,25 @@ def _parse(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def read_text_file(path) -> str:
-    """The text of a UTF-8 file. Raises InputError."""
-    try:
-        if path.stat().st_size > MAX_TEXT:
-            raise InputError(path, f"more than {MAX_TEXT} bytes")
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, error) from error
-
-
-def read_lines(path) -> list[str]:
-    """Those that are not blank, stripped."""
-    return [line.strip() for line in read_text_file(path).splitlines() if line.strip()]
-
-
 def read_manifest(path, root, columns, missing="error"):
-    """The rows of a CSV file with a header, as dicts; those in `columns` are paths of files, resolved inside `root`.
+    """The rows of a CSV file with a header, as dicts.
 
-    A file that does not exist is an InputError, or with `missing="skip"` its row is left out and the result is
-    (rows, rows left out). A path that leaves `root`, or a row of another length than the header, is always an error.
+    `columns` hold paths of files, which are resolved inside `root`. A file that does not exist is
+    an InputError; with `missing="skip"` its row is left out, and the result is (rows, rows left
+    out). A path that leaves `root`, or a row shorter or longer than the header, is an InputError.
     """
-    kept, left = [], []
+    rows, skipped = [], []
     with decoding(path):
-        reader = csv.DictReader(io.StringIO(_read_text(path, MAX_TEXT), newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise InputError(path, f"no column {', '.join(absent)}")
         for row in reader:
+            line = f"line {reader.line_num}"
             if None in row or None in row.values():
-                raise InputError(path, f"line {reader.line_num}: not {len(reader.fieldnames)} fields")
+                raise InputError(path, f"{line}: not {len(reader.fieldnames)} fields")
             files = {name: inside(root, row[name]) for name in columns}
             lost = [row[name] for name in columns if not os.path.isfile(files[name])]
             if lost and missing != "skip":
-                raise InputError(path, f"line {reader.line_num}: no file {lost[0]} in {root}")
-            (left if lost else kept).append({**row, **files})
-    return (kept, left) if missing == "skip" else kept
+                raise InputError(path, f"{line}: no file {lost[0]} in {root}")
+            (skipped if lost else rows).append({**row, **files})
+    return (rows, skipped) if missing == "skip" else rows
