@@ -1,17 +1,27 @@
-"""The Spatio-Temporal Memory Layer (section 3.2): attention in space f, attention in time g, and Algorithm 1.
+"""The spatio-temporal memory layer, section 3.2: Eq. (1), Eq. (2) and Algorithm 1.
 
-symbol              here                 shape
-x_a^t               x_a                  (B, T, C, m, n)   audio maps of T steps
-x_v^t               x_v                  (B, T, C, h, w)   visual maps
-x_av^t              x_av                 (B, T, C, h, w)   cross-modal maps, Eq. (1) times x_v
-{x_m^k}             memory               (B, P + T, …)     the P ≤ K steps before, followed by the T steps themselves
-x-hat               x_a_hat, x_av_hat    as x_a, x_av
-alpha               alpha                (B, T, h, w)      over positions
-beta^(k,t)          beta                 (B, T, 1 + P + T) over steps: the current one, then those of the memory
-phi, K, L           phi, K, heads
+symbol         here              shape
+xₐᵗ            x_a               (B, T, C, m, n)    audio feature maps
+xᵥᵗ            x_v               (B, T, C, h, w)    visual feature maps
+xₐᵥᵗ           x_av              (B, T, C, h, w)    audio-visual feature maps, α · xᵥ
+{xᵏ}           memory            (B, P + T, …)      maps of the P ≤ K steps before, then of these T
+x̂ₐ, x̂ₐᵥ        x_a_hat, x_av_hat as xₐ, xₐᵥ         after temporal attention
+α              alpha             (B, T, h, w)       sums to 1 over the positions
+β^(k,t)        beta              (B, T, 1 + P + T)  sums to 1 over the steps: t itself, then memory
+φ, K, L        phi, K, heads                        global pooling, past steps, attention heads
 
-There is one form for both uses: T steps at once for training, and T = 1 with the `Memory` that the step before has returned
-for live use. A step sees itself and the K steps before it, so that all cuts of a sequence into calls give the same result.
+B clips, T steps, C channels, h × w and m × n positions of a visual and an audio map.
+
+Training passes T steps at once, live use one step and the `Memory` that the last call returned.
+Both give the same result, since a step attends to itself and the K steps before it and no other.
+
+>>> layer = MemoryLayer(C=4, K=2)
+>>> x_a, x_v = torch.rand(1, 5, 4, 3, 2), torch.rand(1, 5, 4, 6, 6)
+>>> x_av_hat, x_a_hat, memory = layer(x_a, x_v)
+>>> x_av_hat.shape, x_a_hat.shape
+(torch.Size([1, 5, 4, 6, 6]), torch.Size([1, 5, 4, 3, 2]))
+>>> memory.av.shape  # the last K = 2 steps
+torch.Size([1, 2, 4, 6, 6])
 """
 import math
 from functools import partial
@@ -22,12 +32,13 @@ import torch.nn.functional as F
 from torch import nn
 
 POOLS = {"avg": partial(torch.mean, dim=(-2, -1)), "max": partial(torch.amax, dim=(-2, -1))}
-SIMILARITIES = {"dot": False, "cosine": True}
-ABLATIONS = {"C+U": (True, True), "U": (False, True), "none": (False, False)}  # Table 2: cross-modal memory, uni-modal memory
+IS_COSINE = {"dot": False, "cosine": True}
+IS_RAW = {"pre": False, "raw": True}
+ABLATIONS = {"C+U": (True, True), "U": (False, True), "none": (False, False)}  # Table 2: C, U
 
 
 class Memory(NamedTuple):
-    """What is kept of the last P ≤ K steps, oldest first; None where nothing is kept (at the start, or ablated)."""
+    """Maps of the last P ≤ K steps, oldest first; None at the start and where none is kept."""
     a: torch.Tensor | None = None  # (B, P, C, m, n)
     v: torch.Tensor | None = None  # (B, P, C, h, w)
     av: torch.Tensor | None = None  # (B, P, C, h, w)
@@ -37,99 +48,128 @@ EMPTY = Memory()  # before the first step
 
 
 def spatial_scores(x_v, x_a, phi, cosine=False, tau=1.0):
-    """x_v (…, C, h, w), x_a (…, C, m, n) → x_v(i, j) · phi(x_a) / tau (…, h, w), the exponents of Eq. (1). phi: one of POOLS.
+    """The exponents of Eq. (1), section 3.2.
 
-    cosine: of vectors of length 1, so that no exponent is beyond 1 / tau; the dot product is the paper's "generic choice".
+        s(i,j) = xᵥ(i,j) · φ(xₐ) / τ
+
+    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w). phi is one of POOLS. The paper takes the dot
+    product "as a generic choice" and has no τ. cosine: both vectors get length 1 first.
     """
-    pooled = phi(x_a)
+    pooled = phi(x_a)  # (…, C)
     if cosine:
         x_v, pooled = F.normalize(x_v, dim=-3), F.normalize(pooled, dim=-1)
     return torch.einsum("...chw,...c->...hw", x_v, pooled) / tau
 
 
 def spatial_softmax(scores):
-    """f of Eq. (1), from its exponents: scores (…, h, w) → alpha (…, h, w), which sums to 1 over the positions."""
-    return scores.flatten(-2).softmax(-1).view_as(scores)  # Eq. (1)
+    """The spatial attention f, Eq. (1) of section 3.2, from its exponents s.
 
+        f(xᵥ, xₐ) = α,   α(i,j) = exp s(i,j) / Σᵢⱼ exp s(i,j)
 
-def cross_modal(x_v, x_a, scores):
-    """x_av (…, C, h, w): every channel of x_v (…, C, h, w) weighted by alpha (below Eq. (1)). scores: (x_v, x_a) → exponents."""
-    alpha = spatial_softmax(scores(x_v, x_a))
-    return alpha.unsqueeze(-3) * x_v
+    scores (…, h, w) → alpha (…, h, w), which sums to 1 over the positions.
+    """
+    return scores.flatten(-2).softmax(-1).view_as(scores)
 
 
 class TemporalAttention(nn.Module):
-    """g of Eq. (2) for one modality: L heads, each with a query and a key projection C → C; the values are the maps themselves."""
+    """The temporal attention g of one modality, Eq. (2) of section 3.2.
+
+        β^(k,t) = 1/L Σₗ softmaxₖ( φ(xᵗ) W_l^query · φ(xᵏ) W_l^key / √C )
+        x̂ᵗ = β^(t,t) xᵗ + Σₖ β^(k,t) xᵏ,   k over the K steps before t
+
+    Each of the L heads has a query and a key projection C → C. The values are the maps themselves.
+    """
 
     def __init__(self, C, heads, phi):
         super().__init__()
         self.heads, self.phi = heads, phi
-        self.query, self.key = nn.Linear(C, heads * C, bias=False), nn.Linear(C, heads * C, bias=False)
+        self.query = nn.Linear(C, heads * C, bias=False)
+        self.key = nn.Linear(C, heads * C, bias=False)
 
     def beta(self, x, memory, K):
-        """x (B, T, C, h, w), memory (B, P + T, C, h, w) → beta (B, T, 1 + P + T), which sums to 1 over the last axis.
+        """x (B, T, C, h, w), memory (B, P + T, C, h, w) → beta (B, T, 1 + P + T).
 
-        The first entry is beta^(t,t); of the others only those of the K steps before t are not 0.
+        The first entry is β^(t,t). Of the others only those of the K steps before t are not 0.
         """
         T, S = x.shape[1], memory.shape[1]
-        split = (self.heads, -1)
         pooled = self.phi(x)  # (B, T, C)
-        query = self.query(pooled).unflatten(-1, split)  # (B, T, L, C)
-        own, keys = (self.key(p).unflatten(-1, split) for p in (pooled, self.phi(memory)))  # (B, T, L, C), (B, S, L, C)
-        own = torch.einsum("btlc,btlc->blt", query, own)[..., None]  # (B, L, T, 1)
-        past = torch.einsum("btlc,bslc->blts", query, keys)  # (B, L, T, S)
-        age = torch.arange(S - T, S, device=x.device)[:, None] - torch.arange(S, device=x.device)  # (T, S), in steps
+        query = self.query(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
+        key = self.key(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
+        memory_key = self.key(self.phi(memory)).unflatten(-1, (self.heads, -1))  # (B, S, L, C)
+        present = torch.einsum("btlc,btlc->blt", query, key)[..., None]  # (B, L, T, 1)
+        past = torch.einsum("btlc,bslc->blts", query, memory_key)  # (B, L, T, S)
+        t, s = (torch.arange(n, device=x.device) for n in (T, S))
+        age = (S - T + t)[:, None] - s  # (T, S), in steps
         past = past.masked_fill((age < 1) | (age > K), -math.inf)
-        weights = torch.cat((own, past), -1) / math.sqrt(query.shape[-1])
-        return weights.softmax(-1).mean(1)  # Eq. (2)
+        products = torch.cat((present, past), -1)  # (B, L, T, 1 + S)
+        return (products / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
 
     def forward(self, x, memory, K):
-        """→ x-hat (B, T, C, h, w), the sum of the maps with the weights beta (below Eq. (2))."""
-        own, past = self.beta(x, memory, K).split((1, memory.shape[1]), -1)
-        return own[..., None, None] * x + torch.einsum("bts,bschw->btchw", past, memory)
+        """x (B, T, C, h, w), memory (B, P + T, C, h, w) → x̂ (B, T, C, h, w)."""
+        present, past = self.beta(x, memory, K).split((1, memory.shape[1]), -1)
+        return present[..., None, None] * x + torch.einsum("bts,bschw->btchw", past, memory)
 
 
 class MemoryLayer(nn.Module):
-    """Algorithm 1. `K` may be set anew at any time: the paper gives none, and T differs between training and evaluation.
+    """Algorithm 1. `K` may be changed at any time: the paper gives none.
 
-    ablation: C+U, U or none (Table 2). phi: avg or max. av_memory: what the cross-modal memory holds of a past step, its x_av
-    before its own temporal attention (pre), or that of the raw features (raw). similarity: dot or cosine. tau: see `spatial_scores`.
+    ablation: C+U, U or none (Table 2). phi: avg or max. av_memory: what the memory holds as x_av of
+    a past step, that of line 4 (pre) or that of the features as they came in (raw). similarity:
+    dot or cosine. tau: see `spatial_scores`.
     """
 
-    def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre", similarity="dot", tau=1.0):
+    def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre",
+                 similarity="dot", tau=1.0):
         super().__init__()
-        self.K, self.phi = K, POOLS[phi]
-        self.scores = partial(spatial_scores, phi=self.phi, cosine=SIMILARITIES[similarity], tau=tau)
+        self.K, self.phi, self.tau = K, POOLS[phi], tau
+        self.is_cosine, self.is_raw = IS_COSINE[similarity], IS_RAW[av_memory]
         self.cross, self.uni = ABLATIONS[ablation]
-        self.raw = {"pre": False, "raw": True}[av_memory]
         if self.uni:
-            self.g_a, self.g_v = TemporalAttention(C, heads, self.phi), TemporalAttention(C, heads, self.phi)
+            self.g_a = TemporalAttention(C, heads, self.phi)
+            self.g_v = TemporalAttention(C, heads, self.phi)
         if self.cross:
             self.g_av = TemporalAttention(C, heads, self.phi)
 
-    def forward(self, x_a, x_v, past=EMPTY):
-        """x_a (B, T, C, m, n), x_v (B, T, C, h, w), the Memory of the steps before → x_av_hat, x_a_hat, the Memory for the next.
+    def scores(self, x_v, x_a):
+        return spatial_scores(x_v, x_a, self.phi, self.is_cosine, self.tau)
 
-        The work is O(K) a step where T = 1, and O(P + T), on matrices alone, where all T are given at once.
+    def spatial_attention(self, x_v, x_a):
+        """x_av(i,j,c) = α(i,j) · x_v(i,j,c), below Eq. (1): (B, T, C, h, w)."""
+        alpha = spatial_softmax(self.scores(x_v, x_a))  # (B, T, h, w)
+        return alpha.unsqueeze(-3) * x_v
+
+    def forward(self, x_a, x_v, past=EMPTY):
+        """Algorithm 1, for T steps.
+
+            2  x̂ₐ = TemporalAttention(xₐ, {xₐᵏ})
+            3  x̂ᵥ = TemporalAttention(xᵥ, {xᵥᵏ})
+            4  x̂ₐᵥ = SpatialAttention(x̂ₐ, x̂ᵥ)
+            5  x̂ₐᵥ = TemporalAttention(x̂ₐᵥ, {xₐᵥᵏ})
+            6  return x̂ₐᵥ, x̂ₐ
+
+        x_a (B, T, C, m, n), x_v (B, T, C, h, w), the Memory of the steps before
+        → x_av_hat (B, T, C, h, w), x_a_hat (B, T, C, m, n), the Memory for the steps after.
         """
-        a, v, av = None, None, None
+        memory_a = memory_v = memory_av = None
         x_a_hat, x_v_hat = x_a, x_v
         if self.uni:
-            a, v = join(past.a, x_a), join(past.v, x_v)
-            x_a_hat = self.g_a(x_a, a, self.K)  # Algorithm 1, line 2
-            x_v_hat = self.g_v(x_v, v, self.K)  # line 3
-        x_av_hat = cross_modal(x_v_hat, x_a_hat, self.scores)  # line 4
+            memory_a, memory_v = append(past.a, x_a), append(past.v, x_v)  # (B, P + T, …)
+            x_a_hat = self.g_a(x_a, memory_a, self.K)  # line 2
+            x_v_hat = self.g_v(x_v, memory_v, self.K)  # line 3
+        x_av_hat = self.spatial_attention(x_v_hat, x_a_hat)  # line 4
         if self.cross:
-            av = join(past.av, cross_modal(x_v, x_a, self.scores) if self.raw else x_av_hat)
-            x_av_hat = self.g_av(x_av_hat, av, self.K)  # line 5
-        return x_av_hat, x_a_hat, Memory(*(newest(x, self.K) for x in (a, v, av)))
+            x_av = self.spatial_attention(x_v, x_a) if self.is_raw else x_av_hat
+            memory_av = append(past.av, x_av)
+            x_av_hat = self.g_av(x_av_hat, memory_av, self.K)  # line 5
+        memory = Memory(*(newest(x, self.K) for x in (memory_a, memory_v, memory_av)))
+        return x_av_hat, x_a_hat, memory
 
 
-def join(past, x):
-    """The steps before and these: (B, P, …) or None, (B, T, …) → (B, P + T, …)."""
+def append(past, x):
+    """(B, P, …) or None, (B, T, …) → (B, P + T, …)."""
     return x if past is None else torch.cat((past, x), 1)
 
 
 def newest(x, K):
-    """A copy of the last K steps of x (B, S, …), so that nothing older is kept alive; None stays None."""
+    """A copy of the last K steps of x (B, S, …), so that older ones are freed; None stays None."""
     return None if x is None else x[:, max(0, x.shape[1] - K):].clone()
