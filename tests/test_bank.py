@@ -178,7 +178,7 @@ def test_a_folder_of_cutouts(tmp_path):
     assert bank.names == [f"big thing{i}" for i in range(5)] and not bank.skipped
     for cls in range(5):
         assert (
-            1.2 < bank.pictures[cls].width / bank.pictures[cls].height < 1.6
+            1.2 < bank.images[cls].width / bank.images[cls].height < 1.6
         )  # cropped to the ellipse: 40 x 28 pixels
         rgb, opaque, colour = bank.cutout(cls, rng(cls), 50, 40)
         assert rgb.shape == (40, 50, 3) and opaque.shape == (40, 50) and colour == ""
@@ -279,6 +279,6 @@ def test_scenes_say_once_what_a_folder_lacks(tmp_path, capsys):
     assert first.bank is second.bank  # read once
     assert (
         capsys.readouterr().out
-        == f"left out: {tmp_path / 'big_thing2.flac'}: the sound is silent\n"
+        == f"left out: {tmp_path / 'big_thing2.flac'}: the audio is silent\n"
     )
     assert first.names == [f"big thing{i}" for i in (0, 1, 3, 4)]
