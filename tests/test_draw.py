@@ -1,4 +1,5 @@
-"""common/draw.py: overlays and contact sheets."""
+"""common.io.drawing: overlays and contact sheets."""
+
 import os
 
 import numpy as np
@@ -52,9 +53,7 @@ def test_overlay_outlines_a_mask():
         and rim[20:60, 30].all()
         and rim[20:60, 89].all()
     )
-    assert np.array_equal(
-        overlay(image, gt=torch.from_numpy(mask)), overlay(image, gt=mask * 0.5)
-    )
+    assert np.array_equal(overlay(image, gt=torch.from_numpy(mask)), overlay(image, gt=mask * 0.5))
 
 
 def test_contact_sheet(tmp_path):

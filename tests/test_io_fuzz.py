@@ -15,10 +15,10 @@ from common.io import (
     MAX_RATE,
     InputError,
     read_audio,
+    read_csv,
     read_image,
     read_json,
     read_jsonl,
-    read_manifest,
 )
 
 
@@ -31,15 +31,15 @@ def mutations(data, count, rng):
             run = int(rng.integers(1, 9))
             kind = rng.integers(6)
             if kind < 2:
-                b[at:at + 1] = rng.bytes(1)
+                b[at : at + 1] = rng.bytes(1)
             elif kind == 2:
-                b[at:at + run] = rng.choice([b"\0", b"\xff", b"\x7f"]) * run
+                b[at : at + run] = rng.choice([b"\0", b"\xff", b"\x7f"]) * run
             elif kind == 3:
-                del b[at:at + run]
+                del b[at : at + run]
             elif kind == 4:
-                b[at:at] = b[at:at + run]
+                b[at:at] = b[at : at + run]
             else:
-                del b[len(b) - at:]
+                del b[len(b) - at :]
         yield bytes(b)
 
 
@@ -64,7 +64,7 @@ SEEDS = {
     ),
     "json": (read_json, json.dumps({"a": [1.5, None, "é"], "b": {"c": True}}).encode()),
     "jsonl": (read_jsonl, b'{"a": 1}\n{"b": [1, 2]}\n"c"\n'),
-    "csv": (lambda path: read_manifest(path, path.parent, ["f"]), b'f,g\nfile,"1, 2"\nfile,3\n'),
+    "csv": (lambda path: read_csv(path, ["f"]), b'f,g\nfile,"1, 2"\nfile,3\n'),
 }
 
 

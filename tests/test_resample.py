@@ -1,4 +1,5 @@
-"""common/resample.py: resampling against the formula, sines and torchaudio's output; fit."""
+"""common.io.resample: resampling against the formula, sines and torchaudio's output; fit."""
+
 import math
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.io import fit, resample
+from common.io import crop_audio, fit, resample
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -21,7 +22,7 @@ def tone(frequency, rate, seconds=0.5, dtype=torch.float64):
 
 
 def power(x):
-    return 10 * math.log10(x[len(x) // 4:-len(x) // 4].square().mean().item())
+    return 10 * math.log10(x[len(x) // 4 : -len(x) // 4].square().mean().item())
 
 
 RATES = [
@@ -61,7 +62,7 @@ def test_nothing_folds_back_from_above_the_new_nyquist(old, new):
 def test_a_constant_stays_and_the_length_is_rounded_up(old, new):
     y = resample(torch.ones(old // 4 + 1, dtype=torch.float64), old, new)
     assert len(y) == math.ceil((old // 4 + 1) * new / old)
-    assert (y[len(y) // 4:-len(y) // 4] - 1).abs().max() < 2e-3
+    assert (y[len(y) // 4 : -len(y) // 4] - 1).abs().max() < 2e-3
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 300), st.integers(0, 2**32 - 1))
@@ -73,7 +74,7 @@ def test_resampling_is_the_sum_that_the_formula_says(old, new, n, seed):
     t = (
         np.arange(n)[None] / old - np.arange(length)[:, None] / new
     ) * cutoff  # (length, n), at any gcd: seconds are seconds
-    kernel = np.where(abs(t) < 6, np.sinc(t) * np.cos(np.pi * t / 12)**2, 0) * cutoff / old
+    kernel = np.where(abs(t) < 6, np.sinc(t) * np.cos(np.pi * t / 12) ** 2, 0) * cutoff / old
     want = x @ kernel.T if old != new else x
     got = resample(torch.from_numpy(x), old, new)
     assert got.shape == (2, length) and np.abs(got.numpy() - want).max() < 1e-9
@@ -132,16 +133,21 @@ def test_resample_keeps_type_and_refuses_nonsense():
         resample(torch.ones(9, dtype=torch.int16), 3, 2)
 
 
-@given(st.integers(1, 50), st.integers(1, 200), st.sampled_from(["start", "centre"]))
+@given(st.integers(1, 50), st.integers(1, 200))
 @settings(max_examples=60, deadline=None)
-def test_fit(n, samples, where):
+def test_fit(n, samples):
     x = torch.arange(2 * n).view(2, n)
-    y = fit(x, samples, where)
-    assert y.shape == (2, samples)
-    if n <= samples:
-        assert torch.equal(y[0], torch.arange(samples) % n)
-    else:
-        before, after = y[0, 0].item(), n - 1 - y[0, -1].item()
-        assert torch.equal(y[0], torch.arange(before, before + samples))
-        assert before == 0 if where == "start" else after - before in (0, 1)
-    assert torch.equal(fit(y, samples, where), y)
+    y = fit(x, samples)
+    assert y.shape == (2, samples) and torch.equal(y[0], torch.arange(samples) % n)
+    assert torch.equal(y[1], y[0] + n) and torch.equal(fit(y, samples), y)
+
+
+def test_fit_and_crop_refuse_nonsense():
+    for call in (
+        lambda: fit(torch.zeros(2, 0), 3),
+        lambda: crop_audio(torch.zeros(0), 100),
+        lambda: crop_audio(torch.zeros(9), 100, clip=1, crop=2),
+        lambda: crop_audio(torch.zeros(9), 100, crop=0),
+    ):
+        with pytest.raises(ValueError):
+            call()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import InputError, inside, read_json, read_manifest
+from common.io import InputError, inside, read_csv, read_json
 
 LARGEST_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # google: what TURN's released code takes
@@ -80,7 +80,7 @@ def clotho(root, split: str = "development", skip_bad: bool = False) -> Corpus:
     def clip(row):
         name, *captions = (row[column] for column in columns)
         return [Clip(_file(files, name), _texts(captions), name)]
-    return _collect(path, split, _rows(path, root, columns), clip, skip_bad)
+    return _collect(path, split, read_csv(path, columns), clip, skip_bad)
 
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
@@ -96,7 +96,7 @@ def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
         path = inside(root, f"dataset/{split}.csv")
     files = _listing(inside(root, f"audio/{split}"))
     clips = {}
-    for row in _rows(path, root, ("youtube_id", "start_time", "caption")):
+    for row in read_csv(path, ("youtube_id", "start_time", "caption")):
         clips.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
 
     def clip(item):
@@ -123,13 +123,6 @@ def _collect(path, split: str, rows: list, items: Callable, skip_bad: bool) -> C
     if not corpus:
         raise InputError(path, f"nothing usable in split {split!r}")
     return corpus
-
-
-def _rows(path, root, columns) -> list[dict]:
-    rows = read_manifest(path, root, ())  # names the line where a row has another length than the header
-    if rows and (absent := [name for name in columns if name not in rows[0]]):
-        raise InputError(path, f"no column {', '.join(absent)}")
-    return rows
 
 
 def _listing(folder: Path) -> tuple[Path, frozenset[str]]:

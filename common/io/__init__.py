@@ -1,8 +1,7 @@
 """Files in and out: audio, images, drawings, text, published checkpoints, and atomic writes.
 
-Whatever is read comes from outside. It is bounded before memory is allocated for it, and anything
-wrong with it is an `InputError` that names the file. What is written appears whole or not at all
-(`atomic`).
+Whatever is read is bounded before memory is allocated for it, and anything wrong with it is an
+`InputError` that names the file. What is written appears whole or not at all (`atomic`).
 """
 from .audio import MAX_FRAMES, MAX_RATE, read_audio, write_audio
 from .checkpoint import load_published, read_state
@@ -10,10 +9,10 @@ from .drawing import contact_sheet, overlay
 from .files import InputError, atomic, decoding, inside
 from .image import MAX_PIXELS, read_image, write_image
 from .resample import crop_audio, fit, resample
-from .text import (MAX_TEXT, append_jsonl, read_json, read_jsonl, read_lines, read_manifest,
+from .text import (MAX_TEXT, append_jsonl, read_csv, read_json, read_jsonl, read_lines,
                    write_json)
 
 __all__ = ["MAX_FRAMES", "MAX_PIXELS", "MAX_RATE", "MAX_TEXT", "InputError", "append_jsonl",
            "atomic", "contact_sheet", "crop_audio", "decoding", "fit", "inside", "load_published",
-           "overlay", "read_audio", "read_image", "read_json", "read_jsonl", "read_lines",
-           "read_manifest", "read_state", "resample", "write_audio", "write_image", "write_json"]
+           "overlay", "read_audio", "read_csv", "read_image", "read_json", "read_jsonl",
+           "read_lines", "read_state", "resample", "write_audio", "write_image", "write_json"]

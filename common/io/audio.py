@@ -18,10 +18,9 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
     """Decode a WAV, FLAC, OGG or AIFF file: (waveform (n,) float32, rate in Hz).
 
     channel: "mean" of all, or "left", the first. start, seconds: the part to read, in seconds; it
-    is shorter if the file ends earlier (see `fit`). sample_rate: resample to it; None keeps the
-    file's rate. Raises InputError for a file that is in another format, cut short, silent about
-    its length, larger than the bounds above, has no sample at `start`, or samples that are not
-    finite.
+    is shorter if the file ends earlier. sample_rate: resample to it; None keeps the file's rate.
+    Raises InputError if the file has another format, is cut short, is larger than the bounds
+    above, has no sample at `start`, or has samples that are not finite.
     """
     if channel not in ("mean", "left"):
         raise ValueError(f"channel is 'mean' or 'left', not {channel!r}")
@@ -29,9 +28,8 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
         rate = file.samplerate
         _check_header(path, file)
         first = round(start * rate)
-        count = file.frames - first
-        if seconds is not None:
-            count = min(count, round(seconds * rate))
+        rest = file.frames - first
+        count = rest if seconds is None else min(rest, round(seconds * rate))
         if first < 0 or count < 1:
             raise InputError(path, f"no audio at {start} s: {file.frames} frames at {rate} Hz")
         if count > min(MAX_SECONDS * rate, MAX_FRAMES):
@@ -40,7 +38,7 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
         waveform = torch.from_numpy(_read_frames(path, file, count, channel))  # (n,)
     if not waveform.isfinite().all():
         raise InputError(path, "samples are not finite")
-    if sample_rate is None or sample_rate == rate:
+    if sample_rate is None:
         return waveform, rate
     return resample(waveform, rate, sample_rate), sample_rate
 
@@ -49,14 +47,13 @@ def _check_header(path, file):
     if file.format not in FORMATS:
         raise InputError(path, f"{file.format} is not supported: convert it to WAV, FLAC or OGG")
     if not (1 <= file.channels <= MAX_CHANNELS and 1 <= file.samplerate <= MAX_RATE):
-        bounds = f"{file.channels} channels at {file.samplerate} Hz"
-        raise InputError(path, f"{bounds} are out of bounds")
+        raise InputError(path, f"{file.channels} channels at {file.samplerate} Hz: out of bounds")
     if _is_truncated(path, file):
         raise InputError(path, "truncated: the header declares more audio than the file holds")
 
 
 def _is_truncated(path, file):
-    """Whether the file ends before its header says. libsndfile reads what is left in silence."""
+    """Whether the file ends before its header says, which libsndfile does not report."""
     if file.format == "OGG":  # the last page of a stream has a flag
         with open(path, "rb") as raw:
             raw.seek(max(0, os.path.getsize(path) - 2**17))  # a page has at most 65 307 bytes
@@ -83,10 +80,7 @@ def _read_frames(path, file, count, channel):
 
 
 def write_audio(path, waveform, rate):
-    """Write (n,) or (channels, n) as a 16-bit WAV, clipped to [-1, 1).
-
-    Multiples of 2^-15 come back exactly.
-    """
+    """Write (n,) or (channels, n), clipped to [-1, 1), as a 16-bit WAV in steps of 2^-15."""
     scaled = (to_numpy(waveform).astype(np.float64) * 2**15).round()
     pcm = scaled.clip(-(2**15), 2**15 - 1).astype(np.int16)
     with atomic(path) as file:

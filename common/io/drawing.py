@@ -5,10 +5,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from .files import to_numpy
 
 PREDICTED, GT = (0, 225, 255), (170, 255, 40)  # cyan and lime
-LEGEND = "cyan: predicted box · lime: ground truth · heatmap: 0 is dark violet, 1 is pale yellow"
 # Dark violet over red to pale yellow, ever lighter, so that it reads in grey too.
-_COLOURS = np.array([(12, 8, 48), (84, 22, 122), (190, 48, 88), (246, 136, 36), (255, 244, 160)],
-                    np.float64)
+_COLOURS = np.array([(12, 8, 48), (84, 22, 122), (190, 48, 88), (246, 136, 36), (255, 244, 160)])
 
 
 def colour_map(heatmap):
@@ -24,9 +22,8 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
     [0, 1]; labels: a text for each. gt: boxes (m, 4) likewise, or a mask (h, w), of which the
     outline is drawn. size: (H, W) of the result, the image's if None.
     """
-    canvas = Image.fromarray(to_numpy(image))
-    width, height = (size[1], size[0]) if size else canvas.size
-    canvas = canvas.resize((width, height), Image.Resampling.BILINEAR)
+    height, width = size or image.shape[:2]
+    canvas = Image.fromarray(to_numpy(image)).resize((width, height), Image.Resampling.BILINEAR)
     if heatmap is not None:
         canvas = _blend(canvas, to_numpy(heatmap))
     line = max(1, min(4, round(min(width, height) / 120)))
@@ -37,8 +34,7 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
     _rectangles(canvas, gt.reshape(-1, 4), GT, 2 * line + 1)  # wider: both show where they agree
     _rectangles(canvas, boxes, PREDICTED, line)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(10, min(width, height) // 20))
-    corners = boxes[:, :2].clip(0, 1) * (width, height)
-    for (x, y), label in zip(corners, labels or ()):
+    for (x, y), label in zip(boxes[:, :2].clip(0, 1) * (width, height), labels or ()):
         draw.text((x + line + 2, y + line), str(label), PREDICTED, font,
                   stroke_width=1, stroke_fill=(0, 0, 0))
     return np.array(canvas)
@@ -57,8 +53,7 @@ def _blend(canvas, heatmap):
 
 def _outline(canvas, mask, line):
     """The inner rim of the mask, with a dark edge."""
-    mask = Image.fromarray((mask * 255).astype(np.uint8))
-    mask = mask.resize(canvas.size, Image.Resampling.NEAREST)
+    mask = Image.fromarray(mask).convert("L").resize(canvas.size, Image.Resampling.NEAREST)
     inner = mask.filter(ImageFilter.MinFilter(2 * line + 1))
     rim = Image.fromarray(np.asarray(mask) & ~np.asarray(inner))
     canvas.paste((0, 0, 0), mask=rim.filter(ImageFilter.MaxFilter(3)))
@@ -73,21 +68,18 @@ def _rectangles(canvas, boxes, colour, line):
         draw.rectangle(corners, outline=colour, width=line)
 
 
-def contact_sheet(rows, columns=(), captions=(), legend=LEGEND):
+def contact_sheet(rows, columns=(), captions=(), legend=""):
     """Rows of uint8 images (H, W, 3), None for an empty place → one image, uint8 (H, W, 3).
 
-    columns: headings above. captions: a line under each row. legend: a line at the foot.
+    columns: headings above. captions: a line under each row. legend: the last line.
     """
     font, gap, text = ImageFont.load_default(13), 8, 20
-    sizes = [[to_numpy(tile).shape[:2] if tile is not None else (0, 0) for tile in row]
-             for row in rows]
-    heights = [max([h for h, _ in row], default=0) for row in sizes]
-    cells = max([len(row) for row in sizes] + [len(columns)])
-    cell = max([w for row in sizes for _, w in row] + [64])
-    width = max(cells * (cell + gap) + gap, 320)
+    heights = [max([0, *(len(tile) for tile in row if tile is not None)]) for row in rows]
+    cell = max([64, *(tile.shape[1] for row in rows for tile in row if tile is not None)])
+    width = max(max([len(columns), *map(len, rows)]) * (cell + gap) + gap, 320)
     under = text if len(captions) else 0
-    page_height = 2 * text + sum(h + under + gap for h in heights) + gap
-    page = Image.new("RGB", (width, page_height), "white")
+    height = 2 * text + sum(h + under + gap for h in heights) + gap
+    page = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(page)
     for c, heading in enumerate(columns):
         _write_line(draw, gap + c * (cell + gap), 3, heading, cell, font)
@@ -108,7 +100,6 @@ def contact_sheet(rows, columns=(), captions=(), legend=LEGEND):
 
 
 def _write_line(draw, x, y, words, room, font):
-    """One line of text, cut where the room ends."""
     words, end = " ".join(str(words).split())[:300], ""
     while words and font.getlength(words + end) > room:
         words, end = words[:-1], "…"

@@ -1,4 +1,4 @@
-"""What all readers and writers share: the error for bad input, atomic writes, safe paths."""
+"""What all readers and writers use: the error for bad input, atomic writes, safe paths."""
 import os
 import secrets
 import stat
@@ -14,8 +14,7 @@ class InputError(Exception):
     """Bad input from outside: which file and why, `path: reason` on one line."""
 
     def __init__(self, path, reason=None):
-        if reason is None:
-            # DataLoader rebuilds a worker's exception from its traceback, whose last line is ours.
+        if reason is None:  # DataLoader rebuilds it from a traceback, whose last line is ours
             last = str(path).strip().rpartition("\n")[2]
             path, _, reason = last.removeprefix(f"{__name__}.InputError: ").partition(": ")
         self.path, self.reason = (" ".join(str(part).split()) for part in (path, reason))
@@ -27,10 +26,7 @@ class InputError(Exception):
 
 @contextmanager
 def decoding(path):
-    """Around a decoder of foreign bytes, which may raise nearly anything: InputError instead.
-
-    Only a regular file that is not empty gets as far as the decoder.
-    """
+    """Around a decoder: any error becomes an InputError. Only regular files are decoded."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
@@ -51,29 +47,22 @@ def decoding(path):
 
 @contextmanager
 def atomic(path, mode="wb"):
-    """A new file, open under a temporary name beside `path`.
-
-    It replaces `path` when the block ends, and is removed if the block raises.
-    """
+    """A file under a temporary name, which replaces `path` at the block's end unless it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
-    encoding = None if "b" in mode else "utf-8"
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, mode.replace("w", "x"), encoding=encoding) as file:
+        with open(part, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(part, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def inside(root, path):
-    """`root`/`path`, with `..` and links resolved.
-
-    Raises InputError if `path` is absolute or the result is not in `root`.
-    """
+    """`root`/`path` with `..` and links resolved. Raises InputError if that is not in `root`."""
     try:
         if Path(path).is_absolute():
             raise InputError(path, "is absolute, not relative to the data")

@@ -7,8 +7,7 @@ from PIL import Image
 from .files import InputError, atomic, decoding, to_numpy
 
 MAX_PIXELS = 64 * 2**20
-# Not all that Pillow reads: EPS starts a program.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # EPS would start a program
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation → Image.Transpose
 
 
@@ -23,8 +22,7 @@ def read_image(path, mode="RGB"):
         raise ValueError(f"mode is 'RGB', 'RGBA' or 'L', not {mode!r}")
     with decoding(path), Image.open(path, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width}x{image.height}"
-            raise InputError(path, f"{size} pixels are more than {MAX_PIXELS}")
+            raise InputError(path, f"{image.width * image.height} pixels, more than {MAX_PIXELS}")
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(0x0112))
         if image.mode == "F" or image.mode.startswith("I"):
@@ -45,7 +43,7 @@ def write_image(path, array):
     array = to_numpy(array)
     if array.dtype != np.uint8:
         raise ValueError(f"an image is uint8, not {array.dtype}")
-    jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG", "quality": 95} if jpeg else {"format": "PNG"}
+    is_jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
+    options = {"format": "JPEG", "quality": 95} if is_jpeg else {"format": "PNG"}
     with atomic(path) as file:
         Image.fromarray(array).save(file, **options)

@@ -3,8 +3,6 @@
 >>> waveform = torch.arange(44100) / 44100
 >>> resample(waveform, 44100, 16000).shape
 torch.Size([16000])
->>> fit(torch.tensor([1, 2, 3]), 5)
-tensor([1, 2, 3, 1, 2])
 """
 import math
 from functools import lru_cache
@@ -36,8 +34,7 @@ def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=Non
     old, new = rate_in // divisor, rate_out // divisor  # a block: `old` samples become `new`
     width, filters = _filters(old, new, zeros, rolloff, beta, waveform.dtype, waveform.device)
     n = waveform.shape[-1]
-    length = -(-n * new // old)
-    blocks = -(-length // new)
+    length, blocks = -(-n * new // old), -(-n // old)
     rows = waveform.reshape(math.prod(waveform.shape[:-1]), n)  # (B, n)
     padded = F.pad(rows, (width, width + old))  # (B, n + …)
     groups = []
@@ -53,39 +50,33 @@ def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=Non
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # the cache serves callers in and out of inference mode
 def _filters(old, new, zeros, rolloff, beta, dtype, device):
-    """The filter's reach in input samples; for each 64 outputs of a block: first input, taps.
-
-    Output k of a block lies at input k·old/new. Taps are (outputs, inputs); one matrix for a
-    whole block would have gigabytes when the rates have no common divisor.
-    """
+    """The filter's reach in samples; first input and taps (outputs, inputs) of parts of a block."""
     cutoff = rolloff * min(old, new)  # zero crossings in a block
     width = math.ceil(zeros * old / cutoff)
     filters = []
+    # Output k of a block lies at input k·old/new. All taps of coprime rates would be gigabytes.
     for k in torch.arange(new).split(64):
         first, last = int(k[0]) * old // new, int(k[-1]) * old // new
         j = torch.arange(first - width, last + width + 1)
-        # (outputs, inputs), distance in zero crossings
-        t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))
+        t = (j * new - k[:, None] * old).double() * (cutoff / (old * new))  # (outputs, inputs)
         x = t.clamp(-zeros, zeros) / zeros
         if beta is None:
             window = torch.cos(x * (math.pi / 2)).square()
         else:
-            norm = torch.i0(torch.tensor(beta).double())
-            window = torch.i0(beta * (1 - x * x).sqrt()) / norm * (x.abs() < 1)
-        taps = torch.sinc(t) * window * (cutoff / old)
-        filters.append((first, taps.to(device, dtype)))
+            peak = torch.i0(torch.tensor(beta).double())
+            window = torch.i0(beta * (1 - x * x).sqrt()) / peak * (x.abs() < 1)
+        filters.append((first, (torch.sinc(t) * window * (cutoff / old)).to(device, dtype)))
     return width, filters
 
 
-def fit(waveform, samples, where="start"):
-    """(…, n) → (…, samples): repeated if shorter; of a longer one the "start" or the "centre"."""
+def fit(waveform, samples):
+    """(…, n) → (…, samples): the beginning of the waveform, which is repeated if it is shorter."""
     n = waveform.shape[-1]
-    if n == 0 or where not in ("start", "centre"):
-        raise ValueError(f"cannot fit {n} samples to {samples} at {where!r}")
+    if n == 0:
+        raise ValueError("cannot repeat an empty waveform")
     if n < samples:
-        return waveform.repeat(*[1] * (waveform.dim() - 1), -(-samples // n))[..., :samples]
-    first = (n - samples) // 2 if where == "centre" else 0
-    return waveform[..., first:first + samples]
+        waveform = waveform.repeat(*[1] * (waveform.dim() - 1), -(-samples // n))
+    return waveform[..., :samples]
 
 
 def crop_audio(waveform, sample_rate, clip=10.0, crop=3.0, shift=0.0):

@@ -1,12 +1,11 @@
-"""JSON, JSON Lines, CSV manifests and plain lists, in and out."""
+"""JSON, JSON Lines, CSV and plain lists, in and out."""
 import csv
 import io
 import json
 import math
-import os
 from pathlib import Path
 
-from .files import InputError, atomic, decoding, inside
+from .files import InputError, atomic, decoding
 
 MAX_TEXT = 2**28  # bytes of a JSON, JSONL, CSV or text file
 
@@ -26,33 +25,27 @@ def _plain(value):
 
 def write_json(path, value):
     """Write `value` as JSON; floats come back exactly, NaN and infinities as null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
     with atomic(path) as file:
-        file.write(text.encode() + b"\n")
+        file.write(json.dumps(_plain(value), indent=2, allow_nan=False).encode() + b"\n")
 
 
 def append_jsonl(file, value):
-    """Add `value` as one line to a path, or to a file open for text, in one write."""
-    line = json.dumps(_plain(value), allow_nan=False) + "\n"
-    if hasattr(file, "write"):
-        file.write(line)
-        file.flush()
-    else:
-        with open(file, "ab", buffering=0) as opened:
-            opened.write(line.encode())
+    """Add `value` as one line to a file open for text; readers see it at once."""
+    file.write(json.dumps(_plain(value), allow_nan=False) + "\n")
+    file.flush()
 
 
-def read_json(path, max_bytes=MAX_TEXT):
+def read_json(path):
     """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long."""
     with decoding(path):
-        return _parse(_read_text(path, max_bytes))
+        return _parse(_read_text(path))
 
 
-def read_jsonl(path, max_bytes=MAX_TEXT):
+def read_jsonl(path):
     """The values of a file with one JSON value a line. InputError names the line that is not."""
     values = []
     with decoding(path):
-        for number, line in enumerate(_read_text(path, max_bytes).rstrip("\n").split("\n"), 1):
+        for number, line in enumerate(_read_text(path).rstrip("\n").split("\n"), 1):
             try:
                 values.append(_parse(line))
             except (ValueError, RecursionError) as error:
@@ -68,11 +61,11 @@ def read_lines(path) -> list[str]:
         raise InputError(path, error) from error
 
 
-def _read_text(path, max_bytes=MAX_TEXT):
+def _read_text(path):
     with open(path, "rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InputError(path, f"more than {max_bytes} bytes")
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise InputError(path, f"more than {MAX_TEXT} bytes")
     return data.decode("utf-8-sig")
 
 
@@ -82,25 +75,20 @@ def _parse(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def read_manifest(path, root, columns, missing="error"):
+def read_csv(path, columns=()):
     """The rows of a CSV file with a header, as dicts.
 
-    `columns` hold paths of files, which are resolved inside `root`. A file that does not exist is
-    an InputError; with `missing="skip"` its row is left out, and the result is (rows, rows left
-    out). A path that leaves `root`, or a row shorter or longer than the header, is an InputError.
+    Raises InputError if one of `columns` is not in the header, or names the first row that is
+    shorter or longer than the header.
     """
-    rows, skipped = [], []
     with decoding(path):
         reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise InputError(path, f"no column {', '.join(absent)}")
+        rows = []
         for row in reader:
-            line = f"line {reader.line_num}"
             if None in row or None in row.values():
-                raise InputError(path, f"{line}: not {len(reader.fieldnames)} fields")
-            files = {name: inside(root, row[name]) for name in columns}
-            lost = [row[name] for name in columns if not os.path.isfile(files[name])]
-            if lost and missing != "skip":
-                raise InputError(path, f"{line}: no file {lost[0]} in {root}")
-            (skipped if lost else rows).append({**row, **files})
-    return (rows, skipped) if missing == "skip" else rows
+                fault = f"line {reader.line_num}: not {len(reader.fieldnames)} fields"
+                raise InputError(path, fault)
+            rows.append(row)
+        return rows

@@ -1,4 +1,5 @@
-"""common/io.py: pictures in every mode that Pillow writes, upright and whole."""
+"""common.io: images in every mode that Pillow writes, upright and whole."""
+
 import numpy as np
 import pytest
 import torch
@@ -16,25 +17,25 @@ def saved(path, array, mode=None, **options):
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
 
-def test_rgb_and_grey(tmp_path, picture):
+def test_rgb_and_grey(tmp_path, image):
     for name in ("a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp"):
-        path = saved(tmp_path / name, picture, **({"lossless": True} if name == "a.webp" else {}))
-        assert np.array_equal(read_image(path), picture) and read_image(path).dtype == np.uint8
+        path = saved(tmp_path / name, image, **({"lossless": True} if name == "a.webp" else {}))
+        assert np.array_equal(read_image(path), image) and read_image(path).dtype == np.uint8
         assert (
             read_image(path, "RGBA").shape == (9, 7, 4)
             and (read_image(path, "RGBA")[..., 3] == 255).all()
         )
     grey = read_image(tmp_path / "a.png", "L")
-    assert np.abs(grey - picture @ [0.299, 0.587, 0.114]).max() <= 1
+    assert np.abs(grey - image @ [0.299, 0.587, 0.114]).max() <= 1
     path = saved(tmp_path / "grey.png", grey)
     assert np.array_equal(read_image(path), np.repeat(grey[..., None], 3, 2)) and np.array_equal(
         read_image(path, "L"), grey
     )
-    bits = picture[..., 0] > 99
+    bits = image[..., 0] > 99
     assert np.array_equal(read_image(saved(tmp_path / "bits.png", bits), "L"), bits * np.uint8(255))
     smooth = np.tile(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], (40, 1, 3))
     assert (
@@ -50,28 +51,26 @@ def test_rgb_and_grey(tmp_path, picture):
     )
 
 
-def test_transparency_is_white_unless_it_is_asked_for(tmp_path, picture):
+def test_transparency_is_white_unless_it_is_asked_for(tmp_path, image):
     alpha = np.random.default_rng(1).integers(0, 256, (9, 7, 1), dtype=np.uint8)
     alpha[0], alpha[1] = 0, 255
-    path = saved(tmp_path / "a.png", np.concatenate([picture, alpha], 2))
+    path = saved(tmp_path / "a.png", np.concatenate([image, alpha], 2))
     assert np.array_equal(read_image(path, "RGBA")[..., 3:], alpha)
-    want = picture * (alpha / 255) + 255 * (1 - alpha / 255)
+    want = image * (alpha / 255) + 255 * (1 - alpha / 255)
     assert np.abs(read_image(path) - want).max() <= 1
-    assert (read_image(path)[0] == 255).all() and np.array_equal(read_image(path)[1], picture[1])
+    assert (read_image(path)[0] == 255).all() and np.array_equal(read_image(path)[1], image[1])
     assert (read_image(path, "L")[0] == 255).all()
-    path = saved(
-        tmp_path / "la.png", np.concatenate([picture[..., :1], alpha], 2)
-    )  # grey and alpha
+    path = saved(tmp_path / "la.png", np.concatenate([image[..., :1], alpha], 2))  # grey and alpha
     assert (
         np.abs(
-            read_image(path) - np.repeat(picture[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)
+            read_image(path) - np.repeat(image[..., :1] * (alpha / 255) + 255 - alpha, 3, 2)
         ).max()
         <= 1
     )
 
 
-def test_palettes(tmp_path, picture):
-    indices = picture[..., 0] // 64
+def test_palettes(tmp_path, image):
+    indices = image[..., 0] // 64
     image = Image.frombytes("P", (7, 9), indices.tobytes())
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
     image.putpalette(colours.tobytes())
@@ -101,7 +100,7 @@ def test_pixels_of_unknown_range(tmp_path):
 def test_exif_orientation(tmp_path, name, orientation):
     up = np.zeros(
         (16, 32, 3), np.uint8
-    )  # the picture as it should be seen: a bright top left corner, a grey top right one
+    )  # the image as it should be seen: a bright top left corner, a grey top right one
     up[:8, :8], up[:8, 24:] = 255, 128
     stored = {
         1: up,
@@ -122,14 +121,14 @@ def test_exif_orientation(tmp_path, name, orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
+def test_files_that_are_not_images(tmp_path, image, monkeypatch):
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture" * 99)
+    (tmp_path / "text.png").write_text("no image" * 99)
     refused(tmp_path / "empty.png", "empty", read_image)
     refused(tmp_path / "text.png", "not an image", read_image)
     refused(tmp_path / "absent.png", "No such file", read_image)
     refused(tmp_path, "regular file", read_image)
-    saved(tmp_path / "a.eps", picture)
+    saved(tmp_path / "a.eps", image)
     refused(tmp_path / "a.eps", "not an image", read_image)
     big = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
     for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tiff", "a.ppm"):
@@ -144,18 +143,18 @@ def test_pictures_that_are_none(tmp_path, picture, monkeypatch):
     refused(tmp_path / "a.png", "pixels", read_image)
 
 
-def test_write_image(tmp_path, picture):
-    alpha = np.concatenate([picture, picture[..., :1]], 2)
+def test_write_image(tmp_path, image):
+    alpha = np.concatenate([image, image[..., :1]], 2)
     for array, mode in (
-        (picture, "RGB"),
+        (image, "RGB"),
         (alpha, "RGBA"),
-        (picture[..., 0], "L"),
-        (torch.from_numpy(picture), "RGB"),
+        (image[..., 0], "L"),
+        (torch.from_numpy(image), "RGB"),
     ):
         write_image(tmp_path / "a.png", array)
         assert np.array_equal(read_image(tmp_path / "a.png", mode), np.asarray(array))
-    write_image(tmp_path / "a.JPG", picture)
+    write_image(tmp_path / "a.JPG", image)
     assert Image.open(tmp_path / "a.JPG").format == "JPEG"
     with pytest.raises(ValueError):
-        write_image(tmp_path / "b.png", picture / 255)
+        write_image(tmp_path / "b.png", image / 255)
     assert not (tmp_path / "b.png").exists()
