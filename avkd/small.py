@@ -19,6 +19,7 @@ from common.io import load_published
 
 from .backbones.frontend import log_spectrogram
 from common.benchmarks.pairs import cropped_waveform, make_scenes
+from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES
 from .backbones.resnet import BasicBlock, ResNet
 from .backbones.views import normalise, test_view
 
@@ -86,7 +87,7 @@ def detections(scenes, config, count: int) -> tuple:
     """Pictures (count, 3, H, W) uint8 and what is in their cells (count, h, w)."""
     images, targets = [], []
     for i in progress_bar(range(count), name="drawing the visual teacher's scenes"):
-        rng = scenes.rng(9, i)
+        rng = scenes.rng(ENCODER_IMAGES, i)
         scene = scenes.scene(rng, scenes.classes(rng))
         images.append(torch.from_numpy(scene.image).permute(2, 0, 1))
         targets.append(torch.from_numpy(cells(scene, config.side, len(scenes.names))))
@@ -97,7 +98,7 @@ def sounds(scenes, config, count: int) -> tuple:
     """Sounds (count, samples) and their classes (count,)."""
     waveforms, targets = [], []
     for i in progress_bar(range(count), name="drawing the audio teacher's sounds"):
-        rng = scenes.rng(10, i)
+        rng = scenes.rng(ENCODER_AUDIO, i)
         targets.append(int(rng.integers(len(scenes.names))))
         waveforms.append(torch.from_numpy(scenes.waveform(targets[-1], rng, config.crop)[0]))
     return torch.stack(waveforms), torch.tensor(targets)

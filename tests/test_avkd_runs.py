@@ -113,7 +113,7 @@ def cutouts(tmp_path_factory):
     root, scenes = tmp_path_factory.mktemp("cutouts"), Scenes(0, 64, 8000, 0.5)
     for k in range(5):
         Image.new("RGBA", (40, 30), (40 * k, 90, 200 - 30 * k, 255)).save(root / f"thing{k}.png")
-        write_audio(root / f"thing{k}.wav", scenes.probe(k, k)[1], 8000)
+        write_audio(root / f"thing{k}.wav", scenes.waveform(k, scenes.rng(6, k))[0], 8000)
     return root
 
 

@@ -1,4 +1,7 @@
-"""The embedded data: images, videos, audio, phrases, boxes and masks, made from a seed and an index."""
-from .composition import Caption, Grounding, Sample, Scene, Scenes, Video
+"""The embedded data: images, videos, audio and text, made from a seed and an index."""
+from .composition import (ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Caption, Grounding, Sample,
+                          Scene, Scenes)
+from .videos import Video
 
-__all__ = ["Caption", "Grounding", "Sample", "Scene", "Scenes", "Video"]
+__all__ = ["ENCODER_AUDIO", "ENCODER_IMAGES", "VIDEO_SCALE", "Caption", "Grounding", "Sample",
+           "Scene", "Scenes", "Video"]

@@ -3,10 +3,6 @@
 Two banks with the same methods. `Procedural` computes its objects, `Directory` reads cut-outs and
 recordings from files. `names[c]` is what phrases and captions call class c. Objects of a class
 vary: every draw takes its random numbers from the generator it is given.
-
->>> rgb, is_opaque, colour = Procedural().cutout(0, np.random.default_rng(0), width=32, height=24)
->>> rgb.shape, is_opaque.shape, colour
-((24, 32, 3), (24, 32), 'cyan')
 """
 import zlib
 from pathlib import Path
@@ -40,10 +36,8 @@ class Procedural:
         colour = list(COLOURS)[rng.integers(len(COLOURS))]
         hue = COLOURS[colour] + rng.uniform(-0.02, 0.02)
         first = _rgb(hue, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
-        if rng.random() < 0.5:
-            second = first * rng.uniform(0.15, 0.45)  # darker
-        else:
-            second = 1 - (1 - first) * rng.uniform(0.1, 0.4)  # lighter
+        second = (first * rng.uniform(0.15, 0.45) if rng.random() < 0.5  # darker
+                  else 1 - (1 - first) * rng.uniform(0.1, 0.4))  # lighter
         is_first = _texture(TEXTURES[cls % len(TEXTURES)], u, v, rng)
         shade = 1 - rng.uniform(0, 0.2) * (v + 1) / 2  # light from above
         palette = np.stack([second, first]).astype(np.float32)
@@ -155,16 +149,18 @@ def hiss(rng: np.random.Generator, samples: int) -> np.ndarray:
     return loudness((noise[smooth:] - noise[:-smooth]).astype(np.float32), rng)
 
 
-# Procedural images: shapes and textures on coordinates u, v (h, w) --------------------------------
+# Procedural images, on coordinates u, v (h, w) ----------------------------------------------------
+
+def _rotate(x, y, angle):
+    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return c * x + s * y, c * y - s * x
 
 
 def _grid(rng, width, height):
     """Coordinates (h, w) of the square [-1, 1]², rotated a little."""
     x = ((2 * np.arange(width) + 1) / width - 1).astype(np.float32)
     y = ((2 * np.arange(height) + 1) / height - 1).astype(np.float32)[:, None]
-    angle = rng.uniform(-0.25, 0.25)
-    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return c * x + s * y, c * y - s * x
+    return _rotate(x, y, rng.uniform(-0.25, 0.25))
 
 
 def _shape(name, u, v):
@@ -183,13 +179,9 @@ def _texture(name, u, v, rng):
     """(h, w) bool, True where the first colour is."""
     if name == "plain":
         return np.ones(u.shape, bool)
-    density, phase, angle = rng.uniform(9, 13), rng.uniform(0, 6), rng.uniform(0, np.pi)
-    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    a = density * (c * u + s * v) + np.float32(phase)
-    if name == "striped":
-        return np.sin(a) > 0
-    b = density * (c * v - s * u) + np.float32(phase)
-    return np.sin(a) * np.sin(b) < 0.25  # dotted: spots of the second colour
+    density, phase = rng.uniform(9, 13), np.float32(rng.uniform(0, 6))
+    u, v = (np.sin(density * x + phase) for x in _rotate(u, v, rng.uniform(0, np.pi)))
+    return u > 0 if name == "striped" else u * v < 0.25  # dotted: spots of the second colour
 
 
 def _rgb(hue, saturation, value):
@@ -199,7 +191,6 @@ def _rgb(hue, saturation, value):
 
 
 # Files of a directory -----------------------------------------------------------------------------
-
 
 def _load_cutout(path: Path) -> Image.Image:
     image = Image.fromarray(read_image(path, mode="RGBA"))
@@ -226,10 +217,8 @@ def _load_recording(path: Path):
     peak = waveform.abs().max()
     if peak < 1e-4:
         raise InputError(path, "the audio is silent")
-    waveform = waveform / peak
-    if rate > 24000:
-        return resample(waveform, rate, 16000).numpy(), 16000
-    return waveform.numpy(), rate
+    low = 16000 if rate > 24000 else rate
+    return resample(waveform / peak, rate, low).numpy(), low
 
 
 def _name(path: Path) -> str:
@@ -240,7 +229,6 @@ def _name(path: Path) -> str:
 
 
 # Procedural audio: one timbre a class; t is the time in seconds (n,), f the pitch in Hz -----------
-
 
 def _sin(cycles):
     return np.sin(np.float32(2 * np.pi) * (cycles - np.floor(cycles)))
