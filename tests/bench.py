@@ -39,18 +39,18 @@ def per_second(make, count=200) -> float:
 
 def turn(device):
     """TURN's tiny preset: samples in a batch, the batches, and a function of a batch that gives its loss."""
-    from turn import config, data, losses, model, train
+    from turn import config, data, domains, model, train
     settings = config.TINY
-    domains = data.domains(replace(settings, scenes=256, sounds=128, held_out=8), "train")
-    tokenizer = train.tokenizer_of(settings, *domains)
+    both = domains.load_domains(replace(settings, scenes=256, sounds=128, held_out=8), "train")
+    tokenizer = train.build_tokenizer(settings, *both)
     net = model.Turn(settings, tokenizer).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(train.parameter_groups(net, settings), settings.lr)
-    batches = data.Steps(*domains, tokenizer, settings)
+    batches = data.TrainingBatches(*both, tokenizer, settings)
     return (
         settings.batch_size,
         batches,
         optimizer,
-        lambda batch: losses.losses(net(batch), batch, settings)["loss"],
+        lambda batch: train.loss_terms(net(batch), batch, settings)["loss"],
     )
 
 
@@ -140,7 +140,7 @@ def step(batches, optimizer, loss, device, steps=25, warmup=5) -> tuple[float, f
     step_s, data_s = [], []
     for s in range(steps + warmup):
         start = time.perf_counter()
-        batch = {k: v.to(device) for k, v in batches[s % batches.per_epoch].items()}
+        batch = {k: v.to(device) for k, v in batches[s % batches.steps_per_epoch].items()}
         made = time.perf_counter()
         value = loss(batch)
         optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,6 @@ from common.io import atomic
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = [  # paths from the repository's root
     tuple(f"{house}/backbones/resnet.py" for house in ("turn", "sslalign", "avkd", "stmnet")),
-    tuple(f"{house}/backbones/detr.py" for house in ("turn", "avkd")),
     tuple(f"{house}/backbones/views.py" for house in ("sslalign", "avkd", "stmnet")),
     tuple(f"{house}/backbones/frontend.py" for house in ("sslalign", "avkd")),
 ]

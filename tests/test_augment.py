@@ -1,4 +1,4 @@
-"""turn/augment.py: a rectangle is drawn, the picture transformed, and the box has to be where the rectangle is now."""
+"""turn/backbones/views.py: a rectangle is drawn, the image transformed, and the box is on it."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turn.augment import MEAN, STD, View, train_view
-from turn.augment import test_view as view_of
+from turn.backbones.views import MEAN, STD, View, train_view
+from turn.backbones.views import test_view as view_of
 
 SIZE = 64
 sides = st.integers(20, 150)
@@ -15,11 +15,11 @@ fractions = st.floats(0, 1)
 
 
 def scene(width, height, a, b, c, d):
-    """A black picture with one white rectangle at least 8 pixels wide and high, and its box (cx, cy, w, h)."""
+    """A black image with one white rectangle at least 8 pixels wide and high, and its box (cx, cy, w, h)."""
     w, h = 8 + round(c * (width - 8)), 8 + round(d * (height - 8))
     x, y = round(a * (width - w)), round(b * (height - h))
     image = np.zeros((height, width, 3), np.uint8)
-    image[y:y + h, x:x + w] = 255
+    image[y : y + h, x : x + w] = 255
     return image, ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
 
 
@@ -53,7 +53,7 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(
     width, height, a, b, c, d, seed, flip, phrase
 ):
     image, box = scene(width, height, a, b, c, d)
-    out, moved, _, mask = train_view(
+    out, mask, moved, _ = train_view(
         image, box, phrase, SIZE, np.random.default_rng(seed), flip=flip
     )
     assert (
@@ -71,30 +71,30 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(
         expected[2:] <= inside[2:] + 1e-3
     )
     if (expected[2:] - expected[:2]).min() >= 3:  # a thinner one may be nowhere brighter than half
-        grey = torch.where(mask, 0., brightness(out))
+        grey = torch.where(mask, 0.0, brightness(out))
         torch.testing.assert_close(drawn_box(grey), expected, rtol=0, atol=1.01)
 
 
 def test_crops_scales_and_places_differ_and_follow_the_generator():
-    image, box = scene(100, 80, .5, .5, .2, .2)
+    image, box = scene(100, 80, 0.5, 0.5, 0.2, 0.2)
     views = [
         train_view(image, box, "a dog", SIZE, np.random.default_rng(seed)) for seed in range(40)
     ]
     again = train_view(image, box, "a dog", SIZE, np.random.default_rng(7))
-    assert torch.equal(views[7][0], again[0]) and torch.equal(views[7][1], again[1])
-    assert len({tuple(v[1].tolist()) for v in views}) == 40
-    sizes = np.array([v[1][2].item() for v in views])
+    assert torch.equal(views[7][0], again[0]) and torch.equal(views[7][2], again[2])
+    assert len({tuple(v[2].tolist()) for v in views}) == 40
+    sizes = np.array([v[2][2].item() for v in views])
     assert sizes.max() > 1.5 * sizes.min()
 
 
 @pytest.mark.parametrize("word", ["left", "right", "top", "bottom", "middle", "leftmost", "Left"])
 def test_no_crop_where_the_phrase_says_the_place(word):
-    image, box = scene(100, 100, .5, .5, .2, .2)
+    image, box = scene(100, 100, 0.5, 0.5, 0.2, 0.2)
 
     def cropped(phrase):
         relative = []
         for seed in range(30):
-            _, moved, _, mask = train_view(image, box, phrase, SIZE, np.random.default_rng(seed))
+            _, mask, moved, _ = train_view(image, box, phrase, SIZE, np.random.default_rng(seed))
             relative.append((moved[2] * SIZE / (~mask).any(0).sum()).item())
         return (
             max(relative) > 1.02 * box[2]
@@ -105,10 +105,10 @@ def test_no_crop_where_the_phrase_says_the_place(word):
 
 
 def test_flip_swaps_left_and_right():
-    image, box = scene(100, 60, 0, .5, .3, .3)
+    image, box = scene(100, 60, 0, 0.5, 0.3, 0.3)
     seen = set()
     for seed in range(20):
-        _, moved, phrase, mask = train_view(
+        _, mask, moved, phrase = train_view(
             image,
             box,
             "Left dog, bright, right of the leftmost cat",
@@ -123,14 +123,16 @@ def test_flip_swaps_left_and_right():
         assert (moved[0] > centre) == mirrored
         seen.add(mirrored)
     assert seen == {True, False}
-    assert train_view(image, box, "left dog", SIZE, np.random.default_rng(0))[2] == "left dog"
+    assert train_view(image, box, "left dog", SIZE, np.random.default_rng(0))[3] == "left dog"
 
 
 def test_jitter_changes_colours_and_nothing_else():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    plain = train_view(image, (.5, .5, .5, .5), "left", SIZE, np.random.default_rng(3))
-    other = train_view(image, (.5, .5, .5, .5), "left", SIZE, np.random.default_rng(3), jitter=True)
-    assert torch.equal(plain[1], other[1]) and torch.equal(plain[3], other[3])
+    plain = train_view(image, (0.5, 0.5, 0.5, 0.5), "left", SIZE, np.random.default_rng(3))
+    other = train_view(
+        image, (0.5, 0.5, 0.5, 0.5), "left", SIZE, np.random.default_rng(3), jitter=True
+    )
+    assert torch.equal(plain[1], other[1]) and torch.equal(plain[2], other[2])
     assert not torch.equal(plain[0], other[0])
 
 
@@ -147,13 +149,19 @@ def test_a_box_found_in_a_test_view_maps_back_to_the_picture(width, height, a, b
         return  # cropped away, or too thin
     x0, y0, x1, y1 = drawn_box(grey)
     found = torch.stack([(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h])
-    visible = torch.tensor([view.left / view.full_width, view.top / view.full_height,
-                            (view.left + w) / view.full_width, (view.top + h) / view.full_height])
+    visible = torch.tensor(
+        [
+            view.left / view.full_width,
+            view.top / view.full_height,
+            (view.left + w) / view.full_width,
+            (view.top + h) / view.full_height,
+        ]
+    )
     truth = corners(torch.tensor(box))
     truth = torch.cat([truth[:2].maximum(visible[:2]), truth[2:].minimum(visible[2:])])
     pixel = 1.01 / min(view.full_width, view.full_height)
     if not crop or (truth[2:] - truth[:2]).min() > 3 * pixel:
-        torch.testing.assert_close(corners(view.to_picture(found)), truth, rtol=0, atol=pixel)
+        torch.testing.assert_close(corners(view.to_image(found)), truth, rtol=0, atol=pixel)
 
 
 @settings(max_examples=50, deadline=None)
@@ -174,12 +182,14 @@ def test_mapping_back_inverts_the_view(width, height, corner, crop):
         return torch.cat([(c[:2] + c[2:]) / 2, c[2:] - c[:2]])
 
     torch.testing.assert_close(
-        view.to_picture(centred(px / seen)[None])[0], centred((px + shift) / full)
+        view.to_image(centred(px / seen)[None])[0], centred((px + shift) / full)
     )
 
 
 def test_what_lies_outside_the_picture_is_cut_off():
-    whole = View(0, 0, 64, 64, 64, 64).to_picture(
+    whole = View(0, 0, 64, 64, 64, 64).to_image(
         torch.tensor([[0.5, 0.5, 2.0, 2.0], [0.95, 0.95, 0.2, 0.2]])
     )
-    torch.testing.assert_close(whole, torch.tensor([[.5, .5, 1., 1.], [.925, .925, .15, .15]]))
+    torch.testing.assert_close(
+        whole, torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.925, 0.925, 0.15, 0.15]])
+    )

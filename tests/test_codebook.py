@@ -8,6 +8,7 @@ import torch
 import torch.distributed as td
 import torch.multiprocessing as mp
 
+from common.training import dist
 from tests.goldens import fill
 from turn.codebook import GroupedCodebook
 
@@ -33,6 +34,7 @@ def test_golden_with_one_codebook_per_group():
     for step in range(3):
         x = torch.from_numpy(fill.make_input(f"vq-x-{step}", (12, 8))).requires_grad_()
         quantised, loss, info = book(x)
+        loss = dist.mean(loss)
         (quantised.sum() + loss).backward()
         close(quantised, GOLDEN[f"separate_step{step}_quantized"])
         close(x.grad, GOLDEN[f"separate_step{step}_grad_x"])
@@ -57,10 +59,10 @@ def test_against_a_naive_reference():
     for step in range(1, 5):
         x = torch.randn(7, 6)
         quantised, loss, info = book(x)
-        n, s, error = np.zeros((3, 5)), np.zeros((3, 5, 2)), 0.
+        n, s, error = np.zeros((3, 5)), np.zeros((3, 5, 2)), 0.0
         for row in range(7):
             for group in range(3):
-                part = x[row, 2 * group:2 * group + 2].numpy()
+                part = x[row, 2 * group : 2 * group + 2].numpy()
                 distances = [float(((part - c) ** 2).sum()) for c in np.array(codes[group])]
                 best = int(np.argmin(distances))
                 assert info["indices"][row, group] == best
@@ -75,12 +77,13 @@ def test_against_a_naive_reference():
         np.testing.assert_allclose(
             info["perplexity"], [np.exp(-sum(v * np.log(v) for v in q if v)) for q in p], rtol=1e-5
         )
-        np.testing.assert_allclose(loss, 0.5 * error / 42, rtol=1e-5)
+        assert loss.shape == (7, 6)
+        np.testing.assert_allclose(loss.mean(), 0.5 * error / 42, rtol=1e-5)
         count, total = decay * count + (1 - decay) * n, decay * total + (1 - decay) * s
         for group in range(3):
-            size = count[group] / (1 - decay ** step)
+            size = count[group] / (1 - decay**step)
             smooth = (size + 1e-5) / (size.sum() + 5e-5) * size.sum()
-            codes[group] = (total[group] / (1 - decay ** step) / smooth[:, None]).tolist()
+            codes[group] = (total[group] / (1 - decay**step) / smooth[:, None]).tolist()
         np.testing.assert_allclose(book.codes, np.array(codes), rtol=1e-4, atol=1e-6)
 
 
@@ -98,9 +101,9 @@ def test_eval_changes_nothing_and_lookup_gives_the_quantised_rows():
 
 def test_without_beta_the_gradient_is_straight_through():
     x = torch.randn(5, 4, requires_grad=True)
-    quantised, loss, _ = GroupedCodebook(2, 8, 4, beta=0.)(x)
+    quantised, loss, _ = GroupedCodebook(2, 8, 4, beta=0.0)(x)
     weight = torch.randn(5, 4)
-    ((quantised * weight).sum() + loss).backward()
+    ((quantised * weight).sum() + loss.mean()).backward()
     assert torch.equal(x.grad, weight)
 
 
@@ -128,14 +131,14 @@ def test_revival_brings_a_collapsed_book_back():
         for _ in range(30):
             x = centres[torch.randint(6, (48,))] + 0.1 * torch.randn(48, 8)
             _, loss, info = book(x)
-        used[revive] = info["perplexity"].min(), loss
+        used[revive] = info["perplexity"].min(), loss.mean()
     assert used[True][0] > 2 * used[False][0] and used[True][1] < used[False][1] / 3
 
 
 def test_revival_puts_dead_codes_onto_the_farthest_inputs():
     book = GroupedCodebook(1, 4, 2, revive=True)
-    book.codes.copy_(torch.tensor([[[0., 0.], [90., 0.], [0., 90.], [90., 90.]]]))
-    x = torch.tensor([[1., 0.], [5., 0.], [0., 3.], [-1., 0.], [0., 0.]])
+    book.codes.copy_(torch.tensor([[[0.0, 0.0], [90.0, 0.0], [0.0, 90.0], [90.0, 90.0]]]))
+    x = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
     book(x)
     assert torch.equal(book.codes[0, 1:], x[[1, 2, 0]])  # by distance 5, 3, 1; code 0 took all
     assert torch.allclose(book.codes[0, 0], x.mean(0), atol=1e-4)
@@ -146,7 +149,7 @@ def test_more_codes_than_inputs():
     x = torch.randn(3, 4)
     book(x)
     _, loss, _ = book.eval()(x)
-    assert loss < 1e-8  # every input became a code
+    assert loss.mean() < 1e-8  # every input became a code
     assert torch.isfinite(book.codes).all()
 
 
@@ -166,6 +169,7 @@ def train(batches, revive, rows):
     for x in batches:
         x = x[rows].clone().requires_grad_()
         _, loss, info = book(x)
+        loss = dist.mean(loss)
         loss.backward()
         losses.append(loss.detach())
         grads.append(x.grad)

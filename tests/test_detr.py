@@ -1,4 +1,4 @@
-"""turn/detr.py against the published DETR, and its laws."""
+"""avkd/backbones/detr.py against the published DETR, and its laws."""
 import json
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 
 from common.io import load_published
 from tests.goldens import fill
-from turn.backbones.detr import (
+from avkd.backbones.detr import (
     Attention,
     DecoderLayer,
     Detr,
@@ -19,7 +19,7 @@ from turn.backbones.detr import (
     pad_pictures,
     sine_positions,
 )
-from turn.backbones.resnet import BasicBlock, ResNet
+from avkd.backbones.resnet import BasicBlock, ResNet
 
 pytestmark = pytest.mark.slow
 

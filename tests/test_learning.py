@@ -16,8 +16,8 @@ from stmnet.clips import scenes_of, segments_at
 from stmnet.config import TINY
 from stmnet.score import enlarged, truth_of
 from stmnet.train import main as train_stmnet
-from turn.data import SceneIntermediate, SceneSource
-from turn.evaluate import load
+from turn.domains import SceneIntermediate, SceneSource
+from turn.evaluate import load_predictor
 from turn.losses import corners
 from turn.train import main
 
@@ -40,7 +40,7 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     first, last = (np.mean([row["iou"] for row in part]) for part in (rows[:10], rows[-10:]))
     assert last < 0.3 * first  # GIoU's loss
 
-    predictor = load(folder / "last.pt", torch.device("cpu"))
+    predictor = load_predictor(folder / "last.pt", torch.device("cpu"))
     source, intermediate = (
         SceneSource(0, 48, predictor.config),
         SceneIntermediate(0, 24, predictor.config),
@@ -48,18 +48,18 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     images, truth = zip(*(source[i] for i in range(len(source))))
     truth = corners(torch.from_numpy(np.stack(truth)))
     with torch.no_grad():
-        q = predictor.texts([phrase for phrase, in source.texts])
+        q = predictor.encode_text([phrase for phrase, in source.texts])
         own, others = (
             metrics.box_iou(boxes, truth).mean().item()
-            for boxes in predictor.boxes(images, [q, q.roll(1, 0)])
+            for boxes in predictor.predict(images, q, q.roll(1, 0))
         )
         align, config = predictor.model.alignment, predictor.config
-        t = align.text(
+        t = align.encode_text(
             predictor.tokenizer.encode(
                 [texts[0] for texts in intermediate.texts], config.text_length
             )
         )
-        a = align.audio(torch.stack(intermediate.logmels))
+        a = align.encode_audio(torch.stack(intermediate.logmels))
     found = metrics.retrieval(t, a, k=(5,))["forward"][5]
     assert own > 0.8 and others < own - 0.25, (own, others)
     assert found > 0.5, found  # chance is 0.21
@@ -115,7 +115,7 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
         segments, present = small.sounds(config, 300)
         found = fitted(auditory(segments).mean((2, 3)), present.argmax(1))
         assert found > 0.65, found  # 0.53 untrained
-        scenes, features, classes = small.Scenes(3, 48, object_scale=small.SMALLER), [], []
+        scenes, features, classes = small.Scenes(3, 48, object_scale=small.VIDEO_SCALE), [], []
         for i in range(300):
             rng = scenes.rng(9, i)
             scene = scenes.scene(rng, scenes.classes(rng))

@@ -1,11 +1,12 @@
-"""turn/tokenizer.py: BERT's rules, and what a vocabulary file may be."""
+"""turn/backbones/tokenizer.py: BERT's rules, and what a vocabulary file may be."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.io import InputError
-from turn.tokenizer import SPECIAL, WordPiece, words
+from turn.backbones.tokenizer import SPECIAL, WordPiece, words
 
 VOCABULARY = [
     "[PAD]",
@@ -43,20 +44,23 @@ def pieces(tokenizer, text, length=30):
     ]
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("The DOGS playing", ["the", "dog", "##s", "play", "##ing"]),
-    ("unaffable", ["un", "##aff", "##able"]),
-    ("unaffably", ["[UNK]"]),
-    ("dog,dog!", ["dog", ",", "dog", "!"]),
-    ("CAFÉ cafe\u0301", ["cafe", "cafe"]),
-    ("dog狗dog", ["dog", "狗", "dog"]),
-    ("$-dog", ["$", "-", "dog"]),
-    ("dog\u00a0dog\tdog\n", ["dog"] * 3),
-    ("d\u200bo\0g\ufffd", ["dog"]),
-    ("[MASK]", ["[", "mask", "]"]),
-    ("a" * 100 + " dog", ["[UNK]", "dog"]),
-    ("", []),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("The DOGS playing", ["the", "dog", "##s", "play", "##ing"]),
+        ("unaffable", ["un", "##aff", "##able"]),
+        ("unaffably", ["[UNK]"]),
+        ("dog,dog!", ["dog", ",", "dog", "!"]),
+        ("CAFÉ cafe\u0301", ["cafe", "cafe"]),
+        ("dog狗dog", ["dog", "狗", "dog"]),
+        ("$-dog", ["$", "-", "dog"]),
+        ("dog\u00a0dog\tdog\n", ["dog"] * 3),
+        ("d\u200bo\0g\ufffd", ["dog"]),
+        ("[MASK]", ["[", "mask", "]"]),
+        ("a" * 100 + " dog", ["[UNK]", "dog"]),
+        ("", []),
+    ],
+)
 def test_berts_rules(text, expected):
     assert pieces(WordPiece(VOCABULARY), text) == ["[CLS]", *expected, "[SEP]"]
 
@@ -102,13 +106,16 @@ def test_file_round_trip(tmp_path):
     assert WordPiece(tokenizer.tokens).ids == tokenizer.ids
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"\[MASK\]"),
-    (b"", r"\[PAD\]"),
-    ("\n".join([*VOCABULARY, "dog"]).encode(), "'dog' stands twice"),
-    (b"\xff\xfe\x00", "utf-8"),
-    (b"x" * ((1 << 24) + 1), "too large"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"\[MASK\]"),
+        (b"", r"\[PAD\]"),
+        ("\n".join([*VOCABULARY, "dog"]).encode(), "'dog' stands twice"),
+        (b"\xff\xfe\x00", "utf-8"),
+        (b"x" * ((1 << 24) + 1), "too large"),
+    ],
+)
 def test_bad_files(tmp_path, content, reason):
     path = tmp_path / "vocab.txt"
     path.write_bytes(content)
@@ -150,5 +157,7 @@ def test_any_text_can_be_encoded_and_words_are_final(text):
     assert (
         row[0] == tokenizer.cls and row.count(tokenizer.sep) == 1 and row.count(tokenizer.mask) == 0
     )
-    assert [tokenizer.tokens[i] for i in row[1:row.index(tokenizer.sep)]] == list(words(text))[:98]
+    assert [tokenizer.tokens[i] for i in row[1 : row.index(tokenizer.sep)]] == list(words(text))[
+        :98
+    ]
     assert list(words(" ".join(words(text)))) == list(words(text))

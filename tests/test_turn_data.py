@@ -1,4 +1,4 @@
-"""turn/data.py: batches are functions of (configuration, step), and no picture ever meets a sound."""
+"""turn/data.py and domains.py: a batch is a function of (configuration, step), and no image meets audio."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,21 +9,23 @@ import torch
 
 from common.io import InputError, write_audio
 from common.scenes import Scenes
+from common.training import step_loader
 from turn import data, train
+from turn.backbones.tokenizer import WordPiece
 from turn.config import TINY
-from turn.data import (
+from turn.data import TrainingBatches
+from turn.domains import (
     TEST,
     TEST_3,
     VALIDATION,
     SceneIntermediate,
     SceneSource,
-    Steps,
     centred,
-    domains,
+    load_domains,
+    logmel_of,
     read_logmel,
 )
 from turn.losses import corners
-from turn.tokenizer import WordPiece
 
 SMALL = replace(
     TINY,
@@ -46,7 +48,7 @@ SMALL = replace(
 
 @pytest.fixture(scope="module")
 def parts():
-    source, intermediate = domains(SMALL, "train")
+    source, intermediate = load_domains(SMALL, "train")
     return (
         source,
         intermediate,
@@ -59,7 +61,7 @@ def equal(a, b):
 
 
 def test_a_step_depends_on_nothing_but_the_configuration_and_its_number(parts):
-    first, second = Steps(*parts, SMALL), Steps(*parts, SMALL)
+    first, second = TrainingBatches(*parts, SMALL), TrainingBatches(*parts, SMALL)
     forwards = [first[s] for s in range(len(first))]
     torch.manual_seed(123), np.random.seed(5)
     backwards = {s: second[s] for s in reversed(range(len(second)))}
@@ -69,14 +71,14 @@ def test_a_step_depends_on_nothing_but_the_configuration_and_its_number(parts):
     assert not equal(forwards[0], forwards[1]) and not equal(
         forwards[0], forwards[5]
     )  # another batch, another epoch
-    other = Steps(*parts, replace(SMALL, seed=1))[0]
+    other = TrainingBatches(*parts, replace(SMALL, seed=1))[0]
     assert not torch.equal(other["image"], forwards[0]["image"])
 
 
 def test_workers_and_the_place_to_start_change_nothing(parts):
     state = torch.get_rng_state()
-    alone = list(Steps(*parts, SMALL).loader(0))
-    two = list(Steps(*parts, replace(SMALL, workers=2)).loader(3))
+    alone = list(step_loader(TrainingBatches(*parts, SMALL), 0, 20))
+    two = list(step_loader(TrainingBatches(*parts, SMALL), 3, 20, workers=2))
     assert torch.equal(
         torch.get_rng_state(), state
     )  # the loader draws nothing from torch's generator
@@ -84,18 +86,18 @@ def test_workers_and_the_place_to_start_change_nothing(parts):
 
 
 def test_what_a_batch_holds(parts):
-    batch = Steps(*parts, SMALL)[0]
+    batch = TrainingBatches(*parts, SMALL)[0]
     frames = parts[1][0].shape[0]
     assert {k: tuple(v.shape) for k, v in batch.items()} == {
         "image": (8, 3, 32, 32),
-        "pad": (8, 32, 32),
+        "padding": (8, 32, 32),
         "box": (8, 4),
         "tokens_s": (8, 14),
-        "hidden_s": (8, 14),
+        "text_mask_s": (8, 14),
         "logmel": (4, frames, 16),
         "tokens_m": (4, 14),
-        "hidden_m": (4, 14),
-        "hidden_a": (4, frames),
+        "text_mask_m": (4, 14),
+        "audio_mask": (4, frames),
     }
     assert batch["image"].dtype == batch["box"].dtype == batch["logmel"].dtype == torch.float32
     box = corners(batch["box"])
@@ -107,52 +109,54 @@ def test_what_a_batch_holds(parts):
 )
 def test_batches_are_in_proportion_to_the_texts_or_as_told(parts, batch_size, given, expected):
     """40 phrases, 20 sounds with five captions each: five captions to two phrases."""
-    steps = Steps(*parts, replace(SMALL, batch_size=batch_size, batch_intermediate=given))
-    assert steps.sizes == (batch_size, expected) and steps.per_epoch == 40 // batch_size
+    steps = TrainingBatches(*parts, replace(SMALL, batch_size=batch_size, batch_intermediate=given))
+    assert steps.sizes == (batch_size, expected) and steps.steps_per_epoch == 40 // batch_size
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_a_batch(parts, world, monkeypatch):
-    whole, shares = Steps(*parts, SMALL)[2], []
+    whole, shares = TrainingBatches(*parts, SMALL)[2], []
     for rank in range(world):
         monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(data.dist, "world_size", lambda: world)
-        shares.append(Steps(*parts, SMALL)[2])
+        shares.append(TrainingBatches(*parts, SMALL)[2])
     for key, value in whole.items():
         for rank, part in enumerate(shares):
             assert torch.equal(value[rank::world], part[key])
     monkeypatch.setattr(data.dist, "world_size", lambda: 5)  # of 4 sounds
     with pytest.raises(InputError, match="5 processes"):
-        Steps(*parts, SMALL)
+        TrainingBatches(*parts, SMALL)
 
 
 def test_without_weights_an_epoch_is_a_shuffle(parts):
-    steps = Steps(*parts, SMALL)
+    steps = TrainingBatches(*parts, SMALL)
     orders = [steps.order(epoch) for epoch in range(3)]
     for pictures, sounds in orders:
         assert sorted(pictures) == list(range(40)) and sorted(sounds) == list(range(20))
     assert not (orders[0][0] == orders[1][0]).all() and not (orders[0][1] == orders[1][1]).all()
-    longer = Steps(parts[0], SceneIntermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
+    longer = TrainingBatches(parts[0], SceneIntermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
     assert len(longer) == 20 and len(set(longer[:7])) == len(set(longer[7:14])) == 7  # whole rounds
 
 
 def test_with_weights_items_are_drawn_with_replacement_in_proportion(parts):
     weights = [np.random.default_rng(i).uniform(1, 5, n) for i, n in enumerate((40, 20))]
     weights = [w / w.sum() for w in weights]
-    steps = Steps(*parts, SMALL, weights)
+    steps = TrainingBatches(*parts, SMALL, weights)
     draws = [np.concatenate([steps.order(epoch)[d] for epoch in range(500)]) for d in range(2)]
     assert len(set(steps.order(0)[0])) < 40  # with replacement
     for drawn, w in zip(draws, weights):
         found = np.bincount(drawn, minlength=len(w)) / len(drawn)
         sigma = np.sqrt(w * (1 - w) / len(drawn))
         assert (np.abs(found - w) < 5 * sigma).all()
-    np.testing.assert_array_equal(steps.order(3)[0], Steps(*parts, SMALL, weights).order(3)[0])
+    np.testing.assert_array_equal(
+        steps.order(3)[0], TrainingBatches(*parts, SMALL, weights).order(3)[0]
+    )
 
 
 def test_every_caption_of_a_clip_is_drawn(parts):
     _, intermediate, tokenizer = parts
-    seen, steps = Counter(), Steps(*parts, replace(SMALL, epochs=30))
-    for step in range(steps.total):
+    seen, steps = Counter(), TrainingBatches(*parts, replace(SMALL, epochs=30))
+    for step in range(steps.total_steps):
         rows = steps[step]["tokens_m"] if step % 5 == 0 else ()
         batch = step % 5
         for slot, row in zip(range(batch * 4, batch * 4 + 4), rows):
@@ -163,14 +167,14 @@ def test_every_caption_of_a_clip_is_drawn(parts):
 
 
 def test_the_mask_ratio_grows_from_the_first_epoch_to_the_last(parts):
-    steps = Steps(*parts, SMALL)
+    steps = TrainingBatches(*parts, SMALL)
     assert [steps.mask_ratio(e) for e in range(4)] == pytest.approx([0.5, 2 / 3, 5 / 6, 1.0])
-    assert Steps(*parts, replace(SMALL, epochs=1)).mask_ratio(0) == 0.5
-    assert [Steps(*parts, replace(SMALL, steps=8)).mask_ratio(e) for e in range(2)] == [
+    assert TrainingBatches(*parts, replace(SMALL, epochs=1)).mask_ratio(0) == 0.5
+    assert [TrainingBatches(*parts, replace(SMALL, steps=8)).mask_ratio(e) for e in range(2)] == [
         0.5,
         1,
     ]  # two epochs, the second unfinished
-    paper = Steps(*parts, replace(SMALL, epochs=30))
+    paper = TrainingBatches(*parts, replace(SMALL, epochs=30))
     assert (
         np.allclose(np.diff([paper.mask_ratio(e) for e in range(30)]), 0.5 / 29)
         and paper.mask_ratio(29) == 1
@@ -180,13 +184,13 @@ def test_the_mask_ratio_grows_from_the_first_epoch_to_the_last(parts):
 def test_masks_hide_words_and_never_what_is_special(parts):
     tokenizer = parts[2]
     for ratio in (0.0, 0.5, 1.0):
-        steps = Steps(*parts, replace(SMALL, mask_from=ratio, mask_to=ratio))
+        steps = TrainingBatches(*parts, replace(SMALL, mask_from=ratio, mask_to=ratio))
         words = hidden = frames = 0
-        for step in range(steps.total):
+        for step in range(steps.total_steps):
             batch = steps[step]
             for tokens, mask in (
-                (batch["tokens_s"], batch["hidden_s"]),
-                (batch["tokens_m"], batch["hidden_m"]),
+                (batch["tokens_s"], batch["text_mask_s"]),
+                (batch["tokens_m"], batch["text_mask_m"]),
             ):
                 special = torch.isin(
                     tokens, torch.tensor([tokenizer.pad, tokenizer.cls, tokenizer.sep])
@@ -197,27 +201,27 @@ def test_masks_hide_words_and_never_what_is_special(parts):
                 assert mask[~special].all() or ratio < 1
                 words, hidden = words + int((~special).sum()), hidden + int(mask.sum())
                 assert ratio or (mask.sum(1) == 1).all()
-            cells = batch["hidden_a"]
+            cells = batch["audio_mask"]
             assert torch.equal(
                 cells, cells[:, ::4].repeat_interleave(4, 1)[:, : cells.shape[1]]
             )  # whole steps of L_a
-            frames += float(cells.float().mean()) / steps.total
+            frames += float(cells.float().mean()) / steps.total_steps
         assert frames == pytest.approx(ratio, abs=0.08)
         if ratio == 0.5:
             assert 0.45 < hidden / words < 0.65  # a little more than half: one at least
-    empty = steps._hide(tokenizer.encode([""], 14), np.zeros((1, 14)), 1.0)
+    empty = steps.text_mask(tokenizer.encode([""], 14), np.zeros((1, 14)), 1.0)
     assert not empty.any()
 
 
 def test_the_box_moves_with_the_picture(parts):
     """In what the loop gets, an object is where its box says: the box of a scene's wall is all that is not padding."""
-    steps = Steps(*parts, SMALL)
+    steps = TrainingBatches(*parts, SMALL)
     walls = {i for i, (text,) in enumerate(parts[0].texts) if text.endswith("wall")}
     found = 0
-    for step in range(steps.total):
+    for step in range(steps.total_steps):
         order, batch = steps.order(step // 5)[0], steps[step]
         for slot, box, pad in zip(
-            range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["pad"]
+            range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["padding"]
         ):
             if order[slot] in walls:
                 real, found = (~pad).nonzero(), found + 1
@@ -235,7 +239,7 @@ def test_the_box_moves_with_the_picture(parts):
                 torch.testing.assert_close(corners(box), edges, atol=1e-5, rtol=0)
     assert found
     assert centred(np.array([0.0, 0.2, 0.5, 1.0])).tolist() == [0.25, 0.6, 0.5, 0.8]
-    plain = Steps(*parts, replace(SMALL, augment=False))
+    plain = TrainingBatches(*parts, replace(SMALL, augment=False))
     i = plain.order(0)[0][0]
     np.testing.assert_allclose(plain[0]["box"][0], centred(parts[0].items[i].box), atol=1e-6)
 
@@ -252,17 +256,26 @@ def test_zero_resource(monkeypatch, tmp_path):
         def method(self, *args, **options):
             asked.append((name, self.seed))
             return original(self, *args, **options)
+
         return method
 
-    for name in ("pair", "interactive", "extended", "probe", "video", "grounding", "caption"):
+    for name in ("pair", "interactive", "extended", "video", "grounding", "caption"):
         monkeypatch.setattr(Scenes, name, recorded(name, getattr(Scenes, name)))
     finished = [False]
-    monkeypatch.setattr(train, "finish", lambda run, benchmark: finished.__setitem__(0, True))
+    monkeypatch.setattr(
+        train, "evaluate_best", lambda run, benchmark: finished.__setitem__(0, True)
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     batches = []
-    monkeypatch.setattr(train, "losses", lambda output, batch, config, original=train.losses: (
-        batches.append(batch), original(output, batch, config))[1])
+    monkeypatch.setattr(
+        train,
+        "loss_terms",
+        lambda output, batch, config, original=train.loss_terms: (
+            batches.append(batch),
+            original(output, batch, config),
+        )[1],
+    )
     config = replace(
         SMALL,
         seed=7,
@@ -302,9 +315,9 @@ def test_zero_resource(monkeypatch, tmp_path):
 
 def test_held_out_seeds_are_apart():
     assert len({VALIDATION, TEST, TEST_3}) == 3
-    for seed in (VALIDATION, TEST, 10 ** 9):
+    for seed in (VALIDATION, TEST, 10**9):
         with pytest.raises(InputError, match="held-out"):
-            domains(replace(SMALL, seed=seed), "train")
+            load_domains(replace(SMALL, seed=seed), "train")
     held, trained = SceneSource(VALIDATION, 5, SMALL), SceneSource(0, 5, SMALL)
     assert not any((a.image == b.image).all() for a in held.items for b in trained.items)
 
@@ -318,21 +331,19 @@ def test_sounds_of_files(tmp_path):
     write_audio(tmp_path / "long.wav", rise, 8000)
     write_audio(tmp_path / "short.wav", rise[:3000], 8000)
     first = read_logmel(tmp_path / "long.wav", config)
-    assert first.shape == data.logmel_of(rise[:8000], config).shape
-    torch.testing.assert_close(first, data.logmel_of(rise[:8000], config), atol=0.05, rtol=0.01)
+    assert first.shape == logmel_of(rise[:8000], config).shape
+    torch.testing.assert_close(first, logmel_of(rise[:8000], config), atol=0.05, rtol=0.01)
     repeated = torch.cat([rise[:3000]] * 3)[:8000]
     torch.testing.assert_close(
         read_logmel(tmp_path / "short.wav", config),
-        data.logmel_of(repeated, config),
+        logmel_of(repeated, config),
         atol=0.05,
         rtol=0.01,
     )
     middle = read_logmel(
         tmp_path / "long.wav", config, (12.0, 13.0)
     )  # one frame of a long video: the sound of then
-    torch.testing.assert_close(
-        middle, data.logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01
-    )
+    torch.testing.assert_close(middle, logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01)
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, (0.0, 0.5)), first)
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, None), first)
 
@@ -340,4 +351,4 @@ def test_sounds_of_files(tmp_path):
 @pytest.mark.parametrize("change", [{"batch_size": 41}, {"batch_size": 64}])
 def test_too_large_a_batch(parts, change):
     with pytest.raises(InputError, match="--batch-size"):
-        Steps(*parts, replace(SMALL, **change))
+        TrainingBatches(*parts, replace(SMALL, **change))

@@ -1,4 +1,5 @@
 """turn/frontend.py against the released code's spectrograms, and the laws of masking."""
+
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,12 @@ def test_autocast_keeps_float32():
 
 
 def test_spec_augment_masks_stripes_with_zero():
-    logmel = torch.full((216, 128), -3.)
+    logmel = torch.full((216, 128), -3.0)
     widths = []
     for seed in range(200):
         masked = spec_augment(logmel, np.random.default_rng(seed))
-        assert torch.equal(logmel, torch.full((216, 128), -3.))  # the input is not touched
-        assert set(masked.unique().tolist()) <= {0., -3.}
+        assert torch.equal(logmel, torch.full((216, 128), -3.0))  # the input is not touched
+        assert set(masked.unique().tolist()) <= {0.0, -3.0}
         rows, columns = (masked == 0).all(1), (masked == 0).all(0)
         assert torch.equal(
             masked == 0, rows[:, None] | columns
@@ -120,7 +121,7 @@ def test_spec_augment_masks_stripes_with_zero():
         widths.append((rows.sum().item(), columns.sum().item()))
     widths = np.array(widths)
     assert widths.max(0)[0] > 63 and widths.max(0)[1] > 7 and np.all(widths.max(0) <= (126, 14))
-    assert np.all(np.abs(widths.mean(0) - (2 * 31.5 * .9, 2 * 3.5)) < (6, 1))
+    assert np.all(np.abs(widths.mean(0) - (2 * 31.5 * 0.9, 2 * 3.5)) < (6, 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10, 4)])

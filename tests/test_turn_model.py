@@ -1,15 +1,16 @@
 """turn/model.py: shapes, what the equations say, and what must not change a result."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from turn.backbones.tokenizer import WordPiece
 from turn.config import PAPER, TINY
-from turn.data import logmel_of
+from turn.domains import logmel_of
 from turn.evaluate import Predictor
 from turn.model import Turn
-from turn.tokenizer import WordPiece
 from turn.transformer import Transformer, masked_mean, sine
 
 NARROW = {"dim": 16, "heads": 2, "visual_heads": 2, "backbone_width": 8, "codes": 8, "ffn": 2}
@@ -51,25 +52,25 @@ def batch_of(config, n_s=3, n_m=2, seed=0):
     g = torch.Generator().manual_seed(seed)
     frames = logmel_of(torch.zeros(round(config.seconds * config.sample_rate)), config).shape[0]
     size = config.image_size
-    pad = torch.zeros(n_s, size, size, dtype=torch.bool)
-    pad[0, :, size // 2:] = True
+    padding = torch.zeros(n_s, size, size, dtype=torch.bool)
+    padding[0, :, size // 2 :] = True
     tokens_s = TOKENIZER.encode(
         ["the red ring", "the cross", "a small ring on the left"][:n_s], config.text_length
     )
     tokens_m = TOKENIZER.encode(["a cross sounds twice", "the ring"][:n_m], config.text_length)
-    hidden_a = (torch.rand(n_m, -(-frames // 4), generator=g) < 0.5).repeat_interleave(4, 1)[
+    audio_mask = (torch.rand(n_m, -(-frames // 4), generator=g) < 0.5).repeat_interleave(4, 1)[
         :, :frames
     ]
     return {
-        "image": torch.randn(n_s, 3, size, size, generator=g).masked_fill(pad[:, None], 0),
-        "pad": pad,
+        "image": torch.randn(n_s, 3, size, size, generator=g).masked_fill(padding[:, None], 0),
+        "padding": padding,
         "box": torch.rand(n_s, 4, generator=g) * 0.4 + 0.2,
         "tokens_s": tokens_s,
-        "hidden_s": tokens_s > TOKENIZER.mask,
+        "text_mask_s": tokens_s > TOKENIZER.mask,
         "tokens_m": tokens_m,
-        "hidden_m": tokens_m > TOKENIZER.mask,
+        "text_mask_m": tokens_m > TOKENIZER.mask,
         "logmel": 3 * torch.randn(n_m, frames, config.n_mels, generator=g) - 4,
-        "hidden_a": hidden_a,
+        "audio_mask": audio_mask,
     }
 
 
@@ -80,9 +81,10 @@ def test_shapes_of_a_step(config):
     assert output.box.shape == (3, 4) and output.t.shape == output.a.shape == (2, config.dim)
     assert output.words_s.shape == (3, config.text_length, len(TOKENIZER))
     assert output.words_m.shape == (2, config.text_length, len(TOKENIZER))
-    assert output.sound.shape == (2, frames, config.n_mels)
-    assert output.code_loss.shape == () and output.info["counts"].shape == (2, config.codes // 2)
-    assert output.info["counts"].sum(1).tolist() == [
+    assert output.audio.shape == (2, frames, config.n_mels)
+    assert output.code_loss.shape == (7, config.dim)
+    assert output.codes["counts"].shape == (2, config.codes // 2)
+    assert output.codes["counts"].sum(1).tolist() == [
         7,
         7,
     ]  # 3 + 2 texts and 2 sounds choose a code in each group
@@ -136,7 +138,7 @@ def test_equation_1(config):
 
 def test_positions(config):
     stream = build(config).eval().localization
-    v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["pad"])
+    v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["padding"])
     assert v.shape == positions.shape == (*mask.shape, config.dim)
     torch.testing.assert_close(positions.norm(dim=-1), torch.ones(mask.shape))
     assert (
@@ -152,7 +154,7 @@ def test_positions(config):
 
 def test_padded_tokens_of_a_picture_change_nothing(config):
     stream = build(config).eval().localization
-    v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["pad"])
+    v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["padding"])
     assert mask[0].any() and not mask[0].all() and not mask[1:].any()
     q = torch.randn(3, config.dim)
     box = stream.locate(v, positions, mask, q)
@@ -173,14 +175,13 @@ def test_no_box_depends_on_the_rest_of_the_batch(config):
         rng.integers(0, 256, (h, w, 3), np.uint8)
         for h, w in ((64, 64), (64, 112), (70, 50), (64, 64))
     ]
-    with torch.no_grad():
-        q = predictor.texts(["the red ring", "the cross", "a small ring", "the ring"])
-        queries = [q, q.flip(0)]
-        found = predictor.boxes(images, queries)
-        for i, image in enumerate(images):
-            alone = predictor.boxes([image], [each[i:i + 1] for each in queries])
-            for ours, theirs in zip(found, alone):
-                torch.testing.assert_close(ours[i:i + 1], theirs, atol=1e-5, rtol=1e-4)
+    q = predictor.encode_text(["the red ring", "the cross", "a small ring", "the ring"])
+    queries = [q, q.flip(0)]
+    found = predictor.predict(images, *queries)
+    for i, image in enumerate(images):
+        alone = predictor.predict([image], *(each[i : i + 1] for each in queries))
+        for ours, theirs in zip(found, alone):
+            torch.testing.assert_close(ours[i : i + 1], theirs, atol=1e-5, rtol=1e-4)
     for boxes in found:
         assert ((boxes >= 0) & (boxes <= 1)).all() and (boxes[:, 2:] >= boxes[:, :2]).all()
 
@@ -188,7 +189,7 @@ def test_no_box_depends_on_the_rest_of_the_batch(config):
 def test_padding_of_texts_changes_nothing(config):
     align = build(config).eval().alignment
     phrase = ["the small red ring on the left"]
-    short, long = (align.text(TOKENIZER.encode(phrase, n)) for n in (9, 14))
+    short, long = (align.encode_text(TOKENIZER.encode(phrase, n)) for n in (9, 14))
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
     tokens, hidden, q = (
         TOKENIZER.encode(phrase, 14),
@@ -200,23 +201,23 @@ def test_padding_of_texts_changes_nothing(config):
         align.reconstruct_text(tokens[:, :9], hidden[:, :9], q), words, atol=1e-5, rtol=1e-4
     )
     assert (
-        align.text(TOKENIZER.encode(["the small red ring on the"], 14)) - long
+        align.encode_text(TOKENIZER.encode(["the small red ring on the"], 14)) - long
     ).abs().max() > 1e-3
 
 
 def test_what_is_hidden_cannot_be_seen(config):
     """The decoders must not learn to copy: only the query can tell what is behind a mask."""
     align, batch = build(config).eval().alignment, batch_of(config)
-    q, hidden = torch.randn(2, config.dim), batch["hidden_m"]
+    q, hidden = torch.randn(2, config.dim), batch["text_mask_m"]
     words = align.reconstruct_text(batch["tokens_m"], hidden, q)
     other = torch.where(hidden, TOKENIZER.unk, batch["tokens_m"])
     assert torch.equal(align.reconstruct_text(other, hidden, q), words)
-    sound = align.reconstruct_audio(batch["logmel"], batch["hidden_a"], q)
-    other = torch.where(batch["hidden_a"][..., None], 9.0, batch["logmel"])
-    assert torch.equal(align.reconstruct_audio(other, batch["hidden_a"], q), sound)
+    sound = align.reconstruct_audio(batch["logmel"], batch["audio_mask"], q)
+    other = torch.where(batch["audio_mask"][..., None], 9.0, batch["logmel"])
+    assert torch.equal(align.reconstruct_audio(other, batch["audio_mask"], q), sound)
     assert (align.reconstruct_text(batch["tokens_m"], hidden, -q) - words).abs().max() > 1e-3
     assert (
-        align.reconstruct_audio(batch["logmel"], batch["hidden_a"], -q) - sound
+        align.reconstruct_audio(batch["logmel"], batch["audio_mask"], -q) - sound
     ).abs().max() > 1e-3
 
 
@@ -236,8 +237,14 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
     align, guides = model.alignment, {"text": [], "audio": []}
     for kind in guides:
         original = getattr(align, f"reconstruct_{kind}")
-        setattr(align, f"reconstruct_{kind}", lambda x, hidden, q, kind=kind, original=original: (
-            guides[kind].append(q), original(x, hidden, q))[1])
+        setattr(
+            align,
+            f"reconstruct_{kind}",
+            lambda x, hidden, q, kind=kind, original=original: (
+                guides[kind].append(q),
+                original(x, hidden, q),
+            )[1],
+        )
     output = model(batch)
     q_s, q_t, q_a = (
         model.query(batch["tokens_s"]),
@@ -245,7 +252,7 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
         model.query(logmel=batch["logmel"]),
     )
     assert (output.words_s is None) == (source == "no") and (output.words_m is None) == (
-        output.sound is None
+        output.audio is None
     ) == (words_from is None)
     by = {"a": q_a, "t": q_t}
     expected = [q_s] * (source == "self") + [by.get(words_from)] * (words_from is not None)
@@ -256,14 +263,16 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
 
 def test_without_reconstruction_loss_nothing_is_reconstructed():
     output = build(replace(CONFIGS["tiny"], lambda_recon=0.0))(batch_of(CONFIGS["tiny"]))
-    assert output.words_s is output.words_m is output.sound is None
+    assert output.words_s is output.words_m is output.audio is None
 
 
 def test_query_equals_the_parts(config):
     model, batch = build(config).eval(), batch_of(config)
     align = model.alignment
     (q_s, q_t, q_a), _, _ = align.quantise(
-        align.text(batch["tokens_s"]), align.text(batch["tokens_m"]), align.audio(batch["logmel"])
+        align.encode_text(batch["tokens_s"]),
+        align.encode_text(batch["tokens_m"]),
+        align.encode_audio(batch["logmel"]),
     )
     for ours, parts in (
         (model.query(batch["tokens_s"]), q_s),
@@ -272,15 +281,15 @@ def test_query_equals_the_parts(config):
     ):
         torch.testing.assert_close(ours, parts)
     for i in range(3):  # a batch of one is nothing special
-        torch.testing.assert_close(model.query(batch["tokens_s"][i:i + 1]), q_s[i:i + 1])
+        torch.testing.assert_close(model.query(batch["tokens_s"][i : i + 1]), q_s[i : i + 1])
     codes = align.codebook.codes  # (2, codes, d / 2): a query is made of codes, each group's own
     for half, book in zip(q_a.chunk(2, 1), codes):
         assert torch.cdist(half, book).min(1).values.max() < 1e-5
     output = model(batch)  # Eqs. (7) and (8) take what the codebooks take
-    torch.testing.assert_close(output.a, align.audio(batch["logmel"]))
-    torch.testing.assert_close(output.t, align.text(batch["tokens_m"]))
+    torch.testing.assert_close(output.a, align.encode_audio(batch["logmel"]))
+    torch.testing.assert_close(output.t, align.encode_text(batch["tokens_m"]))
     torch.testing.assert_close(
-        model(batch).box, model.localization(batch["image"], q_s, batch["pad"])
+        model(batch).box, model.localization(batch["image"], q_s, batch["padding"])
     )
 
 
@@ -309,13 +318,14 @@ def test_random_query():
 
 def test_gradients_reach_every_part(config):
     """Nothing is cut off: what has no gradient is what Eq. (8) leaves to the averages, and keys of a single memory token."""
-    from turn.losses import losses
+    from turn.train import loss_terms
+
     model, batch = build(config), batch_of(config)
     for p in (
         model.parameters()
     ):  # some begin at zero, and what is before them has no gradient at the first step
         p.data += 0.02 * torch.randn_like(p)
-    losses(model(batch), batch, config)["loss"].backward()
+    loss_terms(model(batch), batch, config)["loss"].backward()
     dead = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     unseen = {
         name

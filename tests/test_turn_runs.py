@@ -12,8 +12,8 @@ from common.training import dist
 from common.io import read_json
 from tests.layouts import write
 from common.scenes import Scenes
-from turn.losses import losses
 from turn.model import Turn
+from turn.train import loss_terms
 
 from . import trees
 from .test_lifecycle import NARROW, bad, done, log, start
@@ -101,6 +101,7 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     from turn.train import main
+
     main([*PAPER.split(), "--root", str(tree), "--name", "paper", *flags.split()])
     folder = tmp_path / "runs" / "turn" / "paper"
     rows = log(folder)
@@ -150,7 +151,7 @@ def step_of_turn(split):
         }  # 6 pictures, 4 sounds
         own = {k: v[split[len(v) == 4]] for k, v in batch.items()}
         own = {k: v.double() if v.is_floating_point() else v for k, v in own.items()}
-        terms = losses(model(own), own, config)
+        terms = loss_terms(model(own), own, config)
         terms["loss"].backward()
         dist.sum_gradients(model.parameters())
         result[revive] = (
@@ -182,6 +183,7 @@ def one_of_two(rank, folder):
 def test_losses_gradients_and_codebooks_of_two_processes_are_those_of_one(tmp_path):
     """Even and uneven halves of a batch: the convention of common.dist, over all of TURN at once."""
     import socket
+
     with socket.socket() as free:
         free.bind(("localhost", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))

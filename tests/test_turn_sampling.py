@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 from common.io import InputError
 from turn.config import TINY
-from turn.data import SceneIntermediate, SceneSource
-from turn.sampling import adaptive_weights, phi, report, train_classifier, weights
-from turn.tokenizer import WordPiece
+from turn.domains import SceneIntermediate, SceneSource
+from turn.sampling import (
+    adaptive_weights,
+    domain_scores,
+    most_and_least_exclusive,
+    sampling_weights,
+    train_classifier,
+)
+from turn.backbones.tokenizer import WordPiece
 
 CPU = torch.device("cpu")
 scores = st.lists(st.floats(-50, 50), min_size=1, max_size=20).map(np.array)
@@ -31,7 +37,7 @@ def equations(phi_, k, sign):
 @settings(max_examples=150, deadline=None)
 @given(scores, ratios, st.sampled_from([-1, 1]))
 def test_equations_12_and_13(phi_, k, sign):
-    w = weights(phi_, k, sign)
+    w = sampling_weights(phi_, k, sign)
     assert w.sum() == pytest.approx(1) and (w > 0).all() and len(w) == len(phi_)
     spread = phi_.max() - phi_.min()
     if spread == 0:
@@ -42,10 +48,10 @@ def test_equations_12_and_13(phi_, k, sign):
         np.diff(w[np.argsort(sign * phi_, kind="stable")]) >= -1e-15
     ).all()  # source: the surer Φ is, the rarer
     np.testing.assert_allclose(
-        w, weights(3 * phi_, k, sign), rtol=1e-6
+        w, sampling_weights(3 * phi_, k, sign), rtol=1e-6
     )  # only the order and the proportions of Φ count
     if spread > 1:
-        np.testing.assert_allclose(w, weights(phi_ + 7, k, sign), rtol=1e-6)
+        np.testing.assert_allclose(w, sampling_weights(phi_ + 7, k, sign), rtol=1e-6)
         np.testing.assert_allclose(w, equations(phi_, k, sign), rtol=1e-9)
 
 
@@ -53,8 +59,8 @@ def test_equations_12_and_13(phi_, k, sign):
 @given(scores, ratios)
 def test_the_domains_are_mirrors(phi_, k):
     assume(np.ptp(phi_) > 1e-3)
-    np.testing.assert_allclose(weights(phi_, k, -1), weights(-phi_, k, 1))
-    reverse = np.argsort(weights(phi_, k, -1), kind="stable")
+    np.testing.assert_allclose(sampling_weights(phi_, k, -1), sampling_weights(-phi_, k, 1))
+    reverse = np.argsort(sampling_weights(phi_, k, -1), kind="stable")
     assert phi_[reverse[0]] == pytest.approx(phi_.max()) and phi_[reverse[-1]] == pytest.approx(
         phi_.min()
     )
@@ -62,15 +68,15 @@ def test_the_domains_are_mirrors(phi_, k):
 
 def test_by_hand():
     np.testing.assert_allclose(
-        weights(np.array([2.0, 0.0, 1.0]), 5, 1), np.array([5, 1, 5**0.5]) / (6 + 5**0.5)
+        sampling_weights(np.array([2.0, 0.0, 1.0]), 5, 1), np.array([5, 1, 5**0.5]) / (6 + 5**0.5)
     )
     np.testing.assert_allclose(
-        weights(np.array([2.0, 0.0, 1.0]), 5, -1), np.array([1, 5, 5**0.5]) / (6 + 5**0.5)
+        sampling_weights(np.array([2.0, 0.0, 1.0]), 5, -1), np.array([1, 5, 5**0.5]) / (6 + 5**0.5)
     )
     for same in ([3.0, 3.0], [0.0]):
-        assert weights(np.array(same), 5, 1).tolist() == [1 / len(same)] * len(same)
-    assert weights(np.array([1.0, 9.0]), 1, 1).tolist() == [0.5, 0.5]  # k = 1: uniform
-    assert np.isfinite(weights(np.array([-1e300, 1e300]) / 4, 5, -1)).all()
+        assert sampling_weights(np.array(same), 5, 1).tolist() == [1 / len(same)] * len(same)
+    assert sampling_weights(np.array([1.0, 9.0]), 1, 1).tolist() == [0.5, 0.5]  # k = 1: uniform
+    assert np.isfinite(sampling_weights(np.array([-1e300, 1e300]) / 4, 5, -1)).all()
 
 
 class Shorter(torch.nn.Module):
@@ -81,16 +87,17 @@ class Shorter(torch.nn.Module):
 def test_phi_is_the_mean_over_captions():
     tokenizer = WordPiece.from_texts(["a b c d"])
     texts = [("a",), ("a b c", "a"), ("a b",), ("a b c d", "a", "a")]  # and 2 special tokens each
-    found = phi(Shorter(), texts, tokenizer, SimpleNamespace(text_length=8), CPU)
+    found = domain_scores(Shorter(), texts, tokenizer, SimpleNamespace(text_length=8), CPU)
     assert found.dtype == np.float64 and found.tolist() == [-3, -4, -4, -4]
 
 
 def test_report_shows_the_two_ends():
     texts = [(name,) for name in "abcdef"] + [("a",)]
     values = np.array([0.0, 5, 1, 4, 2, 3, -1])
-    assert report(texts, values, "source", -1, 2) == ("source domain, least exclusive: a; c\n"
-                                                      "source domain, most exclusive: d; b\n")
-    assert report(texts, values, "intermediate", 1, 2) == (
+    assert most_and_least_exclusive(texts, values, "source", -1, 2) == (
+        "source domain, least exclusive: a; c\nsource domain, most exclusive: d; b\n"
+    )
+    assert most_and_least_exclusive(texts, values, "intermediate", 1, 2) == (
         "intermediate domain, least exclusive: b; d\nintermediate domain, most exclusive: c; a\n"
     )
 
@@ -127,7 +134,10 @@ def scenes():
         config,
         tokenizer,
         (source, intermediate),
-        [phi(classifier, d.texts, tokenizer, config, CPU) for d in (source, intermediate)],
+        [
+            domain_scores(classifier, d.texts, tokenizer, config, CPU)
+            for d in (source, intermediate)
+        ],
     )
 
 
@@ -147,19 +157,19 @@ def test_the_classifier_tells_the_domains_apart(scenes):
 def test_the_classifier_finds_what_is_exclusive(scenes):
     """The walls and the hisses, which the scenes mark as exclusive, are drawn less often than what both domains can name."""
     for domain, values, sign in zip(scenes[2], scenes[3], (-1, 1)):
-        w, exclusive = weights(values, 5, sign), domain.exclusive
+        w, exclusive = sampling_weights(values, 5, sign), domain.is_exclusive
         assert 0.05 < exclusive.mean() < 0.25
         assert w[exclusive].mean() < 0.7 * w[~exclusive].mean()
         # phrases with a colour, a size or a place are exclusive too, by their words
         assert chance_that_first_is_higher(w[~exclusive], w[exclusive]) > 0.75
-        wrong = weights(values, 5, -sign)
+        wrong = sampling_weights(values, 5, -sign)
         assert wrong[exclusive].mean() > wrong[~exclusive].mean()
 
 
 @pytest.mark.slow
 def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
     config, tokenizer, domains, _ = scenes
-    run = SimpleNamespace(folder=tmp_path, main=True, device=CPU)
+    run = SimpleNamespace(folder=tmp_path, is_main=True, device=CPU)
     first = adaptive_weights(*domains, tokenizer, config, run)
     assert (tmp_path / "sampling.npz").is_file() and len(first[0]) == 400 and len(first[1]) == 250
     assert "intermediate domain, most exclusive" in capsys.readouterr().out

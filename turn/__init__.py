@@ -1,1 +1,1 @@
-"""TURN: Towards Effective Multi-Modal Interchanges in Zero-Resource Sounding Object Localization (NeurIPS 2022)."""
+"""TURN: zero-resource sounding object localization with two streams (Zhao et al., NeurIPS 2022)."""

@@ -1,22 +1,29 @@
-"""The paper's ablations on embedded scenes: `python -m turn.ablate --table 4 --seeds 3` (Tables 3 and 4, Figures 3 and 4)."""
+"""The paper's ablations: Table 4, Figures 3 and 4 on embedded scenes, Table 3 on real data.
+
+`python -m turn.ablate --table 4 --seeds 3`
+"""
 from common.training.ablation import ablate
 
 TABLES = {
-    "4": {"all": [], "no adaptive sampling": ["--no-adaptive"], "no reconstruction loss": ["--lambda-recon", "0"],
-          "no codebook loss": ["--beta", "0"], "no contrastive loss": ["--lambda-contra", "0"]},
-    "3": {f"{source} + {sounds}": ["--data", f"{source}+{sounds}"]  # with --preset paper
-          for sounds in ("audiocaps", "clotho") for source in ("refcoco", "refcoco+", "refcocog")},
+    "4": {"all": [], "no adaptive sampling": ["--no-adaptive"],
+          "no reconstruction loss": ["--lambda-recon", "0"], "no codebook loss": ["--beta", "0"],
+          "no contrastive loss": ["--lambda-contra", "0"]},
+    "3": {f"{source} + {intermediate}": ["--data", f"{source}+{intermediate}"]
+          for intermediate in ("audiocaps", "clotho")
+          for source in ("refcoco", "refcoco+", "refcocog")},
     "fig3": {f"{groups} groups, {codes} codes": ["--groups", str(groups), "--codes", str(codes)]
              for codes in (256, 512, 1024) for groups in (1, 2, 4)},
-    "fig4": {f"{source}-{intermediate}": ["--recon-source", source, "--recon-intermediate", intermediate]
+    "fig4": {f"{source}-{intermediate}": ["--recon-source", source,
+                                          "--recon-intermediate", intermediate]
              for source in ("no", "self") for intermediate in ("no", "self", "cross")},
 }
-COLUMNS = {"audio/ciou@0.5": "sound cIoU@0.5", "audio/auc": "sound AUC", "text/ciou@0.5": "phrase", "random/ciou@0.5": "random",
-           "three/audio/ciou@0.5": "sound, 3 objects"}
+COLUMNS = {"audio/ciou@0.5": "audio cIoU@0.5", "audio/auc": "audio AUC", "text/ciou@0.5": "text",
+           "random/ciou@0.5": "random", "three/audio/ciou@0.5": "audio, 3 objects"}
 
 
 def main(argv=None):
-    ablate("turn", __doc__, TABLES, COLUMNS, argv, needs={"3": ("--root", "--benchmark", "--benchmark-root")})
+    ablate("turn", __doc__.splitlines()[0], TABLES, COLUMNS, argv,
+           needs={"3": ("--root", "--benchmark", "--benchmark-root")})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TURN's configuration. `tiny` is the embedded default, `paper` is section 4.1 and appendix A.2 of the paper."""
+"""TURN's settings: `tiny` is for the embedded scenes, `paper` is section 4.1 and appendix A.2."""
 from dataclasses import dataclass, replace
 
 from common.training import RunConfig, flag
@@ -6,41 +6,48 @@ from common.training import RunConfig, flag
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE: refcoco|refcoco+|refcocog and clotho|audiocaps, as refcocog+clotho")
+    data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE of refcoco, refcoco+, refcocog and "
+                     "clotho, audiocaps, as refcocog+clotho")
     epochs: int = flag(7, "passes over the source domain (A.2.3)")
     batch_size: int = flag(64, "b_s, source samples a step (A.2.3)")
-    batch_intermediate: int = flag(32, "intermediate samples a step (0: in proportion to the numbers of texts, A.2.3)")
+    batch_intermediate: int = flag(32, "intermediate samples a step (A.2.3); 0: in proportion to "
+                                   "the numbers of texts")
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
-    weight_decay: float = flag(1e-4, "AdamW weight decay (A.2.3)")
+    weight_decay: float = flag(1e-4, "weight decay of AdamW (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
-    clip: float = flag(1.0, "maximal norm of the gradient (0: not clipped; not in the paper)")
-    visual_lr_scale: float = flag(1.0, "learning rate of the DETR relative to --lr (0: frozen; open in the paper)")
+    clip: float = flag(1.0, "maximal norm of the gradient, not in the paper; 0: no limit")
+    visual_lr_scale: float = flag(1.0, "learning rate of the DETR in parts of --lr; 0: it is "
+                                  "frozen (not said in the paper)")
 
     # Inputs (A.2.1)
-    scenes: int = flag(8000, "scenes of the source domain, when --data is scenes")
-    sounds: int = flag(4000, "captioned sounds of the intermediate domain, when --data is scenes")
-    held_out: int = flag(500, "scenes in each evaluation, when --data is scenes")
-    image_size: int = flag(96, "side of the picture in pixels, H = W")
+    scenes: int = flag(8000, "images of the source domain, if --data is scenes")
+    sounds: int = flag(4000, "captioned clips of the intermediate domain, if --data is scenes")
+    held_out: int = flag(500, "scenes in each evaluation, if --data is scenes")
+    image_size: int = flag(96, "side of the image in pixels, H = W")
     augment: bool = flag(False, "random scale, crop and translation in training")
-    flip: bool = flag(False, "also mirror the picture, and left and right in its phrase (released code)")
-    jitter: bool = flag(False, "also jitter the colours (released code)")
-    centre_crop: bool = flag(False, "at inference take the central square of the picture, not all of it (released code)")
-    sample_rate: int = flag(16000, "Hz")
-    seconds: float = flag(1.0, "length of the sounds")
+    flip: bool = flag(False, "mirror images too, and left and right in phrases (authors' code)")
+    jitter: bool = flag(False, "change colours too (authors' code)")
+    centre_crop: bool = flag(False, "test on the central square of an image (authors' code), not "
+                             "on all of it")
+    sample_rate: int = flag(16000, "audio samples a second")
+    seconds: float = flag(1.0, "length of a clip")
     n_fft: int = flag(512, "frame size of the spectrogram")
     hop: int = flag(256, "hop of the spectrogram")
     n_mels: int = flag(64, "mel bands, c")
-    filterbank_rate: int = flag(0, "rate for which the mel bands are laid out (0: --sample-rate; released code: 16000)")
+    filterbank_rate: int = flag(0, "sample rate of the mel bands (authors' code: 16000); 0: "
+                                "--sample-rate")
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
-    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's (none: made from the training texts)",
-                           free_on_resume=True)
-    refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd (none: unc, and google for refcocog)")
+    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's; none: "
+                           "the words of the training texts", free_on_resume=True)
+    refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd; none: google "
+                              "for refcocog, else unc")
 
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
-    detr_weights: str = flag("", "published DETR-R50 file for --detr r50, which `make weights` fetches", free_on_resume=True)
+    detr_weights: str = flag("", "published file for --detr r50; `make weights` fetches it",
+                             free_on_resume=True)
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
@@ -51,74 +58,86 @@ class Config(RunConfig):
     visual_layers: int = flag(2, "layers of the localization transformer")
     visual_heads: int = flag(4, "attention heads of the localization transformer")
     ffn: int = flag(4, "feed-forward width, in multiples of d")
-    visual_dropout: float = flag(0.0, "dropout in the localization stream")
+    visual_dropout: float = flag(0.0, "dropout in the localization transformer")
     dropout: float = flag(0.0, "dropout in the text and audio transformers")
-    groups: int = flag(2, "codebook groups, q (Figure 3)")
-    codes: int = flag(256, "total number of codes in all groups (Figure 3)")
-    decay: float = flag(0.97, "of the codebooks' moving averages")
-    revive: bool = flag(True, "replace dead codes by inputs")
+    groups: int = flag(2, "q, the number of codebooks (Figure 3)")
+    codes: int = flag(256, "number of codes in all codebooks together (Figure 3)")
+    decay: float = flag(0.97, "decay of the codebooks' moving averages")
+    revive: bool = flag(True, "replace unused codes by inputs")
 
-    # Losses (A.2.3); Table 4's switches
-    lambda_reg: float = flag(1.0, "lambda_1, smooth l1 of the box, Eq. (6)")
-    lambda_iou: float = flag(1.0, "lambda_2, GIoU of the box, Eq. (6)")
-    lambda_code: float = flag(1.0, "lambda_3, codebook loss, Eq. (10)")
-    lambda_recon: float = flag(0.1, "lambda_4, reconstruction, Eq. (10)")
-    lambda_contra: float = flag(0.1, "lambda_5, contrast, Eq. (10); 0: without (Table 4)")
-    beta: float = flag(0.25, "commitment, Eq. (8); 0: without codebook loss (Table 4)")
-    tau: float = flag(0.1, "temperature of the contrast, tau_c, Eq. (7)")
-    contrast: str = flag("t2a", "direction of the contrast: text to audio as in Eq. (7), the other, or both", ("t2a", "a2t", "both"))
-    recon_source: str = flag("self", "reconstruction in the source domain (Figure 4)", ("no", "self"))
-    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)", ("no", "self", "cross"))
-    mask_from: float = flag(0.5, "mask ratio in the first epoch")
-    mask_to: float = flag(1.0, "mask ratio in the last epoch")
+    # Losses (A.2.3), with the switches of Table 4
+    lambda_reg: float = flag(1.0, "λ_1, weight of the box regression, Eq. (6)")
+    lambda_iou: float = flag(1.0, "λ_2, weight of the GIoU, Eq. (6)")
+    lambda_code: float = flag(1.0, "λ_3, weight of the codebook loss, Eq. (10)")
+    lambda_recon: float = flag(0.1, "λ_4, weight of the reconstruction, Eq. (10)")
+    lambda_contra: float = flag(0.1, "λ_5, weight of the contrast, Eq. (10)")
+    beta: float = flag(0.25, "β, weight of the commitment, Eq. (8)")
+    tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
+    contrast: str = flag("t2a", "direction of the contrast: text to audio as in Eq. (7), audio to "
+                         "text, or both", ("t2a", "a2t", "both"))
+    recon_source: str = flag("self", "reconstruction in the source domain (Figure 4)",
+                             ("no", "self"))
+    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)",
+                                   ("no", "self", "cross"))
+    mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
+    mask_to: float = flag(1.0, "mask ratio in the last epoch (A.2.2)")
 
     # Adaptive sampling (3.6)
-    adaptive: bool = flag(True, "adaptive sampling; no: uniform (Table 4)")
+    adaptive: bool = flag(True, "draw items by adaptive sampling weights; no: uniformly (Table 4)")
     k: float = flag(5.0, "ratio of the largest to the smallest sampling weight, Eq. (13)")
     sampler_epochs: int = flag(2, "epochs of the domain classifier (A.2.3)")
     sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
 
-    select: str = flag("zero", "best.pt by validation in the two training domains (zero), or by Flickr-SoundNet's annotated pairs "
-                       "in --dev-root (flickr), the paper's way", ("zero", "flickr"))
+    # Selection and evaluation
+    select: str = flag("zero", "what chooses best.pt: validation in the two training domains "
+                       "(zero), or Flickr-SoundNet in --dev-root (flickr), as in the paper",
+                       ("zero", "flickr"))
     dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", free_on_resume=True)
-    benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo (with scenes: instead of scenes)")
-    benchmark_root: str = flag("", "its folder", free_on_resume=True)
-    validate_every: int = flag(2, "epochs between validations; the last epoch is always validated")
+    benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo")
+    benchmark_root: str = flag("", "folder of the benchmark", free_on_resume=True)
+    validate_every: int = flag(2, "epochs between validations; the last is always validated")
 
     def validate(self) -> None:
-        """Raises ValueError for what cannot be."""
+        """Raises ValueError if a setting is out of range."""
         for divisor in ("heads", "visual_heads", "groups"):
-            if self.dim % max(getattr(self, divisor), 1) or not getattr(self, divisor):
-                raise ValueError(f"--dim {self.dim} is not a multiple of --{divisor.replace('_', '-')} {getattr(self, divisor)}")
-        for name in ("scenes", "sounds", "held_out", "image_size", "hop", "n_mels", "time_mask", "freq_mask", "backbone_width",
-                     "codes", "sampler_epochs", "validate_every"):
+            if not getattr(self, divisor) or self.dim % getattr(self, divisor):
+                raise ValueError(f"--dim {self.dim} is not a multiple of "
+                                 f"--{divisor.replace('_', '-')} {getattr(self, divisor)}")
+        for name in ("scenes", "sounds", "held_out", "image_size", "hop", "n_mels", "time_mask",
+                     "freq_mask", "backbone_width", "codes", "sampler_epochs", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        if max(self.dropout, self.visual_dropout, self.decay) >= 1 or not (self.epochs or self.steps):
-            raise ValueError("--dropout, --visual-dropout and --decay are below 1, and --epochs or --steps is not 0")
-        if self.dim % 4:
-            raise ValueError(f"--dim {self.dim} is not a multiple of 4 (two axes, sine and cosine)")
-        if self.codes % self.groups:
-            raise ValueError(f"--codes {self.codes} is not a multiple of --groups {self.groups}")
-        if self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32):
-            raise ValueError(f"--image-size {self.image_size} is not a multiple of 16 from 32 up")
-        if not self.tau > 0 or not self.k >= 1 or not 0 <= self.mask_from <= self.mask_to <= 1:
-            raise ValueError("--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1")
-        if self.seconds * self.sample_rate <= self.n_fft:
-            raise ValueError(f"--seconds {self.seconds:g} are no more than one frame of --n-fft {self.n_fft}")
-        if self.text_length < 3:
-            raise ValueError("--text-length must leave room for a word between [CLS] and [SEP]")
-        if not self.augment and self.data != "scenes":
-            raise ValueError("--no-augment is for scenes: other pictures are not square (add --augment)")
-        if (self.select == "flickr") != bool(self.dev_root) or bool(self.benchmark) != bool(self.benchmark_root):
-            raise ValueError("--select flickr goes with --dev-root, --benchmark with --benchmark-root")
+        for is_wrong, text in (
+                (max(self.dropout, self.visual_dropout, self.decay) >= 1,
+                 "--dropout, --visual-dropout and --decay must be below 1"),
+                (not (self.epochs or self.steps), "--epochs or --steps must be at least 1"),
+                (self.dim % 4, f"--dim {self.dim} is not a multiple of 4 (sines of two axes)"),
+                (self.codes % self.groups,
+                 f"--codes {self.codes} is not a multiple of --groups {self.groups}"),
+                (self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32),
+                 f"--image-size {self.image_size} is not a multiple of 16 from 32 up"),
+                (not (self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1),
+                 "--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1"),
+                (self.seconds * self.sample_rate <= self.n_fft,
+                 f"--seconds {self.seconds:g} must be more than one frame of --n-fft {self.n_fft}"),
+                (self.text_length < 3, "--text-length must leave a word between [CLS] and [SEP]"),
+                (not self.augment and self.data != "scenes",
+                 "images that are not square need --augment; only scenes are square"),
+                ((self.select == "flickr") != bool(self.dev_root)
+                 or bool(self.benchmark) != bool(self.benchmark_root),
+                 "--select flickr goes with --dev-root, --benchmark with --benchmark-root")):
+            if is_wrong:
+                raise ValueError(text)
 
 
 TINY = Config()
 PAPER = replace(
-    TINY, preset="paper", data="refcocog+clotho", epochs=30, batch_intermediate=0, lr=1e-4, weight_decay=1e-5, warmup_epochs=1.0, clip=0.0,
-    visual_lr_scale=0.1, image_size=384, augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
-    text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3,
-    visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99, revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
-    vocabulary="third_party/weights/vocab.txt", detr_weights="third_party/weights/detr-r50-e632da11.pth")
+    TINY, preset="paper", data="refcocog+clotho", epochs=30, batch_intermediate=0, lr=1e-4,
+    weight_decay=1e-5, warmup_epochs=1.0, clip=0.0, visual_lr_scale=0.1, image_size=384,
+    augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
+    text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6,
+    decoder_layers=6, visual_layers=3, visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99,
+    revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
+    vocabulary="third_party/weights/vocab.txt",
+    detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

@@ -1,11 +1,22 @@
-"""TURN's five loss terms, Eqs. (6) to (10).
+"""TURN's losses, Eqs. (6) to (10) of section 3.5, as functions of whole batches.
 
-Each function returns this process's share of the mean over all processes (see common/dist.py), so that shares add up.
+symbol        here          shape
+b̂, b          box, gt       (b_s, 4)          predicted and annotated box: cx, cy, w, h in [0, 1]
+t̄, ā          t, a          (b, d)            captions and audio, projected, before the codebooks
+τ_c           tau
+T̃, T          words, tokens (B, L_t, |V|), (B, L_t)    text: logits, word indices
+Ã, A          audio, logmel (B, L_m, c)       reconstructed and given log-mel spectrogram
+λ_1 … λ_5     config.lambda_reg, _iou, _code, _recon, _contra
+
+Eq. (8) is in codebook.py. Each function returns the loss of each sample or of each part of it;
+train.py averages over all samples, and over masked positions only for Eq. (9).
+
+>>> box = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
+>>> box_overlap(box, box + 0.1).round(decimals=2)
+tensor([0.7800])
 """
 import torch
 import torch.nn.functional as F
-
-from common.training import dist
 
 
 def corners(box):
@@ -15,66 +26,84 @@ def corners(box):
 
 
 def giou(a, b):
-    """Generalised IoU of boxes (…, 4) as x0, y0, x1, y1 (Rezatofighi et al. 2019): (…,) in [-1, 1].
+    """Generalised IoU of Rezatofighi et al. 2019; C is the smallest box that holds both.
 
-    The metric of that name checks its input, which makes a GPU wait, and has no gradient.
+        GIoU = |a ∩ b| / |a ∪ b| − (|C| − |a ∪ b|) / |C|
+
+    a, b: boxes (…, 4) as x0, y0, x1, y1. Returns (…,) in [-1, 1]. `metrics.generalized_box_iou` is
+    the same, but checks its input, for which a GPU has to wait, and is made for no gradient.
     """
-    inter = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    inter = overlap.clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
     union = sum((box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b)) - inter
     return inter / (union + 1e-7) - (hull - union) / (hull + 1e-7)
 
 
-def mean_share(values, mask=None):
-    """This process's sum of `values` (where `mask`) over the number of them in all processes."""
-    if mask is None:
-        mask = torch.ones_like(values, dtype=torch.bool)
-    count = dist.all_sum(mask.sum().to(values.dtype)).clamp(min=1)
-    return (values * mask).sum() / count
+def box_regression(box, gt):
+    """L_reg of Eq. (6): smooth l1 "of each coordinate separately".
+
+        L_reg = ½ (b̂ − b)²  where |b̂ − b| < 1, else |b̂ − b| − ½
+
+    box, gt: (b_s, 4). Returns (b_s, 4), the loss of each coordinate.
+    """
+    return F.smooth_l1_loss(box, gt, reduction="none")
 
 
-def localization(box, truth):
-    """L_reg (smooth l1) and L_iou (GIoU) of Eq. (6); box and truth (B, 4) as cx, cy, w, h."""
-    reg = mean_share(F.smooth_l1_loss(box, truth, reduction="none"))
-    return reg, mean_share(1 - giou(corners(box), corners(truth)))
+def box_overlap(box, gt):
+    """L_iou of Eq. (6).
+
+        L_iou = 1 − GIoU(b̂, b)
+
+    box, gt: (b_s, 4). Returns (b_s,), the loss of each box.
+    """
+    return 1 - giou(corners(box), corners(gt))
 
 
 def contrast(t, a, tau: float, direction: str = "t2a"):
-    """InfoNCE of Eq. (7), as a loss: the printed sign is a likelihood's. t and a (B, d), row i of one belongs to row i
-    of the other; the denominator runs over the batch of all processes."""
+    """InfoNCE between captions and audio, Eq. (7). The printed sign is that of a likelihood.
+
+        L_contra = −1/b Σᵢ log( exp(cos(tᵢ, aᵢ)/τ_c) / Σⱼ exp(cos(tᵢ, aⱼ)/τ_c) )
+
+    t, a: (b, d), row i of one belongs to row i of the other. Returns (b,), the loss of each row.
+    direction: t2a is Eq. (7), a2t exchanges t and a, both is the mean of the two.
+    """
+    if direction == "both":
+        return (contrast(t, a, tau) + contrast(a, t, tau)) / 2
+    if direction == "a2t":
+        t, a = a, t
     t, a = F.normalize(t.float(), dim=-1), F.normalize(a.float(), dim=-1)
-    own = torch.arange(len(t), device=t.device) + dist.first_row(t)
-    terms = []
-    if direction != "a2t":
-        terms.append(F.cross_entropy(t @ dist.gather_rows(a).T / tau, own, reduction="none"))  # Eq. (7)
-    if direction != "t2a":
-        terms.append(F.cross_entropy(a @ dist.gather_rows(t).T / tau, own, reduction="none"))
-    return mean_share(torch.stack(terms).mean(0))
+    target = torch.arange(len(t), device=t.device)
+    return F.cross_entropy(t @ a.T / tau, target, reduction="none")
 
 
-def reconstruct_text(words, tokens, hidden):
-    """Cross-entropy of Eq. (9) over the hidden words: (B, L, V), (B, L), (B, L)."""
-    return mean_share(F.cross_entropy(words.flatten(0, 1).float(), tokens.flatten(), reduction="none"), hidden.flatten())
+def text_reconstruction(words, tokens):
+    """L_recon^t of Eq. (9).
+
+        L_recon^t = −log softmax(T̃)[T]
+
+    words: (B, L_t, |V|), tokens: (B, L_t). Returns (B, L_t), the loss of each word.
+    """
+    loss = F.cross_entropy(words.flatten(0, 1).float(), tokens.flatten(), reduction="none")
+    return loss.view(tokens.shape)
 
 
-def reconstruct_audio(sound, logmel, hidden):
-    """l1 of Eq. (9) over the hidden frames: (B, L, c), (B, L, c), (B, L)."""
-    return mean_share((sound.float() - logmel).abs().mean(-1), hidden)
+def audio_reconstruction(audio, logmel):
+    """L_recon^a of Eq. (9).
+
+        L_recon^a = 1/c |Ã − A|₁
+
+    audio, logmel: (B, L_m, c). Returns (B, L_m), the loss of each frame.
+    """
+    return (audio.float() - logmel).abs().mean(-1)
 
 
-def losses(output, batch, config) -> dict:
-    """All terms, unweighted, and `loss`, the weighted sum of Eqs. (6) and (10)."""
-    terms = {}
-    terms["reg"], terms["iou"] = localization(output.box, batch["box"])
-    terms["code"] = output.code_loss
-    terms["contra"] = contrast(output.t, output.a, config.tau, config.contrast)
-    zero = output.box.new_zeros(())
-    terms["recon_text"], terms["recon_audio"] = zero, zero
-    if output.words_s is not None:
-        terms["recon_text"] = reconstruct_text(output.words_s, batch["tokens_s"], batch["hidden_s"])
-    if output.words_m is not None:
-        terms["recon_text"] = terms["recon_text"] + reconstruct_text(output.words_m, batch["tokens_m"], batch["hidden_m"])
-        terms["recon_audio"] = reconstruct_audio(output.sound, batch["logmel"], batch["hidden_a"])
-    weights = {"reg": config.lambda_reg, "iou": config.lambda_iou, "code": config.lambda_code, "contra": config.lambda_contra,
-               "recon_text": config.lambda_recon, "recon_audio": config.lambda_recon}
-    return {"loss": sum(weights[k] * v for k, v in terms.items()), **terms}  # L = L_loc + L_aln
+def total(terms: dict, config):
+    """The weighted sum of Eqs. (6) and (10).
+
+        L = λ_1 L_reg + λ_2 L_iou + λ_3 L_code + λ_4 (L_recon^a + L_recon^t) + λ_5 L_contra
+    """
+    loss_weights = {"reg": config.lambda_reg, "iou": config.lambda_iou, "code": config.lambda_code,
+                    "contra": config.lambda_contra, "recon_text": config.lambda_recon,
+                    "recon_audio": config.lambda_recon}
+    return sum(loss_weights[name] * term for name, term in terms.items())

@@ -1,4 +1,14 @@
-"""Adaptive sampling, section 3.6: how exclusive to its domain a text is, and what that does to how often it is drawn."""
+"""Adaptive sampling, section 3.6: how often an item is drawn, by how exclusive its text is.
+
+symbol     here         shape
+Φ          classifier   tokens (n, L) → (n,)   logits, high for texts of the source domain
+Φ(t_i)     scores       (n,)                   of the items of a domain
+w_i        weights      (n,)                   sampling weights of a domain, of sum 1
+k          k                                   the largest weight is k times the smallest
+
+>>> sampling_weights(np.array([0.0, 1.0]), k=4, sign=-1)
+array([0.8, 0.2])
+"""
 from zipfile import BadZipFile
 
 import numpy as np
@@ -6,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.training import dist
 from common.io import InputError, atomic
-from common.training import cosine_schedule, progress_bar
+from common.training import cosine_schedule, dist, progress_bar
 
-from .transformer import Transformer, masked_mean, sine
+from .transformer import Transformer, add_positions, masked_mean
+
+ORDER = 30  # stream of random numbers [seed, ORDER, first step of an epoch]: the order of the texts
+SEED_OFFSET = 7  # the classifier's torch seed is config.seed + SEED_OFFSET
+SOURCE, INTERMEDIATE = -1, 1  # the sign of Φ in Eq. (12)
 
 
 class DomainClassifier(nn.Module):
@@ -18,31 +31,41 @@ class DomainClassifier(nn.Module):
 
     def __init__(self, tokenizer, d: int = 64):
         super().__init__()
-        self.pad = tokenizer.pad
-        self.words, self.encoder, self.out = nn.Embedding(len(tokenizer), d), Transformer(d, 4, 1, 4, 0.1), nn.Linear(d, 1)
+        self.pad_id, self.words = tokenizer.pad, nn.Embedding(len(tokenizer), d)
+        self.encoder, self.out = Transformer(d, 4, 1, 4, 0.1), nn.Linear(d, 1)
 
     def forward(self, tokens):
-        x = self.words(tokens)
-        mask = tokens == self.pad
-        return self.out(masked_mean(self.encoder(x + sine(x.shape[1], x.shape[2], x.device), mask), mask))[:, 0]
+        padding = tokens == self.pad_id  # (B, L)
+        x = self.encoder(add_positions(self.words(tokens)), padding)  # (B, L, d)
+        return self.out(masked_mean(x, padding))[:, 0]
 
 
 def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainClassifier:
-    """Minimise Eq. (11) over the texts of both domains (n, L), for sampler_epochs epochs; torch's generator is left as it was."""
+    """Minimise Eq. (11) over the texts of both domains, for config.sampler_epochs epochs.
+
+        L_ext = −Σ log σ(Φ(tˢ)) − Σ log(1 − σ(Φ(tᵐ)))
+
+    tokens_s: (n_s, L), tokens_m: (n_m, L). torch's random generator is left as it was.
+    """
     tokens = torch.cat([tokens_s, tokens_m])
     labels = torch.cat([torch.ones(len(tokens_s)), torch.zeros(len(tokens_m))])
+    size = config.batch_size
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed + 7)
+        torch.manual_seed(config.seed + SEED_OFFSET)
         classifier = DomainClassifier(tokenizer).to(device)
-        optimizer = torch.optim.AdamW(classifier.parameters(), config.sampler_lr, weight_decay=config.weight_decay)
-        per_epoch = -(-len(tokens) // config.batch_size)
-        total = config.sampler_epochs * per_epoch
+        optimizer = torch.optim.AdamW(classifier.parameters(), config.sampler_lr,
+                                      weight_decay=config.weight_decay)
+        steps_per_epoch = -(-len(tokens) // size)
+        total = config.sampler_epochs * steps_per_epoch
         for step in progress_bar(range(total), name="domain classifier"):
-            if step % per_epoch == 0:
-                order = torch.from_numpy(np.random.default_rng([config.seed, 30, step]).permutation(len(tokens)))
-            rows = order[step % per_epoch * config.batch_size:][:config.batch_size]
-            optimizer.param_groups[0]["lr"] = config.sampler_lr * cosine_schedule(step, total, per_epoch // 10 + 1)
-            loss = F.binary_cross_entropy_with_logits(classifier(tokens[rows].to(device)), labels[rows].to(device))  # Eq. (11)
+            if step % steps_per_epoch == 0:
+                rng = np.random.default_rng([config.seed, ORDER, step])
+                order = torch.from_numpy(rng.permutation(len(tokens)))
+            rows = order[step % steps_per_epoch * size:][:size]
+            rate = cosine_schedule(step, total, steps_per_epoch // 10 + 1)
+            optimizer.param_groups[0]["lr"] = config.sampler_lr * rate
+            loss = F.binary_cross_entropy_with_logits(classifier(tokens[rows].to(device)),
+                                                      labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -50,54 +73,61 @@ def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainCla
 
 
 @torch.no_grad()
-def phi(classifier, texts, tokenizer, config, device) -> np.ndarray:
-    """Φ of every item of a domain, (n,) float64: of an item with several captions, their mean."""
-    flat = tokenizer.encode([t for item in texts for t in item], config.text_length)
-    scores = torch.cat([classifier(part.to(device)) for part in flat.split(4096)]).double().cpu().numpy()
+def domain_scores(classifier, texts, tokenizer, config, device) -> np.ndarray:
+    """Φ of the items of a domain, (n,) float64; of an item with several captions their mean."""
+    tokens = tokenizer.encode([t for item in texts for t in item], config.text_length)
+    logits = torch.cat([classifier(part.to(device)) for part in tokens.split(4096)])
     counts = np.array([len(item) for item in texts])
-    return np.add.reduceat(scores, np.cumsum(counts) - counts) / counts
+    return np.add.reduceat(logits.double().cpu().numpy(), np.cumsum(counts) - counts) / counts
 
 
-def weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
-    """Φ (n,) → sampling weights (n,), Eqs. (12), (13): sign -1 in the source domain, +1 in the intermediate one.
+def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
+    """The sampling weights of a domain, Eqs. (12) and (13).
 
-    The largest is k times the smallest; where all scores are equal, tau* is 0 and the weights are uniform.
+        wᵢ = exp(±Φ(tᵢ)/τ) / Σⱼ exp(±Φ(tⱼ)/τ),   τ = (max Φ − min Φ) / ln k
+
+    scores: (n,); sign: SOURCE (−) or INTERMEDIATE (+). Returns (n,). If all scores are equal, τ is
+    0 and the weights are uniform.
     """
     spread = scores.max() - scores.min()
     if spread == 0 or k == 1:
         return np.full(len(scores), 1 / len(scores))
-    tau = spread / np.log(k)  # Eq. (13)
-    w = np.exp(sign * (scores - (scores.max() if sign > 0 else scores.min())) / tau)  # Eq. (12); the shift cancels
+    tau = spread / np.log(k)
+    shift = scores.max() if sign > 0 else scores.min()  # against overflow; it cancels
+    w = np.exp(sign * (scores - shift) / tau)
     return w / w.sum()
 
 
 def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
-    """The weights of both domains, computed once a run: the scores are in sampling.npz beside its results."""
-    path = run.folder / "sampling.npz"
+    """The weights of both domains. Their scores are computed once in a run, into sampling.npz."""
+    path, domains = run.folder / "sampling.npz", (source, intermediate)
     if run.is_main and not (config.resume and path.exists()):
-        flat = [tokenizer.encode([t for item in d.texts for t in item], config.text_length) for d in (source, intermediate)]
-        classifier = train_classifier(*flat, tokenizer, config, run.device)
-        scores = [phi(classifier, d.texts, tokenizer, config, run.device) for d in (source, intermediate)]
+        tokens = [tokenizer.encode([t for item in d.texts for t in item], config.text_length)
+                  for d in domains]
+        classifier = train_classifier(*tokens, tokenizer, config, run.device)
+        scores = [domain_scores(classifier, d.texts, tokenizer, config, run.device)
+                  for d in domains]
         with atomic(path) as f:
             np.savez(f, source=scores[0], intermediate=scores[1])
         if not config.resume:
-            print(report(source.texts, scores[0], "source", -1) + report(intermediate.texts, scores[1], "intermediate", 1))
+            print(most_and_least_exclusive(source.texts, scores[0], "source", SOURCE),
+                  most_and_least_exclusive(intermediate.texts, scores[1], "intermediate",
+                                           INTERMEDIATE), sep="")
     dist.gather_objects(None)  # wait for the main process
     try:
         with np.load(path, allow_pickle=False) as saved:
             scores = saved["source"], saved["intermediate"]
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(path, f"not the scores of a run ({error})") from None
-    if (len(scores[0]), len(scores[1])) != (len(source), len(intermediate)):
+    if [len(s) for s in scores] != [len(d) for d in domains]:
         raise InputError(path, "holds scores of other data")
-    return weights(scores[0], config.k, -1), weights(scores[1], config.k, 1)
+    return tuple(sampling_weights(s, config.k, sign)
+                 for s, sign in zip(scores, (SOURCE, INTERMEDIATE)))
 
 
-def report(texts, scores, domain: str, sign: int, m: int = 10) -> str:
-    """The m least and most domain-exclusive different texts (A.1.2), most shared first."""
-    order, seen = np.argsort(-sign * scores, kind="stable"), {}
-    for i in order:
-        seen.setdefault(texts[i][0], i)
-    different = list(seen)
-    return (f"{domain} domain, least exclusive: " + "; ".join(different[:m]) +
-            f"\n{domain} domain, most exclusive: " + "; ".join(different[-m:]) + "\n")
+def most_and_least_exclusive(texts, scores, domain: str, sign: int, m: int = 10) -> str:
+    """The m least and the m most domain-exclusive different texts (A.1.2), two lines."""
+    order = np.argsort(-sign * scores, kind="stable")  # the least exclusive first
+    different = list(dict.fromkeys(texts[i][0] for i in order))
+    return (f"{domain} domain, least exclusive: {'; '.join(different[:m])}\n"
+            f"{domain} domain, most exclusive: {'; '.join(different[-m:])}\n")

@@ -1,7 +1,8 @@
-"""Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --data refcocog+clotho --root DIR` as in the paper.
+"""Train TURN: `python -m turn.train` on embedded scenes, or as in the paper with `--preset paper
+--data refcocog+clotho --root DIR`.
 
-No sample that the loop sees holds a picture and a sound together: localization is learned from pictures with phrases,
-and what a sound means from captions (zero-resource, section 3.1).
+Zero-resource (section 3.1): no sample of the training has an image and audio together. Boxes are
+learned from images with phrases, the meaning of audio from captions.
 """
 import time
 from dataclasses import replace
@@ -9,111 +10,144 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from common.training import dist
-from common.training import Run, autocast, cli, configure, cosine_schedule, progress_bar
+from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
+                             step_loader)
 
+from . import losses
+from .backbones.tokenizer import WordPiece
 from .config import PRESETS
-from .data import Steps, domains
-from .evaluate import TestFiles, finish, validate
-from .losses import losses
+from .data import TrainingBatches
+from .domains import load_domains
+from .evaluate import evaluate_best, validate
 from .model import Turn
 from .sampling import adaptive_weights
-from .tokenizer import WordPiece
+from .test_sets import FileTestSet
 
 
-def tokenizer_of(config, source, intermediate) -> WordPiece:
-    """The vocabulary file that is named, or the words of the training texts."""
+def build_tokenizer(config, source, intermediate) -> WordPiece:
+    """Of the vocabulary file that is named, or of the words of the training texts."""
     if config.vocabulary:
         return WordPiece.from_file(config.vocabulary)
-    return WordPiece.from_texts(t for domain in (source, intermediate) for item in domain.texts for t in item)
+    return WordPiece.from_texts(text for domain in (source, intermediate)
+                                for item in domain.texts for text in item)
 
 
 def parameter_groups(model, config) -> list:
-    """The DETR at its own rate (frozen at 0); no weight decay for norms and biases."""
+    """The DETR has its own rate, and is frozen at 0; norms and biases have no weight decay."""
     detr = {id(p) for p in model.localization.detr.parameters()}
     if not config.visual_lr_scale:
         model.localization.detr.requires_grad_(False)
     groups = []
-    for scale, inside in ((1.0, False), (config.visual_lr_scale, True)):
-        chosen = [p for p in model.parameters() if p.requires_grad and (id(p) in detr) == inside]
-        for decay, matrices in ((config.weight_decay, True), (0.0, False)):
-            groups.append({"params": [p for p in chosen if (p.dim() > 1) == matrices], "weight_decay": decay, "scale": scale})
-    return [g for g in groups if g["params"]]
+    for scale, is_detr in ((1.0, False), (config.visual_lr_scale, True)):
+        part = [p for p in model.parameters() if p.requires_grad and (id(p) in detr) == is_detr]
+        for decay, is_matrix in ((config.weight_decay, True), (0.0, False)):
+            groups.append({"params": [p for p in part if (p.dim() > 1) == is_matrix],
+                           "weight_decay": decay, "scale": scale})
+    return [group for group in groups if group["params"]]
 
 
-class Usage(nn.Module):
-    """How often each code was chosen in the epoch; collapse of a codebook is the first thing to go wrong."""
+def loss_terms(output, batch, config) -> dict:
+    """The terms of Eqs. (6) and (10), and their weighted sum `loss`: this process's part of them.
+
+    Eq. (7) compares all captions with all audio of the batch, so those of other processes too.
+    """
+    t, a = dist.gather_rows(output.t), dist.gather_rows(output.a)
+    zero = output.box.new_zeros(())
+    terms = {"reg": dist.mean(losses.box_regression(output.box, batch["box"])),
+             "iou": dist.mean(losses.box_overlap(output.box, batch["box"])),
+             "code": dist.mean(output.code_loss),
+             "contra": dist.mean(losses.contrast(t, a, config.tau, config.contrast)),
+             "recon_text": zero, "recon_audio": zero}
+    for words, domain in ((output.words_s, "s"), (output.words_m, "m")):
+        if words is not None:
+            loss = losses.text_reconstruction(words, batch[f"tokens_{domain}"])
+            loss = dist.mean(loss, batch[f"text_mask_{domain}"])
+            terms["recon_text"] = terms["recon_text"] + loss
+    if output.audio is not None:
+        loss = losses.audio_reconstruction(output.audio, batch["logmel"])
+        terms["recon_audio"] = dist.mean(loss, batch["audio_mask"])
+    return {"loss": losses.total(terms, config), **terms}
+
+
+class CodebookUsage(nn.Module):
+    """How often each code was chosen in the epoch: the collapse of a codebook shows here first."""
 
     def __init__(self, config):
         super().__init__()
         self.register_buffer("counts", torch.zeros(config.groups, config.codes // config.groups))
 
     def report(self) -> dict:
-        """Perplexity of each book, and the share of its codes that were chosen at all."""
-        perplexity = torch.special.entr(self.counts / self.counts.sum(1, keepdim=True)).sum(1).exp().tolist()
+        """The perplexity of each book, and the part of its codes that were chosen at all."""
+        p = self.counts / self.counts.sum(1, keepdim=True)  # (groups, codes)
+        perplexity = torch.special.entr(p).sum(1).exp().tolist()
         active = (self.counts > 0).float().mean(1).tolist()
-        return {f"codebook/{name}_{i}": value for name, values in (("perplexity", perplexity), ("active", active))
+        return {f"codebook/{name}_{i}": value
+                for name, values in (("perplexity", perplexity), ("active", active))
                 for i, value in enumerate(values)}
 
 
 def train(config) -> dict:
     run = Run("turn", config)
-    source, intermediate = domains(config, "train")
-    tokenizer = tokenizer_of(config, source, intermediate)
-    steps = Steps(source, intermediate, tokenizer, config)
-    held_out = domains(config, "validation")
-    dev = TestFiles(config, "flickr", config.dev_root) if config.select == "flickr" else None
-    benchmark = TestFiles(config, config.benchmark, config.benchmark_root) if config.benchmark else None
+    source, intermediate = load_domains(config, "train")
+    tokenizer = build_tokenizer(config, source, intermediate)
+    batches = TrainingBatches(source, intermediate, tokenizer, config)
+    held_out = load_domains(config, "validation")
+    dev = FileTestSet(config, "flickr", config.dev_root) if config.select == "flickr" else None
+    benchmark = (FileTestSet(config, config.benchmark, config.benchmark_root) if config.benchmark
+                 else None)
 
-    weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
-    model = dist.sync_batchnorm(Turn(replace(config, detr_weights=weights), tokenizer)).to(run.device, memory_format=torch.channels_last)
+    detr_weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
+    model = dist.sync_batchnorm(Turn(replace(config, detr_weights=detr_weights), tokenizer))
+    model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
-    used = Usage(config).to(run.device)
-    run.start({"model": model, "optimizer": optimizer, "usage": used}, {"tokens": tokenizer.tokens})
+    usage = CodebookUsage(config).to(run.device)
+    run.start({"model": model, "optimizer": optimizer, "usage": usage},
+              {"tokens": tokenizer.tokens})
     if config.adaptive:
-        steps.weights = adaptive_weights(source, intermediate, tokenizer, config, run)
+        batches.sampling_weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress_bar(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
+    warmup = round(config.warmup_epochs * batches.steps_per_epoch)
     before = time.perf_counter()
-    for batch in steps.loader(run.step):
+    for batch in step_loader(batches, run.step, batches.total_steps, config.workers):
         fetched = time.perf_counter()
         model.train()
         if not config.visual_lr_scale:
             model.localization.detr.eval()  # frozen: its dropout and running statistics too
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-        rate = cosine_schedule(run.step, steps.total, round(config.warmup_epochs * steps.per_epoch))
+        rate = cosine_schedule(run.step, batches.total_steps, warmup)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate * group["scale"]
         with autocast(run):
             output = forward(batch)
-        terms = losses(output, batch, config)
+        terms = loss_terms(output, batch, config)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         dist.sum_gradients(model.parameters())
         if config.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
-        used.counts += output.info["counts"]
+        usage.counts += output.codes["counts"]
         run.step += 1
         now = time.perf_counter()
-        run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4), step_s=round(now - fetched, 4))
+        run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4),
+                step_s=round(now - fetched, 4))
         before = now
         bar.update()
-        ended = run.step % steps.per_epoch == 0 or run.step == steps.total
-        if ended:
-            report = used.report()
-            if run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0:
+        is_last = run.step == batches.total_steps
+        epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
+        if epoch_ended:
+            epoch, report = run.step // batches.steps_per_epoch, usage.report()
+            usage.counts.zero_()
+            if is_last or epoch % config.validate_every == 0:
                 report |= validate(model, tokenizer, held_out, dev, config, run.device)
-            run.log_metrics(report)
-            if report.get("validation/score", run.best) > run.best:
-                run.best, run.extra["report"] = report["validation/score"], report
-                run.save("best.pt")
-                del run.extra["report"]  # last.pt is the same whether the run was continued or not
-            used.counts.zero_()
-        run.end_step(ended)
+                run.keep_best(report)
+            else:
+                run.log_metrics(report)
+        run.end_step(epoch_ended)
     bar.close()
-    return finish(run, benchmark)
+    return evaluate_best(run, benchmark)
 
 
 def main(argv=None):

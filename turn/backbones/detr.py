@@ -1,6 +1,11 @@
-"""DETR (Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020) with the published key names.
+"""The backbone and encoder of DETR, with the published key names.
 
-B pictures, (H, W) pixels, (h, w) = the backbone's last map, d channels, Q queries. Masks are True on padding.
+Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020,
+https://arxiv.org/abs/2005.12872; weights of facebookresearch/detr. TURN uses the tokens that the
+encoder gives; the decoder and the heads are only named in the published file.
+
+B images of (H, W) pixels; (h, w) is the backbone's last map; d channels; n = h·w tokens in rows.
+`padding` is True where a pixel or a token is padding.
 """
 import math
 
@@ -8,29 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.io import load_published
+
 from .resnet import FrozenBatchNorm, resnet50
 
+QUERIES, CLASSES = 100, 92  # of the published decoder and its heads
 
-def pad_pictures(pictures):
-    """A list of (3, h, w), of any sizes → images (B, 3, H, W), mask (B, H, W) True on padding.
 
-    Pictures are at the top left; zeros, the mean colour of normalised pictures, to the right and below.
+def sine_positions(padding, d):
+    """padding (B, h, w) → positions (B, d, h, w): d/2 channels of y, d/2 of x (their appendix).
+
+    A place is the number of real cells up to it, over the image's own height or width, times 2π;
+    sine and cosine of it alternate.
     """
-    height, width = (max(p.shape[side] for p in pictures) for side in (1, 2))
-    images = torch.stack([F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pictures])
-    mask = torch.ones(len(pictures), height, width, dtype=torch.bool, device=images.device)
-    for row, p in zip(mask, pictures):
-        row[:p.shape[1], :p.shape[2]] = False
-    return images, mask
-
-
-def sine_positions(mask, d):
-    """mask (B, h, w) → positions (B, d, h, w): d/2 channels of y, then d/2 of x, sine and cosine in turn (their appendix).
-
-    A cell's place is the number of real cells up to it, over the picture's own height or width, times 2π.
-    """
-    real = (~mask).float()
-    frequency = 10000.0 ** (-torch.arange(0, d // 2, 2, device=mask.device) / (d // 2))  # (d/4,)
+    real = (~padding).float()
+    frequency = 10000.0 ** (-torch.arange(0, d // 2, 2, device=padding.device) / (d // 2))  # (d/4,)
     axes = []
     for axis in (1, 2):
         place = real.cumsum(axis)
@@ -52,27 +49,19 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query, key, value, mask=None, weights=False):
-        """query (B, n, d), key and value (B, m, d), mask (B, m) True where a key is padding → (B, n, d).
-
-        weights: also give the attention (B, n, m), the mean over the heads, before dropout.
-        """
+    def forward(self, query, key, value, padding=None):
+        """query (B, n, d), key and value (B, m, d), padding (B, m) of the keys → (B, n, d)."""
         parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
-        q, k, v = (F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2) for x, w, b in parts)  # (B, heads, n, ·)
-        seen = None if mask is None else ~mask[:, None, None]  # (B, 1, 1, m)
+        q, k, v = (F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                   for x, w, b in parts)  # (B, heads, n or m, d/heads)
+        is_real = None if padding is None else ~padding[:, None, None]  # (B, 1, 1, m)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, seen, dropout)
-        x = self.out_proj(x.transpose(1, 2).flatten(2))
-        if not weights:
-            return x
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, heads, n, m)
-        if mask is not None:
-            scores = scores.masked_fill(~seen, -math.inf)
-        return x, scores.softmax(-1).mean(1)
+        x = F.scaled_dot_product_attention(q, k, v, is_real, dropout)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):
-    """What both kinds of layer have: self-attention and a feed-forward network, normalised after each addition."""
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network, normalised after each addition."""
 
     def __init__(self, d, heads, ffn, dropout):
         super().__init__()
@@ -81,132 +70,69 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = nn.Dropout(dropout)
 
-    def feed_forward(self, x):
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
-
-
-class EncoderLayer(Layer):
-    def forward(self, x, pos, mask):
-        """tokens x and their positions (B, n, d), mask (B, n) → (B, n, d). Positions reach queries and keys only."""
-        x = self.norm1(x + self.dropout(self.self_attn(x + pos, x + pos, x, mask)))
-        return self.norm2(x + self.feed_forward(x))
-
-
-class DecoderLayer(Layer):
-    def __init__(self, d, heads, ffn, dropout):
-        super().__init__(d, heads, ffn, dropout)
-        self.multihead_attn = Attention(d, heads, dropout)
-        self.norm3 = nn.LayerNorm(d)
-
-    def forward(self, x, queries, memory, pos, mask, weights):
-        """x and queries (B, Q, d), memory and pos (B, n, d) → x (B, Q, d), attention (B, Q, n) or None."""
-        x = self.norm1(x + self.dropout(self.self_attn(x + queries, x + queries, x)))
-        found = self.multihead_attn(x + queries, memory + pos, memory, mask, weights)
-        found, attention = found if weights else (found, None)
-        x = self.norm2(x + self.dropout(found))
-        return self.norm3(x + self.feed_forward(x)), attention
+    def forward(self, x, positions, padding):
+        """x and positions (B, n, d), padding (B, n) → (B, n, d). Values have no positions."""
+        y = self.self_attn(x + positions, x + positions, x, padding)
+        x = self.norm1(x + self.dropout(y))
+        y = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.norm2(x + self.dropout(y))
 
 
 class Encoder(nn.Module):
-    def __init__(self, layers, *sizes):
+    def __init__(self, layers, d, heads, ffn, dropout):
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(*sizes) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(d, heads, ffn, dropout) for _ in range(layers))
 
-    def forward(self, x, pos, mask):
+    def forward(self, x, positions, padding):
         for layer in self.layers:
-            x = layer(x, pos, mask)
+            x = layer(x, positions, padding)
         return x
 
 
-class Decoder(nn.Module):
-    def __init__(self, layers, d, *sizes):
-        super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(d, *sizes) for _ in range(layers))
-        self.norm = nn.LayerNorm(d)
-
-    def forward(self, queries, memory, pos, mask):
-        """→ every layer's output, normalised (layers, B, Q, d), and the last layer's attention (B, Q, n)."""
-        x, outputs = torch.zeros_like(queries), []
-        for layer in self.layers:
-            x, attention = layer(x, queries, memory, pos, mask, weights=layer is self.layers[-1])
-            outputs.append(self.norm(x))
-        return torch.stack(outputs), attention
-
-
-class BoxHead(nn.Module):
-    """Three linear layers with ReLU between: (…, d) → (…, 4)."""
-
-    def __init__(self, d):
-        super().__init__()
-        self.layers = nn.ModuleList((nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, 4)))
-
-    def forward(self, x):
-        first, second, last = self.layers
-        return last(F.relu(second(F.relu(first(x)))))
-
-
 class Detr(nn.Module):
-    """A backbone (ResNet without classifier) and a transformer of width d over its last map.
+    """A backbone (ResNet without classifier) and a transformer encoder of width d over its map."""
 
-    decoder_layers=0 leaves an encoder alone: only `encode` and `encode_map` can be called then.
-    """
-
-    def __init__(self, backbone, d=256, heads=8, encoder_layers=6, decoder_layers=6, ffn=2048, dropout=0.1,
-                 queries=100, num_classes=91):
+    def __init__(self, backbone, d=256, heads=8, layers=6, ffn=2048, dropout=0.1):
         super().__init__()
         self.d = d
-        self.backbone = nn.ModuleList([nn.ModuleDict({"body": backbone})])  # the published names: backbone.0.body.…
+        self.backbone = nn.ModuleList([nn.ModuleDict({"body": backbone})])  # backbone.0.body.…
         self.input_proj = nn.Conv2d(backbone.channels, d, 1)
-        self.transformer = nn.ModuleDict({"encoder": Encoder(encoder_layers, d, heads, ffn, dropout)})
-        if decoder_layers:
-            self.transformer["decoder"] = Decoder(decoder_layers, d, heads, ffn, dropout)
-            self.query_embed = nn.Embedding(queries, d)
-            self.class_embed = nn.Linear(d, num_classes + 1)  # the last class is "no object"
-            self.bbox_embed = BoxHead(d)
+        self.transformer = nn.ModuleDict({"encoder": Encoder(layers, d, heads, ffn, dropout)})
         for parameter in self.transformer.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def encode_map(self, images, mask=None):
-        """images (B, 3, H, W), mask (B, H, W) → features (B, C, h, w), tokens (B, h·w, d), positions (B, h·w, d),
-        mask of the map (B, h, w). What is computed at padded cells is there, but no token has attended to them."""
-        features = self.backbone[0]["body"].features(images)
-        size = features.shape[-2:]
-        small = torch.zeros(len(images), *size, dtype=torch.bool, device=images.device)
-        if mask is not None:
-            small = F.interpolate(mask[:, None].float(), size)[:, 0].bool()  # nearest
-        pos = sine_positions(small, self.d).flatten(2).transpose(1, 2).to(self.input_proj.weight.dtype)  # (B, h·w, d)
-        tokens = self.input_proj(features).flatten(2).transpose(1, 2)  # (B, h·w, d)
-        tokens = self.transformer["encoder"](tokens, pos, None if mask is None else small.flatten(1))
-        return features, tokens, pos, small
+    def encode(self, images, padding=None):
+        """images (B, 3, H, W) normalised, padding (B, H, W) → tokens (B, n, d), padding (B, h, w).
 
-    def encode(self, images, mask=None):
-        """images (B, 3, H, W) normalised, mask (B, H, W) → tokens (B, h·w, d) in rows, mask of the map (B, h, w)."""
-        _, tokens, _, small = self.encode_map(images, mask)
+        Tokens of padded cells have values too, but no other token has attended to them.
+        """
+        features = self.backbone[0]["body"].features(images)  # (B, C, h, w)
+        small = torch.zeros(len(images), *features.shape[-2:], dtype=torch.bool,
+                            device=images.device)
+        if padding is not None:
+            small = F.interpolate(padding[:, None].float(), small.shape[1:])[:, 0].bool()  # nearest
+        positions = sine_positions(small, self.d).flatten(2).transpose(1, 2)  # (B, n, d)
+        tokens = self.input_proj(features).flatten(2).transpose(1, 2)  # (B, n, d)
+        tokens = self.transformer["encoder"](tokens, positions.to(self.input_proj.weight.dtype),
+                                             None if padding is None else small.flatten(1))
         return tokens, small
 
-    def forward(self, images, mask=None):
-        """images (B, 3, H, W) normalised, mask (B, H, W) True on padding, which a picture must not consist of →
 
-        pred_logits (B, Q, classes + 1), pred_boxes (B, Q, 4) as cx, cy, w, h in 0..1 of the padded picture,
-        memory (B, d, h, w), features (B, C, h, w), attention (B, Q, h, w) of the last decoder layer, mask (B, h, w),
-        hs (layers, B, Q, d), the decoder's layers, for losses on each of them.
-        """
-        features, tokens, pos, small = self.encode_map(images, mask)
-        size = features.shape[-2:]
-        queries = self.query_embed.weight.expand(len(images), -1, -1)  # (B, Q, d)
-        hs, attention = self.transformer["decoder"](queries, tokens, pos, None if mask is None else small.flatten(1))
-        return {
-            "pred_logits": self.class_embed(hs[-1]),
-            "pred_boxes": self.bbox_embed(hs[-1]).sigmoid(),
-            "memory": tokens.transpose(1, 2).unflatten(2, size),
-            "features": features,
-            "attention": attention.unflatten(2, size),
-            "mask": small,
-            "hs": hs,
-        }
+def detr_r50(weights=""):
+    """DETR-R50 up to its encoder; weights: the published detr-r50-e632da11.pth, or none.
 
-
-def detr_r50(num_classes=91):
-    """detr-r50-e632da11.pth, under its key "model"; 41.5 M parameters."""
-    return Detr(resnet50(num_classes=None, norm=FrozenBatchNorm), num_classes=num_classes)
+    The file is loaded strictly: its decoder and heads must be there and of the right shapes, and
+    are dropped. Raises InputError.
+    """
+    detr = Detr(resnet50(num_classes=None, norm=FrozenBatchNorm))
+    if weights:
+        d = detr.d
+        decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(d, 8, 2048), 6, nn.LayerNorm(d))
+        detr.transformer["decoder"] = decoder
+        detr.query_embed, detr.class_embed = nn.Embedding(QUERIES, d), nn.Linear(d, CLASSES)
+        layers = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, 4)
+        detr.bbox_embed = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        load_published(detr, weights, key="model")
+        del detr.transformer["decoder"], detr.query_embed, detr.class_embed, detr.bbox_embed
+    return detr

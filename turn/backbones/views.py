@@ -1,6 +1,8 @@
-"""Pictures and boxes on their way into the model, and boxes on their way out (appendix A.2.1; Yang et al. 2019, 2020).
+"""The image front end: views of images for the model, and the boxes that move with them.
 
-Boxes are (centre x, centre y, width, height) in [0, 1]: of the picture on the way in, of the view (padding included) inside.
+Appendix A.2.1, which takes the random scale, crop and translation of one-stage grounding (Yang et
+al. 2019, 2020). Boxes are cx, cy, w, h in [0, 1], of the image outside and of the view, padding
+included, inside.
 """
 import re
 from typing import NamedTuple
@@ -9,29 +11,31 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)[:, :, None, None]  # ImageNet's
+MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]],
+                     np.float32)[:, :, None, None]  # of ImageNet
 GAIN, BIAS = 1 / (255 * STD), MEAN / STD  # (3, 1, 1)
-SCALE = 0.7, 1.0  # the longer side becomes this part of the view; one-stage grounding draws from seven steps of this range
-CROP = 0.6, 0.95  # a crop's sides as parts of the picture's
-CROPPED = 0.5  # the part of the pictures that are cropped
-JITTER = 0.4
-WIDEST = 4  # a picture longer than this times its width is squeezed at test time, or one odd file would take all memory
-PLACE = re.compile(r"\b(left|right|top|bottom|middle)", re.IGNORECASE)  # "leftmost" counts, "bright" and "stop" do not
+SCALE = 0.7, 1.0  # the longer side in parts of the view; one-stage grounding has seven such steps
+CROP = 0.6, 0.95  # sides of a crop in parts of the image's
+CROPPED = 0.5  # the part of the images that are cropped
+JITTER = 0.4  # greatest change of brightness, contrast and saturation
+WIDEST = 4  # a longer image is squeezed at test time, or one odd file would take all memory
+PLACE = re.compile(r"\b(left|right|top|bottom|middle)", re.IGNORECASE)  # not "bright", "stop"
 SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
-def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Generator, flip: bool = False,
-               jitter: bool = False) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
-    """Random crop, scale and translation of (H, W, 3) uint8, in one resampling.
+def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Generator,
+               flip: bool = False, jitter: bool = False) -> tuple:
+    """Random crop, scale and translation of an image (H, W, 3) uint8, in one resampling.
 
-    Returns the image (3, size, size) with ImageNet's mean and deviation, zeros where it is padded; the box (4,) of the same
-    object in it; the phrase; the mask (size, size), True on padding. A crop keeps the whole box; there is none where the
-    phrase says left, right, top, bottom or middle. `flip` mirrors half of the pictures, and with them left and right in the
-    phrase; `jitter` changes brightness, contrast and saturation: both are in the released code only.
+    Returns the view (3, size, size), normalised as for ImageNet, 0 on padding; its padding (size,
+    size), True where padded; the box (4,) of the same object in the view; the phrase. A crop keeps
+    the whole box; there is none if the phrase says left, right, top, bottom or middle. `flip`
+    mirrors half of the images, with left and right in their phrases; `jitter` changes the colours:
+    both are in the authors' code only.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = _corners(box, width, height)
-    left, top, right, bottom = 0., 0., float(width), float(height)  # the part of the picture that is seen
+    left, top, right, bottom = 0., 0., float(width), float(height)  # the crop
     if not PLACE.search(phrase) and rng.random() < CROPPED:
         left, right = _crop(x0, x1, width, rng)
         top, bottom = _crop(y0, y1, height, rng)
@@ -39,7 +43,8 @@ def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Ge
     w, h = (max(1, round(side * scale)) for side in (right - left, bottom - top))
     x, y = rng.integers(0, size - w + 1), rng.integers(0, size - h + 1)
 
-    view = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    view = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR,
+                                         box=(left, top, right, bottom))
     # the sides were rounded to pixels, so each axis has its own scale
     x0, x1 = ((v - left) * w / (right - left) for v in (x0, x1))
     y0, y1 = ((v - top) * h / (bottom - top) for v in (y0, y1))
@@ -52,14 +57,14 @@ def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Ge
 
     canvas = torch.zeros(3, size, size)
     canvas[:, y:y + h, x:x + w] = _normalise(view)
-    mask = torch.ones(size, size, dtype=torch.bool)
-    mask[y:y + h, x:x + w] = False
-    moved = torch.tensor([x + (x0 + x1) / 2, y + (y0 + y1) / 2, x1 - x0, y1 - y0], dtype=torch.float32) / size
-    return canvas, moved, phrase, mask
+    padding = torch.ones(size, size, dtype=torch.bool)
+    padding[y:y + h, x:x + w] = False
+    box = torch.tensor([x + (x0 + x1) / 2, y + (y0 + y1) / 2, x1 - x0, y1 - y0])
+    return canvas, padding, box.to(torch.float32) / size, phrase
 
 
 class View(NamedTuple):
-    """Where a test view lies, in pixels of the resized picture: `left`, `top` is its corner, `width`, `height` its size."""
+    """Where a test view lies in the resized image, in pixels: its top left corner and its size."""
     left: int
     top: int
     width: int
@@ -67,8 +72,8 @@ class View(NamedTuple):
     full_width: int
     full_height: int
 
-    def to_picture(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Boxes (…, 4) in the view → boxes in the whole picture, cut off at its edges."""
+    def to_image(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes (…, 4) in the view → boxes in the whole image, cut off at its edges."""
         span = boxes.new_tensor([self.width, self.height])
         full = boxes.new_tensor([self.full_width, self.full_height])
         centre = boxes[..., :2] * span + boxes.new_tensor([self.left, self.top])
@@ -77,10 +82,11 @@ class View(NamedTuple):
         return torch.cat([(low + high) / 2, high - low], -1)
 
 
-def test_view(image: np.ndarray, size: int, crop: bool = False) -> tuple[torch.Tensor, torch.Tensor, View]:
-    """(H, W, 3) uint8 with its shorter side scaled to `size`: image (3, h, w), mask (h, w), all False, and its View.
+def test_view(image: np.ndarray, size: int, crop: bool = False) -> tuple:
+    """An image (H, W, 3) uint8 with its shorter side scaled to `size`, the longer at most 4 · size.
 
-    With `crop`, only the central (3, size, size). The longer side is at most 4 · size.
+    Returns the view (3, h, w), its padding (h, w), all False, and its `View`. With `crop` it is
+    the central (3, size, size).
     """
     height, width = image.shape[:2]
     scale = size / min(height, width)
@@ -93,7 +99,7 @@ def test_view(image: np.ndarray, size: int, crop: bool = False) -> tuple[torch.T
     return _normalise(resized), torch.zeros(view.height, view.width, dtype=torch.bool), view
 
 
-test_view.__test__ = False  # it is no test, whatever pytest thinks of its name
+test_view.__test__ = False  # not a test of pytest's
 
 
 def _corners(box, width: int, height: int) -> tuple[float, float, float, float]:
@@ -118,5 +124,5 @@ def _other_side(match: re.Match) -> str:
 
 def _normalise(image: Image.Image) -> torch.Tensor:
     """(H, W, 3) uint8 → (3, H, W) float32."""
-    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # first: numpy is slow on a last axis of 3
+    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # slow on axes of 3
     return torch.from_numpy(planes * GAIN - BIAS)
