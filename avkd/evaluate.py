@@ -172,7 +172,7 @@ def small_teacher_there(config) -> bool:
     return there and small.weights("e_v", config).is_file()
 
 
-def finish(run, benchmark) -> dict:
+def evaluate_best(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark (a FileSet, or None) or on scenes; metrics.json and sheets."""
     run.end_training()
     scenes = run.config.data == "scenes" and not benchmark

@@ -135,7 +135,7 @@ def load(path, device, ogl=False, object_weights="") -> Predictor:
     return Predictor(model, config, device, checkpoint.get("report", {}), objects, note)  # last.pt may have no report yet
 
 
-def finish(run, benchmark) -> dict:
+def evaluate_best(run, benchmark) -> dict:
     """The end of a training: evaluate best.pt on the benchmark (a FileSet, or None) or on scenes; metrics.json and sheets."""
     run.end_training()
     scenes = run.config.data == "scenes" and not benchmark

@@ -17,7 +17,7 @@ from common.training import Run, autocast, cli, configure, cosine_schedule, prog
 from . import neighbors
 from .config import PRESETS
 from .data import Steps
-from .evaluate import finish
+from .evaluate import evaluate_best
 from .losses import losses, s_L
 from .model import Heard, Seen, Sslalign
 from common.benchmarks.pairs import cropped_waveform, training_pairs
@@ -136,7 +136,7 @@ def train(config) -> dict:
                     del run.extra["report"]  # last.pt is the same whether the run was continued or not
             run.end_step(ended)
     bar.close()
-    return finish(run, benchmark)
+    return evaluate_best(run, benchmark)
 
 
 def main(argv=None):
