@@ -126,25 +126,25 @@ def test_pitch_and_onset_vary_within_a_class():
 
 @pytest.mark.slow
 def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_does():
-    scenes = Scenes(5, size=48)
-    n = 50
-    draws = [
-        (c, *scenes.probe(c, 100 * i + c)) for i in range(n) for c in CLASSES
-    ]  # another index for each class
-    labels = np.array([c for c, _, _ in draws])
-    colour = np.array([scene.image.mean((0, 1)) / 255 for _, scene, _ in draws])
-    inside = np.array([scene.image[scene.masks[0]].mean(0) / 255 for _, scene, _ in draws])
-    loud = np.array([[np.sqrt(np.mean(w ** 2)), np.log(np.mean(w ** 2))] for _, _, w in draws])
-    half = len(draws) * 3 // 5
+    scenes, generator = Scenes(5, size=48), rng(5)
+    labels = np.tile(CLASSES, 50)
+    images, inside, waveforms = [], [], []
+    for cls in labels:
+        scene = scenes.scene(generator, [cls])
+        images.append(scene.image.mean((0, 1)) / 255)
+        inside.append(scene.image[scene.masks[0]].mean(0) / 255)
+        waveforms.append(scenes.waveform(cls, generator)[0])
+    colour, inside, waveforms = map(np.array, (images, inside, waveforms))
+    power = np.mean(waveforms**2, axis=1)
+    loud = np.stack([np.sqrt(power), np.log(power)], axis=1)
+    half = len(labels) * 3 // 5
     for feature in (colour, loud):
         assert probe(feature[:half], labels[:half], feature[half:], labels[half:]) < 0.18
     assert (
         probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25
     )  # not even where the object is known
 
-    frames = np.stack(
-        [w[:15872].reshape(-1, 512) * np.hanning(512).astype(np.float32) for _, _, w in draws]
-    )
+    frames = waveforms[:, :15872].reshape(len(labels), -1, 512) * np.hanning(512).astype(np.float32)
     spectrum = np.log(np.abs(np.fft.rfft(frames)).mean(1) + 1e-3)
     spectrum -= spectrum.mean(1, keepdims=True)  # without its loudness
     centroids = np.stack([spectrum[:half][labels[:half] == c].mean(0) for c in CLASSES])
