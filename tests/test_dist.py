@@ -101,7 +101,7 @@ def work(rank, world, port, folder):
     run.start({}, {})
     run.step = 1
     run.log({"loss": torch.tensor(float(rank + 1))})
-    run._stop = rank == world - 1  # the signal reached one process only
+    run._has_signal = rank == world - 1  # the signal reached one process only
     try:
         run.end_step(True)
     except Exception as error:

@@ -26,6 +26,7 @@ from common.training import (
     cli,
     configure,
     cosine_schedule,
+    git_commit,
     select_device,
     load_checkpoint,
     markdown_table,
@@ -118,7 +119,10 @@ def test_a_run_writes_its_folder(tmp_path):
         "best.pt",
         "metrics.json",
     }
-    assert json.loads((run.folder / "config.json").read_text()) == as_dict(run.config)
+    assert json.loads((run.folder / "config.json").read_text()) == {
+        **as_dict(run.config),
+        "commit": git_commit(),
+    }
     assert json.loads((run.folder / "metrics.json").read_text()) == written
     assert (
         written["audio/ciou@0.5"] == 0.25
@@ -234,7 +238,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path, tail):
     run = train(start(tmp_path), 28)
     run.step = 29
     run.log({"loss": torch.tensor(5.0)})
-    run.flush()
+    run._flush()
     with open(run.folder / "log.jsonl", "a") as f:
         f.write(tail)
     again = Run("toy", resumed(tmp_path))
@@ -255,7 +259,7 @@ def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
     run = start(tmp_path)
     run.start({}, {})
     run.log({"loss": torch.tensor(1.0)})
-    run.flush()
+    run._flush()
     assert log_of(train(start(tmp_path), 10))[0]["step"] == 1 and len(log_of(run)) == 10
 
 

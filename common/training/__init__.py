@@ -1,15 +1,15 @@
-"""Around a training loop: configuration → command line, run folder and checkpoints, processes."""
+"""Around a training loop: configuration and command line, run folder, processes, results."""
 from . import dist
-from .batches import step_loader
+from .batches import autocast, check_batch_size, cosine_schedule, step_loader
+from .command import cli, configure, progress_bar
 from .config import (Parser, RunConfig, as_dict, fields_free_on_resume, flag, from_dict,
                      given_flags, parser, resolve)
-from .run import (LOG_EVERY, TIMES, Interrupted, Run, autocast, best_checkpoint, cli, configure,
-                  cosine_schedule, load_checkpoint, markdown_table, newest_run, progress_bar,
-                  select_device)
-from .results import git_commit, write_results
+from .dist import select_device
+from .results import git_commit, markdown_table, write_results
+from .run import (LOG_EVERY, TIMES, Interrupted, Run, best_checkpoint, load_checkpoint, newest_run)
 
 __all__ = ["LOG_EVERY", "TIMES", "Interrupted", "Parser", "Run", "RunConfig", "as_dict",
-           "autocast", "best_checkpoint", "cli", "configure", "cosine_schedule", "dist",
-           "fields_free_on_resume", "flag", "from_dict", "git_commit", "given_flags", "load_checkpoint",
-           "markdown_table", "newest_run", "parser", "progress_bar", "resolve", "select_device",
-           "step_loader", "write_results"]
+           "autocast", "best_checkpoint", "check_batch_size", "cli", "configure",
+           "cosine_schedule", "dist", "fields_free_on_resume", "flag", "from_dict", "git_commit",
+           "given_flags", "load_checkpoint", "markdown_table", "newest_run", "parser",
+           "progress_bar", "resolve", "select_device", "step_loader", "write_results"]

@@ -1,9 +1,11 @@
-"""The ablations of a paper, over seeds, into one markdown table. The methods' ablate.py say what the rows are.
+"""The ablations of a paper, over seeds, as one table; a method's ablate.py lists the rows.
 
-Every row is trained with every seed, `--jobs` at a time, each in one thread. Runs are named after their flags, so rows that
-several tables share are trained once, and an interrupted call can be repeated: what is done already is not done again.
+Every row is trained with every seed, `--jobs` at a time, each in one thread. A run is named after
+its flags: rows that several tables share are trained once, and an interrupted call can be repeated
+without training anything twice.
 """
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -11,62 +13,92 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .config import Parser
 from common.io import InputError, atomic, read_json
-from .run import cli, markdown_table, progress_bar
+
+from .command import cli, progress_bar
+from .config import Parser
+from .results import markdown_table, write_results
 
 
 def run_one(job) -> dict:
-    """(method, out, name, flags): train, unless its metrics.json is there; returns them. Raises InputError."""
+    """(method, out, name, flags) → its metrics.json; trains if there is none. Raises InputError."""
     method, out, name, flags = job
     folder = Path(out) / method / name
     if not (folder / "metrics.json").is_file():
         command = [sys.executable, "-m", f"{method}.train", "--out", out, "--name", name, *flags]
-        resume = ["--resume"] if (folder / "last.pt").is_file() else []
-        done = subprocess.run(command + resume, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if (folder / "last.pt").is_file():
+            command.append("--resume")
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
         if done.returncode:
-            raise InputError(name, (done.stderr.strip().splitlines() or ["the training failed"])[-1])
+            lines = done.stderr.strip().splitlines() or ["the training failed"]
+            raise InputError(name, lines[-1])
     return read_json(folder / "metrics.json")
 
 
 def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, needs=None) -> None:
-    """tables: name → {row: flags of the training}; columns: key of metrics.json → heading; needs: table → flags that must be given.
+    """Train the rows of the chosen tables with all seeds; print and write the table.
 
-    The first table is the default. Prints the rows of the chosen tables, mean ± standard deviation in %, and writes them to
-    OUT/METHOD/ablate-TABLES.md. Flags that are not its own go to every training.
+    tables: name → {row: flags of the training}, the first is the default. columns: key of
+    metrics.json → heading. needs: table → flags that must be given. Unknown flags go to every
+    training. Writes OUT/METHOD/ablate-TABLES.md, and with --out-results a JSON file too.
     """
-    parser = Parser(prog=f"python -m {method}.ablate", description=about)
-    parser.add_argument("--table", choices=tables, nargs="+", default=[next(iter(tables))], help="the paper's table or figure")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n-1 [3]")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time [one for each core]")
-    parser.add_argument("--out", default="runs", help="folder that holds the runs [runs]")
-    args, extra = parser.parse_known_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    parser, args, extra = _arguments(method, about, tables, argv)
     for table in args.table:
         if missing := sorted(set((needs or {}).get(table, ())) - set(extra)):
             parser.error(f"table {table} is of real data: it needs {' '.join(missing)}")
-    if min(args.seeds, args.jobs) < 1:
-        parser.error("--seeds and --jobs must be at least 1")
-    rows = [(table, row, flags) for table in args.table for row, flags in tables[table].items()]
-    jobs = {}
-    for seed in range(args.seeds):
-        for _, _, flags in rows:
-            name = f"ablate-{zlib.crc32(' '.join([*flags, *extra]).encode()):08x}-seed{seed}"
-            jobs[name] = (method, args.out, name, [*flags, "--seed", str(seed), *extra])
+    runs, jobs = {}, {}  # row → names of its runs, name → how to train it
+    for table in args.table:
+        for row, flags in tables[table].items():
+            flags = [*flags, *extra]
+            name = f"ablate-{zlib.crc32(' '.join(flags).encode()):08x}-seed"
+            row = f"{table}: {row}" if len(args.table) > 1 else row
+            runs[row] = [f"{name}{seed}" for seed in range(args.seeds)]
+            jobs |= {f"{name}{seed}": (method, args.out, f"{name}{seed}",
+                                       [*flags, "--seed", str(seed)]) for seed in range(args.seeds)}
     with cli(parser.prog), ThreadPoolExecutor(args.jobs) as pool:
-        results = dict(zip(jobs, progress_bar(pool.map(run_one, jobs.values()), total=len(jobs), name="trainings")))
-        shown = [column for column in columns if all(column in r for r in results.values())]  # other data, other metrics
-        if not shown:
-            raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}: name a --benchmark")
-        lines = []
-        for table, row, flags in rows:
-            mark = zlib.crc32(" ".join([*flags, *extra]).encode())
-            own = [results[f"ablate-{mark:08x}-seed{seed}"] for seed in range(args.seeds)]
-            cells = [[100 * r[column] for r in own] for column in shown]
-            lines.append([f"{table}: {row}" if len(args.table) > 1 else row,
-                          *(f"{statistics.mean(c):.1f} ± {statistics.stdev(c) if len(c) > 1 else 0:.1f}" for c in cells)])
-        samples = next(iter(results.values()))["samples"]
-        text = (f"{markdown_table(lines, ['', *(columns[c] for c in shown)])}\n\n"
-                f"Mean ± standard deviation over {args.seeds} seeds, %; {samples} samples each.")
+        trainings = pool.map(run_one, jobs.values())
+        metrics = dict(zip(jobs, progress_bar(trainings, total=len(jobs), name="trainings")))
+        keys = [key for key in columns if all(key in m for m in metrics.values())]
+        if not keys:  # other data have other metrics
+            raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}: "
+                             "name a --benchmark")
+        rows = [{"name": row, "values": {columns[key]: [100 * metrics[name][key] for name in names]
+                                         for key in keys}} for row, names in runs.items()]
+        n = next(iter(metrics.values()))["samples"]
+        note = f"Mean ± standard deviation over {args.seeds} seeds, %; {n} samples each."
+        text = f"{_markdown(rows, [columns[key] for key in keys])}\n\n{note}"
         with atomic(Path(args.out) / method / f"ablate-{'-'.join(args.table)}.md") as file:
             file.write(f"{text}\n".encode())
+        if args.out_results:
+            write_results(args.out_results, title=f"Ablation of {method}: {', '.join(args.table)}",
+                          command=shlex.join(["python", "-m", f"{method}.ablate", *argv]),
+                          columns=[columns[key] for key in keys], rows=rows, n=n,
+                          seeds=range(args.seeds), note=note)
         print(text)
+
+
+def _arguments(method, about, tables, argv):
+    parser = Parser(prog=f"python -m {method}.ablate", description=about)
+    parser.add_argument("--table", choices=tables, nargs="+", default=[next(iter(tables))],
+                        help="the paper's table or figure")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n-1 [3]")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
+                        help="trainings at a time [one for each core]")
+    parser.add_argument("--out", default="runs", help="folder that holds the runs [runs]")
+    parser.add_argument("--out-results", default="", metavar="FILE",
+                        help="also write the table, with the values of all seeds, as JSON")
+    args, extra = parser.parse_known_args(argv)
+    if min(args.seeds, args.jobs) < 1:
+        parser.error("--seeds and --jobs must be at least 1")
+    return parser, args, extra
+
+
+def _markdown(rows, columns) -> str:
+    """The mean ± standard deviation of each cell's values."""
+    def cell(values):
+        deviation = statistics.stdev(values) if len(values) > 1 else 0
+        return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+    return markdown_table([[row["name"], *(cell(row["values"][column]) for column in columns)]
+                           for row in rows], ["", *columns])

@@ -1,4 +1,4 @@
-"""Arrays on disk that grow by blocks and survive a kill, and the ids of their rows."""
+"""Arrays on disk that are filled in blocks and survive a kill, and the ids of their rows."""
 import fcntl
 import io
 import math
@@ -11,30 +11,33 @@ from pathlib import Path
 import numpy as np
 
 from common.io import InputError, atomic, read_json, read_lines, write_json
-from .run import progress_bar
+
+from .command import progress_bar
 
 
 def write_ids(path, ids) -> None:
-    """One id a line. InputError where the file is there and holds others: its folder belongs to other samples."""
+    """Write one id a line. Raises InputError if the file exists with other ids."""
     text = "".join(f"{key}\n" for key in ids).encode()
     if not path.is_file():
         with atomic(path) as file:
             file.write(text)
     elif path.read_bytes() != text:
-        raise InputError(path, "is of other samples than these: take another folder, or empty this one")
+        raise InputError(path, "has other samples: take another folder, or empty this one")
 
 
 def check_ids(path, ids) -> None:
-    """InputError where a file of write_ids does not hold just these ids, in this order."""
-    there = read_lines(path)
-    if there != ids:
-        i = next((i for i, pair in enumerate(zip(there, ids)) if pair[0] != pair[1]), min(len(there), len(ids)))
-        ours, theirs = (repr(keys[i]) if i < len(keys) else "nothing" for keys in (ids, there))
-        raise InputError(path, f"line {i + 1} is {theirs}, the data have {ours} there: other samples, or in another order")
+    """Raises InputError unless the file holds these ids in this order."""
+    lines = read_lines(path)
+    if lines != ids:
+        differs = (i for i, (line, key) in enumerate(zip(lines, ids)) if line != key)
+        i = next(differs, min(len(lines), len(ids)))
+        line, key = (repr(keys[i]) if i < len(keys) else "nothing" for keys in (lines, ids))
+        raise InputError(path, f"line {i + 1} is {line}, the data have {key} there: other samples, "
+                         "or in another order")
 
 
 def open_array(path, advice="") -> np.memmap:
-    """An .npy file, memory-mapped, to read. Raises InputError, with `advice` where there is none."""
+    """An .npy file to read, memory-mapped. Raises InputError, with `advice` if it is missing."""
     if not path.is_file():
         raise InputError(path, f"no such file: {advice}")
     try:
@@ -45,7 +48,7 @@ def open_array(path, advice="") -> np.memmap:
 
 @contextmanager
 def exclusive_lock(folder):
-    """Around what only one process at a time may do in a folder, which is made: others wait. A killed one holds nobody up."""
+    """One process at a time: others wait for the end of the block, or of the process in it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
@@ -54,7 +57,7 @@ def exclusive_lock(folder):
 
 
 def file_crc32(path) -> int:
-    """Of a file. Raises InputError."""
+    """The CRC-32 of a file. Raises InputError."""
     try:
         with open(path, "rb") as file:
             crc = 0
@@ -65,36 +68,36 @@ def file_crc32(path) -> int:
         raise InputError(path, error.strerror) from error
 
 
-def fill_array(path, shape: tuple, dtype, made_of: dict, blocks, name="") -> np.memmap:
-    """A file `path`, .npy, with an array of this shape and dtype that `blocks(row)` gives from `row` on, a few rows at a time.
+def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") -> np.memmap:
+    """The array in the .npy file `path`, memory-mapped; computed first, unless it is there.
 
-    It grows as `path`.part, while `path`.json holds `made_of` (plain data that tells one array from another) and the number of
-    rows that are safe on disk. So a second call goes on where the first was killed, returns at once if it was not, and begins
-    again if it is made of something else. Returns the array, memory-mapped.
-    Raises InputError where `path` is there without its .json: somebody else's file is not overwritten.
+    blocks(row) yields a few rows at a time, from `row` on. They are added to `path`.part, while
+    `path`.json holds `fingerprint` (plain data that tells one array from another) and the number
+    of rows that are safe on disk. A second call continues where the first was killed, and begins
+    again if the fingerprint, shape or dtype differs.
+    Raises InputError if `path` exists without its .json: another program made it.
     """
-    path = Path(path)
+    path, dtype = Path(path), np.dtype(dtype)
     part, record = (path.with_name(path.name + suffix) for suffix in (".part", ".json"))
-    state = {**made_of, "shape": list(shape), "dtype": np.dtype(dtype).str}
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": state["dtype"], "fortran_order": False, "shape": tuple(shape)})
-    header, row = header.getvalue(), np.dtype(dtype).itemsize * math.prod(shape[1:])
     if path.exists() and not record.exists():
-        raise InputError(path, "is there already, and was not made by this command: remove it, or take another folder")
-    rows = _rows(record, state)
+        raise InputError(path, "exists, and this command did not make it: remove it, or take "
+                         "another folder")
+    state = {**fingerprint, "shape": list(shape), "dtype": dtype.str}
+    header, row_bytes = _npy_header(shape, dtype), dtype.itemsize * math.prod(shape[1:])
+    rows = _recorded_rows(record, state)
     if rows == shape[0] and path.is_file() and not part.exists():
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    if not (part.is_file() and part.stat().st_size >= len(header) + rows * row):
+    if not (part.is_file() and part.stat().st_size >= len(header) + rows * row_bytes):
         rows = 0
-    if not rows:
-        for old in (record, part, path):  # in this order: what is recorded is there, at any time
+    if rows == 0:
+        for old in (record, part, path):  # in this order, so that what is recorded always exists
             old.unlink(missing_ok=True)
         part.write_bytes(header)
     with open(part, "r+b") as file, progress_bar(total=shape[0], initial=rows, name=name) as bar:
-        file.truncate(len(header) + rows * row)
+        file.truncate(len(header) + rows * row_bytes)
         file.seek(0, os.SEEK_END)
         for block in blocks(rows):
-            file.write(np.ascontiguousarray(block, dtype))  # not through a mapping, whose pages would count as ours
+            file.write(np.ascontiguousarray(block, dtype))  # a mapping's pages would stay in memory
             file.flush()
             os.fsync(file.fileno())
             rows += len(block)
@@ -104,9 +107,14 @@ def fill_array(path, shape: tuple, dtype, made_of: dict, blocks, name="") -> np.
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _rows(record, state) -> int:
-    """How many rows are recorded of this very array."""
+def _npy_header(shape, dtype) -> bytes:
+    file, header = io.BytesIO(), {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def _recorded_rows(record, state) -> int:
+    """The number of rows that `record` lists for this array, 0 if it is of another."""
     saved = read_json(record) if record.is_file() else None
-    if not isinstance(saved, dict) or type(saved.get("rows")) is not int or saved != {**state, "rows": saved["rows"]}:
-        return 0
-    return saved["rows"]
+    rows = saved.get("rows") if isinstance(saved, dict) else None
+    return rows if type(rows) is int and saved == {**state, "rows": rows} else 0

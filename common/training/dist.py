@@ -1,9 +1,17 @@
-"""Several processes as one.
+"""Several processes as one: n processes compute what one process would on the whole batch.
 
-Every function here does nothing when there is one process. With n processes (`torchrun`), the convention is: each
-process computes its *share* of the global loss (a sum over its own samples divided by the global count), and the
-gradient of the global loss is the sum of the shares' gradients. So n processes on n parts of a batch and one process
-on the whole batch do the same arithmetic, also when the parts have different sizes.
+Each process holds its own rows of the batch, which may be of different numbers.
+
+- `gather_rows(x)` is the rows of all processes, for a loss that compares each row with all others.
+- `mean(values)` is this process's part of the mean over the values of all processes: its sum
+  divided by the number of values in all of them. The parts add up to the mean.
+- Each process calls backward() on its part, and `sum_gradients` adds up what they give, which is
+  the gradient of the mean.
+
+A loss of gathered rows may be computed for all rows in all n processes. Each of its values is then
+given n times to `mean`, counts 1/n each time, and the sum stays the same.
+
+Without `torchrun` there is one process, and every function returns what it was given.
 """
 import os
 
@@ -11,12 +19,36 @@ import torch
 import torch.distributed as td
 from torch import nn
 
+from common.io import InputError
+
+
+def select_device(name: str) -> torch.device:
+    """The device that --device names; each process of torchrun has its own. Raises InputError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError("--device", f"{name!r} is no device (cpu, cuda, cuda:1)") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("--device", f"{name}: this machine has no usable GPU")
+        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise InputError("--device", f"{name}: there are {torch.cuda.device_count()} GPUs")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    elif device.type != "cpu":
+        raise InputError("--device", f"{name}: cpu and cuda are supported")
+    return device
+
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun announces in the environment; without torchrun, do nothing."""
+    """Join the processes that torchrun announces in the environment; without torchrun, nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
-        td.init_process_group("nccl" if device.type == "cuda" else "gloo",
-                              device_id=device if device.type == "cuda" else None)
+        is_cuda = device.type == "cuda"
+        td.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
 
 
 def stop() -> None:
@@ -33,7 +65,7 @@ def world_size() -> int:
 
 
 def split(items: int) -> range:
-    """The indices of `items` that this process takes: every world-th, so that no process has two more than another."""
+    """This process's part of the indices of `items`: every world_size-th, from its rank on."""
     return range(rank(), items, world_size())
 
 
@@ -45,30 +77,30 @@ class _Sum(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad):  # every process's loss depends on every process's x
+    def backward(ctx, grad):  # the losses of all processes depend on this x
         grad = grad.clone()
         td.all_reduce(grad)
         return grad
 
 
 def all_sum(x: torch.Tensor) -> torch.Tensor:
-    """Sum over processes, with gradients."""
+    """The sum over processes, with gradients."""
     return _Sum.apply(x) if world_size() > 1 else x
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:
-    """(n, …) of each process → (N, …), the rows of all in order of rank; the n may differ; gradients flow back."""
+    """(n, …) of each process → (N, …), all rows in order of rank, with gradients; n may differ."""
     if world_size() == 1:
         return x
     sizes = _sizes(x)
-    # Rows of others are zero here, so the sum over processes is the concatenation, and its gradient is ours.
-    parts = list(torch.zeros(sum(sizes), *x.shape[1:], dtype=x.dtype, device=x.device).split(sizes))
+    # The other rows are zero here, so the sum over processes is the concatenation.
+    parts = list(x.new_zeros(sum(sizes), *x.shape[1:]).split(sizes))
     parts[rank()] = x
     return all_sum(torch.cat(parts))
 
 
 def first_row(x: torch.Tensor) -> int:
-    """The row of `gather(x)` at which this process's rows begin."""
+    """The row of `gather_rows(x)` at which this process's rows begin."""
     return sum(_sizes(x)[:rank()]) if world_size() > 1 else 0
 
 
@@ -80,46 +112,15 @@ def _sizes(x: torch.Tensor) -> list[int]:
 
 
 def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
-    """This process's part of the mean of `values` (…), where the mask `where` is True, over all
-    processes; the parts add up to the mean, and so do their gradients (`sum_gradients`).
+    """This process's part of the mean of `values` (…) where the mask `where` is True, a scalar.
 
-        part = sum(values) / sum over processes of their number
-
-    Values that every process has computed of the same gathered rows may be given by all of them:
-    each then contributes 1/n of the same mean.
+        part = Σ values / Σ over processes of their number,  mean = Σ over processes of part
     """
     if where is None:
         count = torch.full((), float(values.numel()), device=values.device)
         return values.sum() / all_sum(count)
     count = all_sum(where.sum().to(values.dtype)).clamp(min=1)
     return (values * where).sum() / count
-
-
-def main_process_first(make):
-    """make(), in the main process before the others: it writes files that they only read."""
-    made = make() if rank() == 0 else None
-    gather_objects(None)
-    return make() if made is None else made
-
-
-def gather_objects(value) -> list:
-    """The `value` of every process, in order of rank, in every process (plain data: it travels pickled among our own)."""
-    if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    td.all_gather_object(values, value)
-    return values
-
-
-def merge_rows(own: list, count: int) -> torch.Tensor:
-    """Batches of the rows of `share(count)`, of every process → the `count` rows of all in order, on the CPU, in every process."""
-    parts = gather_objects(torch.cat(own).cpu() if own else None)  # a process may have none
-    first = next(part for part in parts if part is not None)
-    merged = first.new_empty(count, *first.shape[1:])
-    for r, part in enumerate(parts):
-        if part is not None:
-            merged[r::len(parts)] = part
-    return merged
 
 
 def sum_gradients(parameters) -> None:
@@ -135,8 +136,35 @@ def sum_gradients(parameters) -> None:
             g.copy_(summed.view_as(g))
 
 
+def main_process_first(make):
+    """make() in the main process, then in the others, which find the files that it wrote."""
+    made = make() if rank() == 0 else None
+    gather_objects(None)
+    return made if rank() == 0 else make()
+
+
+def gather_objects(value) -> list:
+    """The `value` of every process, in order of rank, in every process. It travels pickled."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    td.all_gather_object(values, value)
+    return values
+
+
+def merge_rows(batches: list, count: int) -> torch.Tensor:
+    """Batches of the rows of `split(count)` → the `count` rows of all processes, on the CPU."""
+    parts = gather_objects(torch.cat(batches).cpu() if batches else None)  # None: without rows
+    first = next(part for part in parts if part is not None)
+    merged = first.new_empty(count, *first.shape[1:])
+    for r, part in enumerate(parts):
+        if part is not None:
+            merged[r::len(parts)] = part
+    return merged
+
+
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batch of all processes (torch's own synchronised one needs a GPU)."""
+    """Batch normalisation over the batch of all processes (torch's own needs a GPU for that)."""
 
     def _check_input_dim(self, x):
         pass
@@ -144,11 +172,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x):  # (B, C, …)
         if not self.training or world_size() == 1:
             return super().forward(x)
-        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 cannot count to 257
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))  # bfloat16 cannot count to 257
         dims = [d for d in range(x.dim()) if d != 1]
-        count = all_sum(torch.tensor(float(x.numel() / x.shape[1]), device=x.device, dtype=x.dtype))
-        mean = all_sum(x.sum(dims)) / count  # (C,)
         shape = [1, -1] + [1] * (x.dim() - 2)
+        count = all_sum(torch.tensor(x.numel() / x.shape[1], device=x.device, dtype=x.dtype))
+        mean = all_sum(x.sum(dims)) / count  # (C,)
         centred = x - mean.view(shape)
         var = all_sum(centred.square().sum(dims)) / count  # (C,)
         with torch.no_grad():
@@ -160,7 +189,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def sync_batchnorm(module: nn.Module) -> nn.Module:
-    """Make every BatchNorm1d/2d inside `module` a synchronised one, in place: same parameters, same keys."""
+    """Turn each BatchNorm1d/2d in `module` into the one above, in place, with the same keys."""
     for part in module.modules():
         if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d):
             part.__class__ = BatchNorm

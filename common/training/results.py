@@ -1,4 +1,4 @@
-"""Measured tables as JSON files, with all that a reader needs to measure them again."""
+"""Measured tables, as Markdown and as JSON files from which they can be measured again."""
 import os
 import platform
 import subprocess
@@ -10,8 +10,23 @@ import torch
 from common.io import write_json
 
 
+def markdown_table(rows: list, columns: list) -> str:
+    """An aligned Markdown table.
+
+    >>> print(markdown_table([["centre", 0.5]], ["", "cIoU"]))
+    |        | cIoU |
+    |--------|------|
+    | centre | 0.5  |
+    """
+    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
 def git_commit() -> str:
-    """The short hash of the commit that this code was checked out at, "" outside of a repository."""
+    """The short hash of the commit that this code was checked out at, "" outside a repository."""
     try:
         git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent,
                              capture_output=True, text=True)
@@ -20,20 +35,20 @@ def git_commit() -> str:
     return git.stdout.strip()
 
 
-def write_results(path, *, title: str, command: str, columns: list, rows: list, n: int | None = None,
-                  seeds=(0,), note: str = "") -> None:
+def write_results(path, *, title: str, command: str, columns: list, rows: list,
+                  n: int | None = None, seeds=(0,), note: str = "") -> None:
     """Write a table to the JSON file `path`, with the commit, the date and the machine.
 
-    rows: [{"name": str, "values": {column: [value of each seed]}}], in the unit that the column's
-    heading names; a row may lack a column. n: the number of test samples. command: what to type to
-    measure the table again. Raises ValueError if a row has a column that is not in `columns`.
+    rows: [{"name": str, "values": {column: [value of each seed]}}], in the unit that the table
+    shows; a row may lack a column. n: the number of test samples. command: what to type to measure
+    the table again. Raises ValueError if a row has a column that is not in `columns`.
     """
     for row in rows:
         if unlisted := sorted(set(row["values"]) - set(columns)):
-            raise ValueError(f"row {row['name']!r} has values for {', '.join(unlisted)}, no columns")
-    machine = [platform.machine(), f"{os.cpu_count()} CPU cores"]
+            raise ValueError(f"{', '.join(unlisted)} of row {row['name']!r}: no such column")
+    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     if torch.cuda.is_available():
-        machine.append(torch.cuda.get_device_name())
+        machine += f", {torch.cuda.get_device_name()}"
     write_json(path, {"title": title, "command": command, "commit": git_commit(),
-                      "date": time.strftime("%Y-%m-%d"), "machine": ", ".join(machine), "n": n,
+                      "date": time.strftime("%Y-%m-%d"), "machine": machine, "n": n,
                       "seeds": list(seeds), "columns": list(columns), "rows": rows, "note": note})

@@ -1,0 +1,78 @@
+"""What every command does around its work: read flags, show progress, end with one line."""
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.io import InputError
+
+from . import dist
+from .config import fields_free_on_resume, from_dict, given_flags, parser, resolve
+from .run import Interrupted, load_checkpoint, newest_run
+
+
+@contextmanager
+def cli(prog: str):
+    """Around a command: an expected failure is one line on stderr and an exit status.
+
+    2 for bad input or a file that cannot be written, 1 for a loss that is not finite, 130 for an
+    interruption.
+    """
+    try:
+        yield
+    except InputError as error:
+        _exit(f"{prog}: error: {error}", 2)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        _exit(f"{prog}: error: {reason}", 2)
+    except FloatingPointError as error:
+        _exit(f"{prog}: {error}", 1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        _exit(f"{prog}: {str(error) or 'interrupted'}", 130)
+    finally:
+        dist.stop()
+
+
+def _exit(line: str, status: int):
+    print(line, file=sys.stderr)
+    sys.exit(status)
+
+
+def configure(method: str, presets: dict, about: str, argv=None):
+    """Command line → configuration; with --resume the checkpoint's, which flags must not change.
+
+    A run that torchrun has restarted continues if it has a name and a last.pt.
+    """
+    args_parser = parser(presets, f"python -m {method}.train", about)
+    changes = given_flags(type(presets["tiny"]), args_parser.parse_args(argv))
+    try:
+        out, name = changes.get("out", presets["tiny"].out), changes.get("name", "")
+        folder = Path(out) / method
+        is_restarted = (int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and name
+                        and (folder / name / "last.pt").is_file())
+        if not (changes.get("resume") or is_restarted):
+            return resolve(presets, changes)
+        name = name or newest_run(folder, "last.pt")
+        path = folder / name / "last.pt"
+        try:
+            config = from_dict(presets, load_checkpoint(path, method)["config"])
+        except ValueError as error:
+            raise InputError(path, error) from None
+        free = fields_free_on_resume(type(config))
+        for key, value in changes.items():
+            if key not in free and getattr(config, key) != value:
+                flag = f"--{key.replace('_', '-')} {getattr(config, key)}"
+                raise InputError(path, f"was trained with {flag}, not {value}")
+        changes = {key: value for key, value in changes.items() if key in free}
+        return resolve({"tiny": config}, {**changes, "resume": True, "name": name, "out": out})
+    except ValueError as error:
+        args_parser.error(str(error))
+
+
+def progress_bar(iterable=None, total=None, name="", **options):
+    """A progress bar, in the main process and on a terminal only."""
+    is_hidden = True if dist.rank() else None  # None: hidden unless on a terminal
+    return tqdm(iterable, total=total, desc=name, disable=is_hidden, leave=False,
+                dynamic_ncols=True, **options)
