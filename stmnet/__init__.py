@@ -1,1 +1,1 @@
-"""Space-Time Memory Network for Sounding Object Localization in Videos (Li, Tian, Xu, BMVC 2021)."""
+"""Space-Time Memory Network for Sounding Object Localization in Videos (BMVC 2021)."""

@@ -1,29 +1,46 @@
-"""The Space-Time Memory Network (Li, Tian, Xu, BMVC 2021), section 3, from the encoders' features on.
+"""The Space-Time Memory Network of section 3: encoders, memory, localization map, classifier.
 
-symbol              here                 shape
-X_v^t encoded       features_v           (B, T, 2048, h, w)   the last map of ResNet-152; 8×8 for 256×256 pixels
-X_a^t encoded       features_a           (B, T, 512, m, n)    VGGish's map before flattening; 6×4 for 0.96 s
-x_v^t, x_a^t        x_v, x_a             (B, T, C, h, w), (B, T, C, m, n)
-alpha-hat           alpha                (B, T, h, w)         the localization map
-O^t                 joint                (B, T, 2C)
+Paper: Li, Tian, Xu, "Space-Time Memory Network for Sounding Object Localization in Videos", BMVC
+2021, https://arxiv.org/abs/2111.05526. Authors' code, MIT, commit 9cac71a:
+https://github.com/lester0866/Space-Time-Memory-Network-for-Sounding-Object-Localization-in-Videos
+
+symbol         here                shape
+Xᵥᵗ            frames              (B, T, 3, S, S)     video frames
+Xₐᵗ            segments            (B, T, n)           samples at 16 kHz around each frame
+               features_v          (B, T, Dᵥ, h, w)    last map of ResNet-152: 2048 × 8 × 8
+               features_a          (B, T, Dₐ, m, n)    last map of VGGish: 512 × 6 × 4 for 0.96 s
+xᵥᵗ, xₐᵗ       x_v, x_a            (B, T, C, h, w), (B, T, C, m, n)
+x̂ₐᵥᵗ, x̂ₐᵗ      x_av_hat, x_a_hat   as xᵥ, xₐ           outputs of the memory layer
+α̂ₐᵥᵗ           alpha               (B, T, h, w)        the localization map
+Oᵗ             joint               (B, T, 2C)          what is classified
+
+B clips, T steps, C channels of the joint space, h × w and m × n positions of a map.
+
+>>> network = SpaceTime(channels_v=12, channels_a=10, classes=3, C=8)
+>>> output = network(torch.rand(2, 4, 12, 8, 8), torch.rand(2, 4, 10, 6, 4))
+>>> output.logits.shape, output.alpha.shape
+(torch.Size([2, 4, 3]), torch.Size([2, 4, 8, 8]))
+>>> output.alpha.detach()[0].sum((-2, -1)).round(decimals=4)  # over the positions of each step
+tensor([1., 1., 1., 1.])
 """
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from .backbones.encoders import AudioEncoder, VisualEncoder
 from .memory import EMPTY, Memory, MemoryLayer, spatial_softmax
 
 
 class Output(NamedTuple):
-    logits: torch.Tensor  # (B, T, classes), of each step
+    logits: torch.Tensor  # (B, T, classes)
     alpha: torch.Tensor  # (B, T, h, w), sums to 1 over the positions
-    scores: torch.Tensor  # (B, T, h, w), what alpha is the softmax of
-    past: Memory  # for the steps that follow
+    scores: torch.Tensor  # (B, T, h, w), the exponents of alpha
+    memory: Memory  # for the steps that follow
 
 
 def projection(channels, C, depth):
-    """A stack of `depth` 1×1 convolutions, each with ReLU (section 4.2): (N, channels, h, w) → (N, C, h, w)."""
+    """`depth` 1×1 convolutions with ReLU (4.2): (N, channels, h, w) → (N, C, h, w)."""
     layers = []
     for i in range(depth):
         layers += [nn.Conv2d(C if i else channels, C, 1), nn.ReLU()]
@@ -31,26 +48,65 @@ def projection(channels, C, depth):
 
 
 class SpaceTime(nn.Module):
-    """Projections, memory layer, localization (3.3) and classification (3.4). `memory_options`: those of MemoryLayer."""
+    """All that is behind the encoders. memory_options: those of MemoryLayer."""
 
-    def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth=2, **memory_options):
+    def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth=2,
+                 **memory_options):
         super().__init__()
-        self.project_v, self.project_a = projection(channels_v, C, depth), projection(channels_a, C, depth)
+        self.project_v = projection(channels_v, C, depth)
+        self.project_a = projection(channels_a, C, depth)
         self.memory = MemoryLayer(C, **memory_options)
         self.mlp = nn.Sequential(nn.Linear(2 * C, C), nn.ReLU(), nn.Linear(C, classes))
 
     def forward(self, features_v, features_a, past=EMPTY) -> Output:
-        """features_v (B, T, channels_v, h, w), features_a (B, T, channels_a, m, n), and what a call before has returned as
-        `past` → Output. Features that are vectors are maps of one cell: features[..., None, None]."""
-        x_v, x_a = (project(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-                    for project, x in ((self.project_v, features_v), (self.project_a, features_a)))
-        with torch.autocast(x_v.device.type, enabled=False):  # dot products of C numbers under an exponential: not in bfloat16
-            x_av_hat, x_a_hat, past = self.memory(x_a.float(), x_v.float(), past)
-            scores = self.memory.scores(x_av_hat, x_a_hat)  # section 3.3: f once more
-            joint = torch.cat((x_av_hat.sum((-2, -1)), self.memory.phi(x_a_hat)), -1)  # O of section 3.4
-        return Output(self.mlp(joint), spatial_softmax(scores), scores, past)
+        """The localization map (3.3) and the logits of the event categories (3.4).
 
-    def step(self, feature_v, feature_a, past=EMPTY) -> Output:
-        """One step of live use: feature_v (B, channels_v, h, w), feature_a (B, channels_a, m, n) → Output without the axis T."""
-        *now, past = self(feature_v[:, None], feature_a[:, None], past)
-        return Output(*(x[:, 0] for x in now), past)
+            α̂ᵗ = f(x̂ₐᵗ, x̂ₐᵥᵗ)
+            Oᵗ = [Σᵢⱼ x̂ₐᵥᵗ(i,j) ; φ(x̂ₐᵗ)],   logits = MLP(Oᵗ)
+
+        features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m, n), `past`: the memory that the call
+        for the steps before has returned. Features that are vectors are maps of one position.
+        """
+        x_v = self.project_v(features_v.flatten(0, 1)).unflatten(0, features_v.shape[:2])
+        x_a = self.project_a(features_a.flatten(0, 1)).unflatten(0, features_a.shape[:2])
+        with torch.autocast(x_v.device.type, enabled=False):  # exponentials need float32
+            x_av_hat, x_a_hat, memory = self.memory(x_a.float(), x_v.float(), past)
+            scores = self.memory.scores(x_av_hat, x_a_hat)  # (B, T, h, w)
+            alpha = spatial_softmax(scores)
+            joint = torch.cat((x_av_hat.sum((-2, -1)), self.memory.phi(x_a_hat)), -1)  # (B, T, 2C)
+        return Output(self.mlp(joint), alpha, scores, memory)
+
+
+class Stmnet(nn.Module):
+    """The whole network. Frozen encoders stay in evaluation mode and get no gradient."""
+
+    def __init__(self, config, classes: int):
+        super().__init__()
+        self.is_frozen = config.encoders == "frozen"
+        self.visual_encoder, self.audio_encoder = VisualEncoder(config), AudioEncoder(config)
+        self.space_time = SpaceTime(
+            self.visual_encoder.channels, self.audio_encoder.channels, classes, config.C,
+            config.depth, K=config.K, heads=config.heads, ablation=config.memory, phi=config.phi,
+            av_memory=config.av_memory, similarity=config.similarity, tau=config.tau)
+        if self.is_frozen:
+            self.visual_encoder.requires_grad_(False)
+            self.audio_encoder.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.is_frozen:  # batch norms keep the statistics that they came with
+            self.visual_encoder.eval()
+            self.audio_encoder.eval()
+        return self
+
+    def encode_frames(self, frames):
+        """(B, T, 3, S, S) → (B, T, Dᵥ, h, w)."""
+        return self.visual_encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def encode_audio(self, segments):
+        """(B, T, n) → (B, T, Dₐ, m, n)."""
+        return self.audio_encoder(segments.flatten(0, 1)).unflatten(0, segments.shape[:2])
+
+    def forward(self, frames, segments) -> Output:
+        """frames (B, T, 3, S, S), segments (B, T, n) → Output."""
+        return self.space_time(self.encode_frames(frames), self.encode_audio(segments))

@@ -33,6 +33,35 @@ def log_mel(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
         return torch.log(magnitude @ filters + OFFSET)  # (…, frames, 64)
 
 
+def segments_at(waveform: torch.Tensor, times, samples: int) -> torch.Tensor:
+    """Waveform (N,) at 16 kHz, T times in seconds → (T, samples) centred on them, 0 outside."""
+    first = np.rint(np.asarray(times) * RATE).astype(np.int64) - samples // 2  # (T,)
+    before = max(0, -int(first.min()))
+    after = max(0, int(first.max()) + samples - len(waveform))
+    padded = torch.nn.functional.pad(waveform, (before, after))
+    return padded[torch.from_numpy(first)[:, None] + before + torch.arange(samples)]
+
+
+class AudioStream:
+    """`segments_at` of a file of raw s16le, mono, 16 kHz, in the order of time; 0 after its end.
+
+    No more is read than a segment needs, and no more is kept than the last one.
+    """
+
+    def __init__(self, file, samples: int):
+        self.file, self.window, self.end = file, np.zeros(samples, np.int16), 0
+
+    def segment(self, time: float) -> torch.Tensor:
+        """(samples,) in [-1, 1], centred on `time` in seconds, which never goes back."""
+        samples = len(self.window)
+        end = round(time * RATE) - samples // 2 + samples
+        data = self.file.read(2 * (end - self.end))
+        new = np.zeros(end - self.end, np.int16)
+        new[:len(data) // 2] = np.frombuffer(data[:len(data) // 2 * 2], "<i2")
+        self.window, self.end = np.concatenate([self.window, new])[len(new):], end
+        return torch.from_numpy(self.window / np.float32(2**15))
+
+
 def patches(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
     """(…, n) samples in [-1, 1] → (…, examples, 1, 96, 64): log_mel in pieces of 96 frames, an incomplete last one dropped.
 

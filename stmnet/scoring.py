@@ -1,0 +1,171 @@
+"""From heatmaps to scores of the T frames of a video (3.3, 4.2), and from those to metrics.
+
+A score is (T,); it is NaN in frames where it is not defined, and in all frames if not measured.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common import metrics
+from common.evaluation.boxes import boxes_from_maps
+
+from .backbones.rois import nms
+from .data import BACKGROUND
+
+SIZE = 256  # side of the maps on which predictions and ground truth are compared (4.2)
+TAU = 0.5  # threshold of cIoU (4.2)
+NEIGHBOURS = 1.5  # seconds between frames of which stability is measured, at most
+
+
+class FrameScores(NamedTuple):
+    """Scores of the localization in T frames, each (T,)."""
+    ciou: torch.Tensor
+    pointing: torch.Tensor
+    iou: torch.Tensor
+    stability: torch.Tensor
+
+    def aggregate(self, prefix: str, where) -> dict:
+        """Metrics of the frames in the mask `where` (T,): full keys of metrics.json → fractions."""
+        scores = {name: np.asarray(x)[where] for name, x in self._asdict().items()}
+        return {prefix + metric: mean(scores[name]) for metric, (name, mean) in METRICS.items()
+                if not np.isnan(scores[name]).all()}
+
+
+METRICS = {"ciou_mean": ("ciou", metrics.mean), "ciou@0.5": ("ciou", metrics.success_rate),
+           "pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", metrics.success_rate),
+           "stability": ("stability", metrics.mean)}
+
+
+class VideoScores(NamedTuple):
+    """All that is measured of T frames, of one video or of several."""
+    columns: dict  # prefix of metrics.json → FrameScores
+    gt_stability: torch.Tensor  # (T,), what a perfect map would have
+    has_gt: np.ndarray  # (T,) bool
+    is_silent: np.ndarray  # (T,) bool
+    labels: np.ndarray  # (T,) class names
+    pred_labels: np.ndarray  # (T,) class names
+
+
+def concatenate(videos: list) -> VideoScores:
+    """The scores of all frames of several videos, in their order."""
+    columns = {prefix: FrameScores(*map(torch.cat, zip(*(v.columns[prefix] for v in videos))))
+               for prefix in videos[0].columns}
+    gt_stability, *arrays = list(zip(*videos))[1:]
+    return VideoScores(columns, torch.cat(gt_stability), *map(np.concatenate, arrays))
+
+
+def aggregate(scores: VideoScores, classes, box_map: str) -> dict:
+    """Full keys of metrics.json, without the group → numbers. Localization is of frames with gt."""
+    has_gt, labels = scores.has_gt, scores.labels
+    prefixed = {**scores.columns, "frames/": scores.columns[f"{box_map}/"]}
+    flat = {key: value for prefix, frames in prefixed.items()
+            for key, value in frames.aggregate(prefix, has_gt).items()}
+    flat["frames/n"] = int(has_gt.sum())
+    if not scores.gt_stability.isnan().all():
+        flat["truth/stability"] = metrics.mean(scores.gt_stability)
+    is_right, is_event = scores.pred_labels == labels, labels != BACKGROUND
+    is_known = np.isin(labels, classes)
+    for key, count, where in (
+            ("events/accuracy", "events/n", is_event & is_known),
+            ("silence/accuracy", "silence/n", scores.is_silent),
+            ("silence/accuracy_with_edges", "silence/n_with_edges", ~is_event)):
+        flat[count] = int(where.sum())
+        if where.any():
+            flat[key] = float(is_right[where].mean())
+    for label in sorted(set(labels[has_gt])):
+        iou = np.asarray(prefixed["frames/"].iou)[has_gt & (labels == label)]
+        flat |= {f"class/{label}/iou@0.5": metrics.success_rate(iou), f"class/{label}/n": len(iou)}
+    return flat
+
+
+def enlarge(maps):
+    """(T, h, w) → (T, SIZE, SIZE), bilinear, each from 0 to 1 (4.2); a constant map is 0."""
+    maps = metrics.resize(maps.float(), SIZE)
+    is_constant = maps.amax((1, 2), True) == maps.amin((1, 2), True)
+    return torch.where(is_constant, 0, metrics.normalise(maps))
+
+
+def boxes_to_maps(boxes):
+    """T arrays (n, 4 or more) in [0, 1], n differs → (T, SIZE, SIZE) 0/1: the union of each."""
+    padded = torch.zeros(len(boxes), max(1, *map(len, boxes), 0), 4, dtype=torch.float64)
+    for row, frame in zip(padded, boxes):
+        row[:len(frame)] = torch.as_tensor(frame)[:, :4]
+    return metrics.boxes_to_map(padded * SIZE, SIZE)
+
+
+def foreground_boxes(maps, is_foreground) -> list:
+    """Boxes of enlarged maps: T of (n, 5), in [0, 1] with a score; none for background frames."""
+    return [boxes if shown else boxes[:0]
+            for boxes, shown in zip(boxes_from_maps(maps), is_foreground.tolist())]
+
+
+def score_maps(maps, gt, is_foreground, times) -> FrameScores:
+    """Enlarged maps, ground truth 0/1 (T, SIZE, SIZE), foreground (T,) bool, times (T,) in seconds.
+
+    cIoU of {map > TAU}, NaN if that and gt are empty; whether the greatest value is in gt; IoU of
+    the boxes' union with gt; stability of {map > TAU}.
+    """
+    masks = metrics.binarize(maps, "fixed", tau=TAU)
+    boxes = foreground_boxes(maps, is_foreground)
+    return FrameScores(metrics.ciou(masks, gt), metrics.pointing(maps, gt), iou_of_boxes(boxes, gt),
+                       stability(masks, gt, times))
+
+
+def score_boxes(boxes, gt) -> FrameScores:
+    iou = iou_of_boxes(boxes, gt)
+    nothing = torch.full_like(iou, torch.nan)
+    return FrameScores(nothing, nothing, iou, nothing)
+
+
+def iou_of_boxes(boxes, gt):
+    """IoU of the union of a frame's boxes with gt: (T,); NaN if both are empty."""
+    return metrics.iou(boxes_to_maps(boxes) > 0, gt > 0)
+
+
+def stability(masks, gt, times):
+    """IoU of each frame's mask with the next one's: (T,), NaN at the end.
+
+    Also NaN if one of the two frames has no gt, or if they are more than NEIGHBOURS apart.
+    """
+    has_gt = gt.flatten(1).any(1)
+    values = torch.full((len(masks),), torch.nan, dtype=torch.float64)
+    if len(masks) > 1:
+        both = has_gt[:-1] & has_gt[1:] & torch.from_numpy(np.diff(times) <= NEIGHBOURS)
+        values[:-1] = torch.where(both, metrics.iou(masks[:-1], masks[1:]), torch.nan)
+    return values
+
+
+def baseline_scores(gt) -> dict:
+    """Scores of predictions that look at nothing, by prefix of their metrics.
+
+    centre: a map that falls from the middle, {map > TAU} is the central square of a quarter of the
+    image; its box has half of it. whole: all of the image.
+    """
+    ring = (2 * torch.arange(SIZE) - SIZE + 1).abs()
+    centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)
+    centre, values = centre.expand(gt.shape), metrics.baseline_values(gt)
+    nothing = torch.full_like(values["whole"], torch.nan)
+    return {
+        "baseline/centre_": FrameScores(metrics.ciou(centre > TAU, gt),
+                                        metrics.pointing(centre, gt), values["centre"], nothing),
+        "baseline/whole_": FrameScores(values["whole"], nothing, values["whole"], nothing)}
+
+
+def ground_proposals(proposals, alpha, config):
+    """The proposals of one frame, scored by its localization map, section 3.3.
+
+        Sₙ = Σᵢⱼ mₙ(i,j) α̂(i,j),   mₙ the mask of box n
+
+    proposals (N, 4) in [0, 1], alpha (SIZE, SIZE), which sums to 1 → (n, 5), boxes with their Sₙ,
+    the best first: after non-maximum suppression, config.grounded at most. With
+    config.area_normalised Sₙ is divided by Σᵢⱼ mₙ(i,j).
+    """
+    table = F.pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # sums from the corner on
+    x0, y0, x1, y1 = (proposals * SIZE).round().long().clamp(0, SIZE).T
+    S = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]  # (N,)
+    if config.area_normalised:
+        S = S / ((x1 - x0) * (y1 - y0)).clamp(min=1)
+    best = nms(proposals, S, config.nms, most=config.grounded)
+    return torch.cat([proposals[best], S[best, None].float()], 1)
