@@ -248,7 +248,7 @@ def test_is3_groups(stem, group, label, tmp_path):
     sample, = listed_samples("is3", tmp_path)
     assert (sample.group, sample.label) == (group, label)
     assert sample.audio == tmp_path / f"audio_waw/{stem}.wav" and sample.masks is None
-    with pytest.raises(ValueError, match="nobody annotated a mask"):
+    with pytest.raises(ValueError, match="has no mask"):
         gt_map(sample, 8, masks=True)
 
 

@@ -1,4 +1,12 @@
-"""Pieces of published annotation files → checked values. Whatever is malformed is an InputError that names the file."""
+"""Parsers of what published annotation files have in common.
+
+Anything malformed is an InputError that names the file.
+
+>>> clip_id("glLQrEijrKg_300000_310000.mp4")
+'glLQrEijrKg_000300'
+>>> int(61 / 224 * 224), int(from_grid(61, 224) * 224)  # a pixel of a grid, there and back
+(60, 61)
+"""
 import csv
 import re
 import xml.etree.ElementTree as ET
@@ -8,102 +16,122 @@ import numpy as np
 
 from common.io import InputError, read_json, read_lines
 
-MAX_BOXES, MAX_XML = 1000, 2**20  # of one picture; bytes
+MAX_BOXES, MAX_XML = 1000, 2**20  # of one image; bytes
 
 
-def metadata(root, *names) -> Path:
-    """The first of these files in ROOT/metadata or ROOT; InputError if there is none."""
-    places = [base / name for name in names for base in (Path(root) / "metadata", Path(root))]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise InputError(places[0], "no such file: the published annotation file or list goes here")
-    return found
+def find_metadata(root, *names, optional=False) -> Path | None:
+    """The first of these files in ROOT/metadata or ROOT; if there is none, InputError or None."""
+    paths = [base / name for name in names for base in (Path(root) / "metadata", Path(root))]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None and not optional:
+        raise InputError(paths[0], "no such file; the published annotation file or list goes here")
+    return path
 
 
-def rows(path) -> list[list[str]]:
-    """Of a CSV file, without a header that starts with "video"."""
+def read_rows(path) -> list[list[str]]:
+    """The rows of a CSV file, without the header, which starts with "video" if there is one."""
     try:
         return [row for row in csv.reader(read_lines(path)) if row[0] != "video"]
     except csv.Error as error:
         raise InputError(path, error) from error
 
 
-def ids(path) -> list[str]:
-    """The first column of a list, each once, in its order, in the spelling of the files on disk."""
-    return list(dict.fromkeys(file_name(path, clip_id(row[0])) for row in rows(path)))
+def check_rows(path, rows, columns: str, numbers=(), separator=",") -> list:
+    """The rows, if each has these columns, with digits in those whose indices are in `numbers`."""
+    for row in rows:
+        is_complete = len(row) == len(columns.split(separator))
+        if not is_complete or not all(row[n].isdecimal() for n in numbers):
+            raise InputError(path, f"a row is {columns}, not {separator.join(row)[:80]}")
+    return rows
 
 
-def clip_id(name) -> str:
-    """`glLQrEijrKg_000300.mp4`, or with the milliseconds of sslalign's list `glLQrEijrKg_300000_310000` → glLQrEijrKg_000300."""
+def read_ids(path) -> list[str]:
+    """The ids in the first column of a list, without repetitions."""
+    return list(dict.fromkeys(check_name(path, clip_id(row[0])) for row in read_rows(path)))
+
+
+def clip_id(name: str) -> str:
+    """A name in a list → the name of the files on disk, YOUTUBEID_SECONDS.
+
+    Lists have `.mp4` behind it, or start and end in milliseconds (sslalign).
+    """
     name = name.strip().removesuffix(".mp4")
     clip = re.fullmatch(r"(.{11})_(\d+)_\d+", name)
     return f"{clip[1]}_{int(clip[2]) // 1000:06d}" if clip else name
 
 
-def file_name(path, name) -> str:
-    """`name`, if it names a file in a folder and nowhere else; the InputError is about the annotation file at `path`."""
-    if not 0 < len(name) <= 200 or name in (".", "..") or not name.isprintable() or re.search(r"[/\\]", name):
+def check_name(path, name: str) -> str:
+    """`name`, if it is the name of a file, without a folder. path: the annotation file it is in."""
+    is_name = 0 < len(name) <= 200 and name.isprintable() and not re.search(r"[/\\]", name)
+    if not is_name or name in (".", ".."):
         raise InputError(path, f"not an id: {name[:80]!r}")
     return name
 
 
-def tail(path, folders) -> PurePosixPath:
-    """What follows the data set's own folder in a path of another machine, or else the file's name."""
+def relative_path(path: str, folders) -> PurePosixPath:
+    """The part of an absolute path of another machine behind one of `folders`, or its last part."""
     parts = PurePosixPath(path.replace("\\", "/")).parts or ("",)
-    known = [n for n, part in enumerate(parts[:-1]) if part in folders]
-    return PurePosixPath(*parts[known[-1] + 1:] if known else parts[-1:])
+    found = [n for n, part in enumerate(parts[:-1]) if part in folders]
+    return PurePosixPath(*parts[found[-1] + 1:] if found else parts[-1:])
 
 
-def entries(path, **fields):
-    """The objects of a JSON list, each of which has these keys with values of these types."""
-    values = read_json(path)
-    if not isinstance(values, list):
+def read_entries(path, **fields) -> list[dict]:
+    """The objects of a JSON list. fields: the keys that each must have, and their types."""
+    entries = read_json(path)
+    if not isinstance(entries, list):
         raise InputError(path, "not a list of annotations")
-    for n, entry in enumerate(values):
+    for n, entry in enumerate(entries):
         for key, kind in fields.items():
             if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
                 raise InputError(path, f"entry {n} has no {key} that is a {kind.__name__}")
-    return values
+    return entries
 
 
-def boxes(path, name, values) -> np.ndarray:
+def parse_boxes(path, name, values) -> np.ndarray:
     """Lists of four numbers → (n, 4) float64."""
     if not values:
         return np.zeros((0, 4))
     try:
-        array = np.array(values, np.float64)
+        boxes = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError):
-        array = np.array(np.nan)
-    if array.ndim != 2 or array.shape[1] != 4 or len(array) > MAX_BOXES or not np.isfinite(array).all():
+        boxes = np.zeros(0)
+    is_box = boxes.ndim == 2 and boxes.shape[1] == 4 and np.isfinite(boxes).all()
+    if not is_box or len(boxes) > MAX_BOXES:
         raise InputError(path, f"{name}: a box is four finite numbers, not {str(values)[:80]}")
-    return array
+    return boxes
 
 
-def from_grid(pixels, side) -> np.ndarray:
-    """Pixels of a side×side picture, truncated to integers → [0, 1], one unit up in the last place, so that times `side` and
-    truncated again they come back (61 / 224 * 224 is 60.99…)."""
+def from_grid(pixels, side: int) -> np.ndarray:
+    """Pixels of a side × side image, truncated to integers → [0, 1].
+
+    The values are rounded up, so that times `side` and truncated they are the same pixels again.
+    """
     array = np.trunc(pixels) / side
     return np.where(array > 0, np.nextafter(array, np.inf), array)
 
 
-def clip(array) -> np.ndarray:
-    """Boxes into [0, 1], without those that then have no area: VGG-SS has edges at -2.9e16, AVSBench boxes 0, 0, 0, 0."""
-    array = array.clip(0, 1)
-    return array[(array[:, 2:] > array[:, :2]).all(1)]
+def clip_boxes(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) clipped to [0, 1], without those that then have no area.
+
+    VGG-SS has edges at -2.9e16, AVSBench the box 0, 0, 0, 0 where nothing sounds.
+    """
+    boxes = boxes.clip(0, 1)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
-def annotators(path) -> tuple:
-    """Flickr-SoundNet's XML: an element an annotator, in each `bbox`es of something, then x0 y0 x1 y1, integers of a 256 grid.
+def read_annotators(path) -> tuple:
+    """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
 
-    → one (n, 4) array an annotator, in [0, 1] (exactly: 256 is a power of two) where the annotator stayed in the picture.
+    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid.
     """
     if path.stat().st_size > MAX_XML:
         raise InputError(path, f"more than {MAX_XML} bytes")
     data = path.read_bytes()
-    if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities that grow without end
-        raise InputError(path, "declarations are not read here")
+    if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities of unbounded length
+        raise InputError(path, "XML declarations are not supported")
     try:
-        people = [[[int(edge.text) for edge in box[1:]] for box in entry.findall("bbox")] for entry in ET.fromstring(data)]
+        people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
+                  for person in ET.fromstring(data)]
     except (ET.ParseError, ValueError, TypeError) as error:
         raise InputError(path, error) from error
-    return tuple(boxes(path, "bbox", votes) / 256 for votes in people if votes)
+    return tuple(parse_boxes(path, "bbox", boxes) / 256 for boxes in people if boxes)

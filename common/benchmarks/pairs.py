@@ -12,7 +12,8 @@ from common.io import InputError, crop_audio, read_audio, read_image
 from common.training import progress_bar
 from common.scenes import Scenes
 
-from .readers import load_samples, readable_samples
+from .readers import load_samples
+from .samples import readable_samples
 
 # Seeds of the held-out scenes; training uses --seed, which is smaller.
 VALIDATION, TEST = 10**6, 10**6 + 3

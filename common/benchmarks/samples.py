@@ -1,0 +1,71 @@
+"""A sample of a benchmark, its ground truth, and which samples can be read."""
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.io import InputError, read_image
+from common.metrics import boxes_to_map
+from common.training import dist, progress_bar
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image, audio, and where in the image its source is annotated.
+
+    boxes: (n, 4) float64, x0, y0, x1, y1 in [0, 1], none without area. Flickr-SoundNet: a tuple of
+    such arrays, one for each annotator, not clipped. None without annotation.
+    """
+    id: str
+    image: Path  # ave: the folder of the video's frames
+    audio: Path
+    boxes: np.ndarray | tuple | None
+    masks: tuple | None = None  # paths
+    group: str = ""  # samples of one image (IS3, VPO) or of one video share it
+    label: str | None = None
+    sounding: bool = True
+    seconds: tuple | None = None  # start and end of its part of the audio; None: all of it
+
+
+def gt_map(sample: Sample, size: int, masks=False) -> np.ndarray:
+    """(size, size) float32 ground truth in [0, 1]: the union of the boxes, or of the masks.
+
+    Flickr-SoundNet: the consensus of two annotators. Zeros if nothing sounds. Raises ValueError
+    without annotation.
+    """
+    if not sample.sounding:
+        return np.zeros((size, size), np.float32)
+    if (sample.masks if masks else sample.boxes) is None:
+        raise ValueError(f"{sample.id} has no {'mask' if masks else 'boxes'}")
+    if masks:
+        return np.max([_read_mask(path, size) for path in sample.masks], axis=0)
+    if isinstance(sample.boxes, tuple):  # as published: all boxes count, two of one annotator too
+        boxes = np.concatenate([np.zeros((0, 4)), *sample.boxes])
+        return boxes_to_map(boxes * size, size, consensus=2)
+    return boxes_to_map(sample.boxes * size, size)
+
+
+def _read_mask(path, size):
+    """Resized, then binarized at 128 as in sslalign's evaluator, since masks may be JPEGs."""
+    mask = Image.fromarray(read_image(path, "L")).resize((size, size), Image.Resampling.BICUBIC)
+    return (np.asarray(mask) >= 128).astype(np.float32)
+
+
+def readable_samples(samples, field: str, read) -> list:
+    """The samples whose file in `field` can be read; prints the others (--skip-bad)."""
+    def error_of(path):
+        try:
+            read(path)
+        except InputError as error:
+            return error
+
+    paths = sorted({getattr(sample, field) for sample in samples})
+    with ThreadPoolExecutor() as pool:
+        errors = progress_bar(pool.map(error_of, paths), total=len(paths), name=f"reading {field}s")
+        errors = {path: error for path, error in zip(paths, errors) if error}
+    if dist.rank() == 0:
+        for error in errors.values():
+            print("left out:", error)
+    return [sample for sample in samples if getattr(sample, field) not in errors]
