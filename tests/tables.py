@@ -1,0 +1,116 @@
+"""The tables in the READMEs, made from the files in results/.
+
+`python -m tests.tables` rewrites what stands between the two lines
+
+    <!-- table: results/NAME.json -->
+    <!-- end -->
+
+of every README and of docs/*.md: a Markdown table with one decimal, mean ± standard deviation where
+there are several seeds, and under it N, seeds, date, commit and command. `common.training` has
+`write_results`, which writes such a file; `evaluate` and `ablate` call it for --out-results.
+"""
+
+import json
+import math
+import re
+import statistics
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIELDS = {  # of a results file
+    **dict.fromkeys(("title", "command", "commit", "date", "machine", "note"), str),
+    **dict.fromkeys(("seeds", "columns", "rows"), list),
+    "n": (int, type(None)),
+}
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.S)
+COLUMNS = 100
+
+
+def pages(root=ROOT) -> list:
+    """The Markdown files that may hold tables."""
+    return sorted([*root.glob("README.md"), *root.glob("*/README.md"), *root.glob("docs/*.md")])
+
+
+def is_number(value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_cell(value, num_seeds: int) -> bool:
+    """Whether a value of a row is null, a number for each seed, or a mean with its deviation."""
+    if isinstance(value, dict):
+        return set(value) == {"mean", "std"} and all(map(is_number, value.values()))
+    if isinstance(value, list):
+        return len(value) == num_seeds and all(map(is_number, value))
+    return value is None
+
+
+def problems(results: dict) -> list:
+    """What is wrong with the contents of a results file, a line each; empty if it is right."""
+    found = [f"no field {name}" for name in FIELDS if name not in results]
+    if found:
+        return found
+    found += [f"{k} is of another type" for k, t in FIELDS.items() if not isinstance(results[k], t)]
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(results["date"])):
+        found.append("date is not YYYY-MM-DD")
+    if not results["command"] or not results["seeds"] or not results["rows"]:
+        found.append("command, seeds and rows must not be empty")
+    for row in results["rows"]:
+        for column, value in row["values"].items():
+            if column not in results["columns"]:
+                found.append(f"{row['name']}: {column} is not among the columns")
+            if not is_cell(value, len(results["seeds"])):
+                found.append(f"{row['name']}: {column}: {value}")
+    return found
+
+
+def cell(value) -> str:
+    """One decimal; mean ± standard deviation of several seeds; – where nothing was measured."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return f"{value['mean']:.1f} ± {value['std']:.1f}"
+    deviation = f" ± {statistics.stdev(value):.1f}" if len(value) > 1 else ""
+    return f"{statistics.mean(value):.1f}{deviation}"
+
+
+def markdown(results: dict) -> str:
+    """The table of a results file, and the line that says what it is."""
+    columns, seeds = results["columns"], [str(seed) for seed in results["seeds"]]
+    lines = ["| " + " | ".join(["", *columns]) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for row in results["rows"]:
+        cells = [cell(row["values"].get(column)) for column in columns]
+        lines.append("| " + " | ".join([row["name"], *cells]) + " |")
+    facts = [] if results["n"] is None else [f"N = {results['n']}"]
+    facts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", results["date"]]
+    facts += [f"commit {results['commit']}", f"`{results['command']}`"]
+    wrap = textwrap.TextWrapper(COLUMNS, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*lines, "", *wrap.wrap(" · ".join(facts))])
+
+
+def filled(text: str, root=ROOT) -> str:
+    """`text` with all its tables made anew. Raises ValueError if a file is missing or wrong."""
+
+    def table(match):
+        path = root / match[2]
+        if not path.is_file():
+            raise ValueError(f"{match[2]}: no such file")
+        results = json.loads(path.read_text("utf-8"))
+        if found := problems(results):
+            raise ValueError(f"{match[2]}: {'; '.join(found)}")
+        return f"{match[1]}{markdown(results)}\n{match[3]}"
+
+    return BLOCK.sub(table, text)
+
+
+def main(root=ROOT) -> None:
+    for path in pages(root):
+        text = path.read_text("utf-8")
+        if (new := filled(text, root)) != text:
+            path.write_text(new, "utf-8")
+            print(f"{path.relative_to(root)}: tables written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The tables of the READMEs are those of the files in results/."""
+
+import json
+
+import pytest
+
+from tests import tables
+
+FILES = sorted((tables.ROOT / "results").glob("*.json"))
+PAGES = tables.pages()
+GOOD = {
+    "title": "a table",
+    "command": "make train-turn",
+    "commit": "abc1234",
+    "date": "2026-11-28",
+    "machine": "2 CPU cores",
+    "n": 500,
+    "seeds": [0, 1],
+    "columns": ["cIoU", "AUC", "pointing"],
+    "rows": [
+        {"name": "model", "values": {"cIoU": [50.0, 52.0], "AUC": {"mean": 1.25, "std": 0.5}}}
+    ],
+    "note": "",
+}
+TABLE = """\
+|  | cIoU | AUC | pointing |
+| --- | --- | --- | --- |
+| model | 51.0 ± 1.4 | 1.2 ± 0.5 | – |
+
+N = 500 · seeds 0, 1 · 2026-11-28 · commit abc1234 · `make train-turn`"""
+
+
+@pytest.mark.parametrize("path", FILES, ids=[p.name for p in FILES])
+def test_a_results_file_is_complete(path):
+    assert tables.problems(json.loads(path.read_text("utf-8"))) == []
+    assert path.name.partition("-")[0] in ("turn", "stmnet", "avkd", "sslalign")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(tables.ROOT)) for p in PAGES])
+def test_the_tables_of_a_page_are_those_of_its_files(path):
+    text = path.read_text("utf-8")
+    assert tables.filled(text) == text, "make tables"
+    assert text.count("<!-- table: ") == len(tables.BLOCK.findall(text)), "a block without its end"
+
+
+def test_a_table_is_written_between_its_markers(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    (tmp_path / "README.md").write_text("# A\n\n<!-- table: a.json -->\nold\n<!-- end -->\n\nb\n")
+    tables.main(tmp_path)
+    text = (tmp_path / "README.md").read_text("utf-8")
+    assert text == f"# A\n\n<!-- table: a.json -->\n{TABLE}\n<!-- end -->\n\nb\n"
+    assert tables.filled(text, tmp_path) == text
+    assert tables.filled(text.replace("51.0", "51.1"), tmp_path) == text
+    with pytest.raises(ValueError, match=r"b\.json: no such file"):
+        tables.filled(text.replace("a.json", "b.json"), tmp_path)
+
+
+def test_long_commands_are_wrapped():
+    long = {**GOOD, "command": "python -m turn.ablate " + "--flag value " * 12}
+    assert max(map(len, tables.markdown(long).splitlines())) <= tables.COLUMNS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"date": "28 November"},
+        {"seeds": [0]},
+        {"seeds": []},
+        {"n": "500"},
+        {"columns": ["cIoU"]},
+        {"rows": [{"name": "a", "values": {"cIoU": [float("nan"), 1.0]}}]},
+        {"rows": [{"name": "a", "values": {"cIoU": {"mean": 1.0}}}]},
+        {"rows": [{"name": "a", "values": {"cIoU": 1.0}}]},
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_file_is_found(change):
+    assert tables.problems(GOOD) == []
+    assert tables.problems({**GOOD, **change})
+
+
+@pytest.mark.parametrize("field", tables.FIELDS)
+def test_a_missing_field_is_found(field):
+    assert tables.problems({k: v for k, v in GOOD.items() if k != field}) == [f"no field {field}"]
