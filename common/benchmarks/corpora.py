@@ -1,10 +1,11 @@
-"""Readers of TURN's training sets, as published: RefCOCO, RefCOCO+ and RefCOCOg (source), Clotho and AudioCaps (intermediate).
+"""Readers of TURN's training sets, as published: RefCOCO, RefCOCO+, RefCOCOg, Clotho, AudioCaps.
 
-    ROOT/refcoco/refs(unc).p, instances.json              ROOT/clotho_captions_development.csv   ROOT/train.csv
-    ROOT/refcoco+/…   ROOT/refcocog/…                     ROOT/development/NAME.wav              ROOT/audio/train/ID_START.wav
+    ROOT/refcoco/refs(unc).p, instances.json             likewise refcoco+/ and refcocog/
     ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
+    ROOT/clotho_captions_development.csv, development/NAME.wav
+    ROOT/train.csv, audio/train/ID_START.wav             AudioCaps
 
-A reader reads the lists and sees that the files exist; it opens no picture and no sound.
+A reader parses the lists and checks that the files exist. It opens no image and no audio.
 """
 import io
 import os
@@ -15,16 +16,16 @@ from typing import NamedTuple
 
 from common.io import InputError, inside, read_csv, read_json
 
-LARGEST_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # google: what TURN's released code takes
+MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
+SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code
 COCO = "images/mscoco/images/train2014"
 CLOTHO = ("development", "validation", "evaluation")
 AUDIOCAPS = ("train", "val", "test")
-AUDIOCAPS_NAMES = "{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}"  # the downloaders in use name a clip in these ways
+AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")  # of different downloaders
 
 
 class Phrase(NamedTuple):
-    """A phrase and the box of what it refers to: centre x, centre y, width, height, each in [0, 1] of the picture."""
+    """A phrase, and the box of what it refers to: cx, cy, w, h, each in [0, 1]."""
     image: Path
     phrase: str
     box: tuple[float, float, float, float]
@@ -32,137 +33,137 @@ class Phrase(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A sound and all captions of it."""
+    """An audio file and all its captions."""
     audio: Path
     captions: tuple[str, ...]
     id: str
 
 
 class Corpus(list):
-    """The items; `bad` says, one line each, what was left out with `skip_bad`."""
+    """A list of Phrase or Clip; `bad` has one line on each entry that `skip_bad` left out."""
 
     def __init__(self):
         super().__init__()
         self.bad: list[str] = []
 
 
+class BadEntry(Exception):
+    """What is wrong with one entry of a list."""
+
+
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
             skip_bad: bool = False) -> Corpus:
-    """One `Phrase` per sentence. `name`: refcoco, refcoco+ or refcocog; `split_by` None: unc, unc, google.
+    """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog. Raises InputError.
 
-    `split` is train, val, and test (refcocog by umd) or testA, testB (unc). Pictures are COCO's train2014 in the places where the
-    annotators' own tool has them. Raises InputError.
+    split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY.
     """
     if name not in SPLIT_BY:
         raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
-    split_by = split_by or SPLIT_BY[name]
-    path = inside(root, f"{name}/refs({split_by}).p")
+    path = inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
     refs = _unpickle(path)
-    instances = inside(root, f"{name}/instances.json")
-    coco = read_json(instances)
-    images = _by_id(instances, coco, "images")
-    boxes = _by_id(instances, coco, "annotations")
+    coco_path = inside(root, f"{name}/instances.json")
+    coco = read_json(coco_path)
+    images = _by_id(coco_path, coco, "images")
+    annotations = _by_id(coco_path, coco, "annotations")
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise InputError(path, "not a list of references")
     refs = [ref for ref in refs if ref.get("split") == split]
-    files = _listing(inside(root, COCO))
-    return _collect(path, split, refs, lambda ref: _phrases(files, images, boxes, ref), skip_bad)
+    folder = _Folder(inside(root, COCO))
+    return _collect(path, split, refs, skip_bad,
+                    lambda ref: _phrases(folder, images, annotations, ref))
 
 
 def clotho(root, split: str = "development", skip_bad: bool = False) -> Corpus:
-    """One `Clip` with five captions per file. `split`: development, validation or evaluation. Raises InputError."""
+    """A `Clip` with five captions for each file; split: one of CLOTHO. Raises InputError."""
     if split not in CLOTHO:
         raise ValueError(f"split {split!r} is none of {', '.join(CLOTHO)}")
-    path = inside(root, f"clotho_captions_{split}.csv")
-    files = _listing(inside(root, split))
+    path, folder = inside(root, f"clotho_captions_{split}.csv"), _Folder(inside(root, split))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
     def clip(row):
         name, *captions = (row[column] for column in columns)
-        return [Clip(_file(files, name), _texts(captions), name)]
-    return _collect(path, split, read_csv(path, columns), clip, skip_bad)
+        return [Clip(folder.file(name), _stripped(captions), name)]
+    return _collect(path, split, read_csv(path, columns), skip_bad, clip)
 
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
-    """One `Clip` per clip, with one caption in train and up to five, over as many rows, in val and test. Raises InputError.
+    """A `Clip` with one caption in train, and up to five, in as many rows, in val and test.
 
-    The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. The sounds are in ROOT/audio/train/,
-    named ID_START, ID, YID_START or YID, .wav or .flac, where ID is YouTube's and START the second as the list has it.
+    The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. Files are
+    named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES. Raises InputError.
     """
     if split not in AUDIOCAPS:
         raise ValueError(f"split {split!r} is none of {', '.join(AUDIOCAPS)}")
-    path = inside(root, f"{split}.csv")
+    path, folder = inside(root, f"{split}.csv"), _Folder(inside(root, f"audio/{split}"))
     if not path.exists():
         path = inside(root, f"dataset/{split}.csv")
-    files = _listing(inside(root, f"audio/{split}"))
-    clips = {}
+    captions = {}  # (id, start): all of the clip
     for row in read_csv(path, ("youtube_id", "start_time", "caption")):
-        clips.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
+        captions.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
 
-    def clip(item):
-        (youtube, start), captions = item
-        names = [form.format(id=youtube, start=start) + end for form in AUDIOCAPS_NAMES for end in (".wav", ".flac")]
-        return [Clip(_file(files, *names), _texts(captions), f"{youtube}_{start}")]
-    return _collect(path, split, list(clips.items()), clip, skip_bad)
-
-
-class _Bad(Exception):
-    """What is wrong with one row."""
+    def clip(key):
+        names = [name.format(id=key[0], start=key[1]) + suffix
+                 for name in AUDIOCAPS_NAMES for suffix in (".wav", ".flac")]
+        return [Clip(folder.file(*names), _stripped(captions[key]), "_".join(key))]
+    return _collect(path, split, list(captions), skip_bad, clip)
 
 
-def _collect(path, split: str, rows: list, items: Callable, skip_bad: bool) -> Corpus:
-    """The items of all rows; the bad ones are listed, or make an error that names the first and how many there are."""
+def _collect(path, split: str, entries: list, skip_bad: bool, parse: Callable) -> Corpus:
+    """The items of all entries. Bad entries are listed, or an error names the first of them."""
     corpus = Corpus()
-    for number, row in enumerate(rows, 1):
+    for number, entry in enumerate(entries, 1):
         try:
-            corpus += items(row)
-        except _Bad as reason:
+            corpus += parse(entry)
+        except BadEntry as reason:
             corpus.bad.append(f"{split} entry {number}: {reason}")
     if corpus.bad and not skip_bad:
-        raise InputError(path, f"{corpus.bad[0]} ({len(corpus.bad)} of {len(rows)} entries are bad)")
+        count = f"{len(corpus.bad)} of {len(entries)} entries are bad"
+        raise InputError(path, f"{corpus.bad[0]} ({count})")
     if not corpus:
         raise InputError(path, f"nothing usable in split {split!r}")
     return corpus
 
 
-def _listing(folder: Path) -> tuple[Path, frozenset[str]]:
-    """A folder and the names of what is in it: one system call instead of one per item, and no name can lead out of it."""
-    try:
-        return folder, frozenset(os.listdir(folder))
-    except OSError as error:
-        raise InputError(folder, error.strerror) from None
+class _Folder:
+    """The files of a folder, listed once. No name can lead out of it."""
+
+    def __init__(self, path: Path):
+        try:
+            self.path, self.names = path, frozenset(os.listdir(path))
+        except OSError as error:
+            raise InputError(path, error.strerror) from None
+
+    def file(self, *names: str) -> Path:
+        """The first of these files."""
+        for name in names:
+            if name in self.names:
+                return inside(self.path, name)
+        raise BadEntry(f"no file {names[0]} in {self.path}")
 
 
-def _file(files, *names: str) -> Path:
-    folder, found = files
-    for name in names:
-        if name in found:
-            return inside(folder, name)
-    raise _Bad(f"no file {names[0]} in {folder}")
-
-
-def _texts(captions) -> tuple[str, ...]:
+def _stripped(captions) -> tuple[str, ...]:
     captions = tuple(caption.strip() for caption in captions)
     if not all(captions):
-        raise _Bad("an empty caption")
+        raise BadEntry("an empty caption")
     return captions
 
 
-def _phrases(files, images: dict, annotations: dict, ref: dict) -> list[Phrase]:
+def _phrases(folder: _Folder, images: dict, annotations: dict, ref: dict) -> list[Phrase]:
+    """The phrases of a reference. The box is clipped to the image."""
+    name = f"ref_id {ref.get('ref_id')}"
     try:
         image = images[ref["image_id"]]
         width, height = float(image["width"]), float(image["height"])
         left, top, w, h = (float(v) for v in annotations[ref["ann_id"]]["bbox"])
         sentences = [(str(s["sent"]).strip(), str(s["sent_id"])) for s in ref["sentences"]]
-        path = _file(files, str(image["file_name"]))
+        path = folder.file(str(image["file_name"]))
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise _Bad(f"ref_id {ref.get('ref_id')}: {type(error).__name__}: {error}") from None
-    # clipped to the picture; written so that NaN fails
+        raise BadEntry(f"{name}: {type(error).__name__}: {error}") from None
     x0, y0, x1, y1 = max(left, 0.), max(top, 0.), min(left + w, width), min(top + h, height)
-    if not (x0 < x1 <= width and y0 < y1 <= height):
-        raise _Bad(f"ref_id {ref.get('ref_id')}: box {left, top, w, h} has no area in {width} x {height}")
+    if not (x0 < x1 <= width and y0 < y1 <= height):  # False for NaN
+        raise BadEntry(f"{name}: box {left, top, w, h} has no area in {width} x {height}")
     if not all(phrase for phrase, _ in sentences):
-        raise _Bad(f"ref_id {ref.get('ref_id')}: an empty phrase")
+        raise BadEntry(f"{name}: an empty phrase")
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
     return [Phrase(path, phrase, box, sent_id) for phrase, sent_id in sentences]
 
@@ -174,11 +175,11 @@ def _by_id(path, coco, name: str) -> dict:
         raise InputError(path, f"{name}: not in COCO's layout ({error})") from None
 
 
-class _Plain(pickle._Unpickler):
-    """Lists, dicts, strings and numbers only: whatever names a class or a function is refused before it is looked up.
+class _PlainUnpickler(pickle._Unpickler):
+    """Lists, dicts, strings and numbers; whatever names a class or a function is refused.
 
-    This is the standard library's unpickler in Python, a few seconds slower on RefCOCO than the one in C, which takes
-    gigabytes of memory when five bytes tell it to.
+    The standard library's unpickler in Python: the one in C allocates gigabytes if five bytes say
+    so. It takes a few seconds more on RefCOCO.
     """
 
     def find_class(self, module, name):
@@ -188,14 +189,13 @@ class _Plain(pickle._Unpickler):
 def _unpickle(path):
     try:
         with open(path, "rb") as file:
-            data = file.read(LARGEST_PICKLE + 1)
-        if len(data) > LARGEST_PICKLE:
-            raise InputError(path, "too large")
-        # written by Python 2, whose plain strings are bytes
-        return _Plain(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except InputError:
-        raise
+            data = file.read(MAX_PICKLE + 1)
     except OSError as error:
         raise InputError(path, error.strerror) from None
-    except Exception as error:  # on bytes that are not a pickle, the unpickler raises nearly anything
-        raise InputError(path, f"not a plain pickle ({type(error).__name__}: {error})") from None
+    if len(data) > MAX_PICKLE:
+        raise InputError(path, f"more than {MAX_PICKLE} bytes")
+    try:  # Python 2 wrote them: plain strings are bytes
+        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
+    except Exception as error:  # the unpickler raises nearly anything
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(path, f"not a plain pickle ({reason})") from None
