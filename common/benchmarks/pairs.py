@@ -1,6 +1,7 @@
-"""Pairs of a picture and a sound, of scenes or of files, and how they are read.
+"""Image–audio pairs to train on, from embedded scenes or files, and how audio is read and cropped.
 
-A source of pairs has `ids`, `image(i)` → (H, W, 3) uint8 and `sound(i)` → (n,) at config.sample_rate; no label is ever read.
+A source of pairs has `ids`, `image(i)` → (H, W, 3) uint8 and `waveform(i)` → (n,) float32 at
+config.sample_rate. No label and no box is read.
 """
 import zlib
 from pathlib import Path
@@ -9,51 +10,60 @@ import numpy as np
 import torch
 
 from common.io import InputError, crop_audio, read_audio, read_image
-from common.training import progress_bar
 from common.scenes import Scenes
+from common.training import progress_bar
 
 from .readers import load_samples
 from .samples import readable_samples
 
-# Seeds of the held-out scenes; training uses --seed, which is smaller.
-VALIDATION, TEST = 10**6, 10**6 + 3
+VALIDATION, TEST = 10**6, 10**6 + 3  # seeds of held-out scenes; --seed, for training, is smaller
+LONE = 23  # stream of random numbers: which scenes have one object
 
 
 def make_scenes(seed: int, config, objects: int = 2) -> Scenes:
-    return Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop, objects, config.objects or None)
+    return Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop,
+                  objects, config.objects or None)
 
 
-def read_waveform(path, config, clip=None):
-    """A sound file → waveform at config.sample_rate, not longer than `clip` seconds (default: config.seconds; 0: all of it)."""
-    return read_audio(path, config.sample_rate, config.channel, seconds=clip or config.seconds or None)[0]
+def read_waveform(path, config, clip=None) -> torch.Tensor:
+    """The first `clip` seconds of a file, (n,); default: config.seconds, or all if that is 0."""
+    seconds = clip or config.seconds or None
+    return read_audio(path, config.sample_rate, config.channel, seconds=seconds)[0]
 
 
-def read_waveform_around(path, config, span):
-    """What the model hears of one frame of a long video: config.crop seconds around the middle of `span`, (start, end) in
-    seconds; at an end of the file the first or last ones."""
-    waveform = read_audio(path, config.sample_rate, config.channel, max(0.0, (sum(span) - config.crop) / 2), config.crop)[0]
+def read_waveform_around(path, config, span) -> torch.Tensor:
+    """config.crop seconds around the middle of `span`, (start, end) in seconds, of a long file.
+
+    At an end of the file they are its first or last seconds.
+    """
+    start = max(0.0, (sum(span) - config.crop) / 2)
+    waveform, _ = read_audio(path, config.sample_rate, config.channel, start, config.crop)
     missing = config.crop - len(waveform) / config.sample_rate
     if missing > 0:
         start = max(0.0, (sum(span) - config.crop) / 2 - missing)
-        waveform = read_audio(path, config.sample_rate, config.channel, start, config.crop)[0]
+        waveform, _ = read_audio(path, config.sample_rate, config.channel, start, config.crop)
     return cropped_waveform(waveform, config, config.crop)
 
 
-def cropped_waveform(waveform, config, clip=None, shift: float = 0.0):
-    """The part of a sound that the model hears: config.crop seconds around the middle of its first `clip` seconds (default:
-    config.seconds; 0: of all of it), or `shift` seconds later."""
-    clip = clip or config.seconds or max(waveform.shape[-1] / config.sample_rate, config.crop)
+def cropped_waveform(waveform, config, clip=None, shift: float = 0.0) -> torch.Tensor:
+    """The model's input: config.crop seconds in the middle of the first `clip` seconds.
+
+    clip: by default config.seconds, or all if that is 0. shift: so many seconds later.
+    """
+    duration = waveform.shape[-1] / config.sample_rate
+    clip = clip or config.seconds or max(duration, config.crop)
     return crop_audio(waveform, config.sample_rate, clip, config.crop, shift)
 
 
 class ScenePairs:
-    """Pairs made of embedded scenes, drawn once and kept in memory; a share `lone` of them without a silent second object."""
+    """Embedded scenes of two objects, in memory; a share `lone` of them has one object."""
 
     def __init__(self, seed: int, count: int, config, lone: float = 0.0):
-        scenes = make_scenes(seed, config, 2), make_scenes(seed, config, 1)
-        alone = np.random.default_rng([seed, 23]).random(count) < lone
-        self.samples = [scenes[int(alone[i])].pair(i) for i in progress_bar(range(count), name="drawing scenes")]
-        bank = scenes[0].bank.fingerprint  # other objects, other pairs
+        scenes, alone = make_scenes(seed, config, 2), make_scenes(seed, config, 1)
+        is_alone = np.random.default_rng([seed, LONE]).random(count) < lone
+        self.samples = [(alone if is_alone[i] else scenes).pair(i)
+                        for i in progress_bar(range(count), name="drawing scenes")]
+        bank = scenes.bank.fingerprint  # other objects are other pairs
         self.ids = [f"{bank:08x}-{seed}-{lone:g}-{i}" for i in range(count)]
 
     def image(self, i):
@@ -64,7 +74,7 @@ class ScenePairs:
 
 
 class FilePairs:
-    """Pairs of files: samples of common.benchmarks."""
+    """Pairs of files: samples of a benchmark."""
 
     def __init__(self, samples, config):
         self.samples, self.config, self.ids = samples, config, [s.id for s in samples]
@@ -76,25 +86,31 @@ class FilePairs:
         return read_waveform(self.samples[i].audio, self.config)
 
 
-def training_pairs(config):
-    """→ pairs to learn from, pairs held out for validation. Raises InputError.
+def training_pairs(config) -> tuple:
+    """→ pairs to train on, pairs held out for validation. Raises InputError.
 
-    Of files, those with the smallest checksums of their ids are held out: the same for every seed.
+    Of files, those whose ids have the smallest checksums are held out, whatever the seed.
     """
     if config.data == "scenes":
         if config.seed >= VALIDATION:
-            raise InputError("--seed", f"{config.seed} is a held-out seed; take one below {VALIDATION}")
-        return ScenePairs(config.seed, config.scenes, config, config.lone), ScenePairs(VALIDATION, config.held_out, config)
+            raise InputError("--seed", f"{config.seed} is a held-out seed; the largest is "
+                                       f"{VALIDATION - 1}")
+        return (ScenePairs(config.seed, config.scenes, config, config.lone),
+                ScenePairs(VALIDATION, config.held_out, config))
     if config.data not in ("vggsound", "flickr-soundnet"):
-        raise InputError("--data", f"{config.data!r} is none of scenes, vggsound, flickr-soundnet")
+        choices = "none of scenes, vggsound, flickr-soundnet"
+        raise InputError("--data", f"{config.data!r} is {choices}")
     if not config.root or not Path(config.root).is_dir():
-        raise InputError(config.root or "--root", f"not a folder; --root names the one that holds {config.data}")
+        raise InputError(config.root or "--root",
+                         f"not a folder; --root is the folder of {config.data}")
     samples = load_samples(config.data, config.root, config.ids or None)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_image)
         samples = readable_samples(samples, "audio", lambda path: read_waveform(path, config))
     if len(samples) <= config.held_out:
-        raise InputError("--held-out", f"{config.held_out} of {len(samples)} pairs leave nothing to learn from")
-    last = sorted(zlib.crc32(s.id.encode()) for s in samples)[config.held_out]
-    return (FilePairs([s for s in samples if zlib.crc32(s.id.encode()) >= last], config),
-            FilePairs([s for s in samples if zlib.crc32(s.id.encode()) < last], config))
+        raise InputError("--held-out", f"{config.held_out} of {len(samples)} pairs leave none to "
+                                       "train on")
+    checksums = np.array([zlib.crc32(sample.id.encode()) for sample in samples])
+    is_held_out = checksums < np.sort(checksums)[config.held_out]
+    return tuple(FilePairs([s for s, held in zip(samples, is_held_out) if held == part], config)
+                 for part in (False, True))
