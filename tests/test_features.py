@@ -178,7 +178,7 @@ def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
 @pytest.mark.slow
 def test_weights_of_another_network_write_nothing(vggsound, tmp_path, capsys):
     for flag, file, said in (
-        ("audio", "image.pth", "has no entry"),
+        ("audio", "image.pth", "holds no state_dict"),
         ("image", "audio.pth", "holds no state_dict"),
         ("image", "nothing.pth", "no such file"),
     ):

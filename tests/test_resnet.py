@@ -200,7 +200,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 @pytest.mark.parametrize(
     "content, key, reason",
     [
-        ({"model": {}}, "state", "no entry 'state'"),
+        ({"model": {}}, "state", "no state_dict under 'state'"),
         ([1, 2], None, "no state_dict"),
         ({"epoch": 3}, None, "entries epoch"),
         ({"w": torch.zeros(1)}, "w", "no state_dict under 'w'"),

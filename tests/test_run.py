@@ -277,7 +277,7 @@ def test_resume_takes_the_newest_run_and_the_checkpoints_configuration(tmp_path)
         resumed(tmp_path, "--width", "5")
     with pytest.raises(InputError, match=r"no run with a best\.pt"):
         newest_run(tmp_path / "toy", "best.pt")
-    with pytest.raises(InputError, match="no such checkpoint"):
+    with pytest.raises(InputError, match="no such file"):
         resumed(tmp_path, "--name", "missing")
 
 

@@ -4,7 +4,7 @@ Whatever is read is bounded before memory is allocated for it, and anything wron
 `InputError` that names the file. What is written appears whole or not at all (`atomic`).
 """
 from .audio import MAX_FRAMES, MAX_RATE, read_audio, write_audio
-from .checkpoint import load_published, read_state
+from .checkpoint import load_published, read_checkpoint, read_state
 from .drawing import contact_sheet, overlay
 from .files import InputError, atomic, decoding, inside
 from .image import MAX_PIXELS, read_image, write_image
@@ -14,5 +14,6 @@ from .text import (MAX_TEXT, append_jsonl, read_csv, read_json, read_jsonl, read
 
 __all__ = ["MAX_FRAMES", "MAX_PIXELS", "MAX_RATE", "MAX_TEXT", "InputError", "append_jsonl",
            "atomic", "contact_sheet", "crop_audio", "decoding", "fit", "inside", "load_published",
-           "overlay", "read_audio", "read_csv", "read_image", "read_json", "read_jsonl",
-           "read_lines", "read_state", "resample", "write_audio", "write_image", "write_json"]
+           "overlay", "read_audio", "read_checkpoint", "read_csv", "read_image", "read_json",
+           "read_jsonl", "read_lines", "read_state", "resample", "write_audio", "write_image",
+           "write_json"]

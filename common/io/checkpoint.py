@@ -40,31 +40,31 @@ def load_published(module, path, key=None, prefix=""):
 
 
 def read_state(path, key=None):
-    """The {name: tensor} in a checkpoint file, on the CPU; `key` as in load_published.
+    """The {name: tensor} in a checkpoint, on the CPU; `key` as above. Raises InputError."""
+    content = read_checkpoint(path)
+    entries = content if isinstance(content, dict) else {}
+    state = content if key is None else entries.get(key)
+    if not (isinstance(state, dict) and all(isinstance(name, str) and torch.is_tensor(value)
+                                            for name, value in state.items())):
+        names = ", ".join(map(str, list(entries)[:MAX_LISTED]))
+        raise InputError(path, f"holds no state_dict under {key!r}; its entries: {names or 'none'}")
+    return {name: value.detach() for name, value in state.items()}  # some hold nn.Parameter
+
+
+def read_checkpoint(path):
+    """What torch.save wrote, on the CPU, if it is only tensors and plain data.
 
     Files of 2020 hold an argparse.Namespace, a class that only holds data: it is allowed.
-    Raises InputError for anything else that is not tensors and plain data.
+    Raises InputError for anything else, before any of it is executed.
     """
     if not Path(path).is_file():
         raise InputError(path, "no such file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes from outside can fail in any way
-        unsafe = "Unsupported global: GLOBAL "
-        if unsafe in str(error):
+        reason = f"not a checkpoint that can be read safely ({str(error)[:200]})"
+        if (unsafe := "Unsupported global: GLOBAL ") in str(error):
             name = str(error).split(unsafe)[1].split()[0]
             reason = f"refused: it needs {name}, which is more than tensors and plain data"
-        else:
-            reason = f"not a checkpoint that can be read safely ({str(error)[:200]})"
         raise InputError(path, reason) from error
-    if key is not None:
-        if not isinstance(state, dict) or key not in state:
-            raise InputError(path, f"has no entry {key!r}")
-        state = state[key]
-    if not isinstance(state, dict):
-        raise InputError(path, "holds no state_dict")
-    if not all(isinstance(name, str) and torch.is_tensor(x) for name, x in state.items()):
-        entries = ", ".join(map(str, list(state)[:MAX_LISTED]))
-        raise InputError(path, f"holds no state_dict{f' under {key!r}' if key else ''}: {entries}")
-    return {name: value.detach() for name, value in state.items()}  # some hold nn.Parameter

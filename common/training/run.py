@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from common.io import InputError, append_jsonl, atomic, write_json
+from common.io import InputError, append_jsonl, atomic, read_checkpoint, write_json
 
 from . import dist
 from .config import as_dict
@@ -185,19 +185,11 @@ class Run:
 
 def load_checkpoint(path, method: str) -> dict:
     """A checkpoint of this method, on the CPU. Raises InputError for any other file."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(path, f"not a readable checkpoint ({reason})") from None
-    is_ours = isinstance(checkpoint, dict) and "method" in checkpoint
-    if not (is_ours and isinstance(checkpoint.get("config"), dict)):
+    checkpoint = read_checkpoint(path)
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("config"), dict)):
         raise InputError(path, "not a checkpoint of this project")
-    if checkpoint["method"] != method:
-        raise InputError(path, f"a checkpoint of {checkpoint['method']}, not of {method}")
+    if checkpoint.get("method") != method:
+        raise InputError(path, f"a checkpoint of {checkpoint.get('method')}, not of {method}")
     return checkpoint
 
 
