@@ -16,7 +16,7 @@ from stmnet.clips import scenes_of, segments_at
 from stmnet.config import TINY
 from stmnet.score import enlarged, truth_of
 from stmnet.train import main as train_stmnet
-from turn.domains import SceneIntermediate, SceneSource
+from turn.domains import scene_intermediate, scene_source
 from turn.evaluate import load_predictor
 from turn.losses import corners
 from turn.train import main
@@ -42,8 +42,8 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
 
     predictor = load_predictor(folder / "last.pt", torch.device("cpu"))
     source, intermediate = (
-        SceneSource(0, 48, predictor.config),
-        SceneIntermediate(0, 24, predictor.config),
+        scene_source(0, 48, predictor.config),
+        scene_intermediate(0, 24, predictor.config),
     )
     images, truth = zip(*(source[i] for i in range(len(source))))
     truth = corners(torch.from_numpy(np.stack(truth)))
@@ -59,7 +59,7 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
                 [texts[0] for texts in intermediate.texts], config.text_length
             )
         )
-        a = align.encode_audio(torch.stack(intermediate.logmels))
+        a = align.encode_audio(torch.stack(intermediate.items))
     found = metrics.retrieval(t, a, k=(5,))["forward"][5]
     assert own > 0.8 and others < own - 0.25, (own, others)
     assert found > 0.5, found  # chance is 0.21

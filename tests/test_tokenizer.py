@@ -111,7 +111,7 @@ def test_file_round_trip(tmp_path):
     [
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"\[MASK\]"),
         (b"", r"\[PAD\]"),
-        ("\n".join([*VOCABULARY, "dog"]).encode(), "'dog' stands twice"),
+        ("\n".join([*VOCABULARY, "dog"]).encode(), "'dog' occurs twice"),
         (b"\xff\xfe\x00", "utf-8"),
         (b"x" * ((1 << 24) + 1), "too large"),
     ],

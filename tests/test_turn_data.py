@@ -11,21 +11,13 @@ from common.io import InputError, write_audio
 from common.scenes import Scenes
 from common.training import step_loader
 from turn import data, train
+from turn.backbones.frontend import logmel_of, read_logmel
 from turn.backbones.tokenizer import WordPiece
 from turn.config import TINY
 from turn.data import TrainingBatches
-from turn.domains import (
-    TEST,
-    TEST_3,
-    VALIDATION,
-    SceneIntermediate,
-    SceneSource,
-    centred,
-    load_domains,
-    logmel_of,
-    read_logmel,
-)
+from turn.domains import VALIDATION, load_domains, scene_intermediate, scene_source
 from turn.losses import corners
+from turn.test_sets import TEST, TEST_3
 
 SMALL = replace(
     TINY,
@@ -134,7 +126,7 @@ def test_without_weights_an_epoch_is_a_shuffle(parts):
     for pictures, sounds in orders:
         assert sorted(pictures) == list(range(40)) and sorted(sounds) == list(range(20))
     assert not (orders[0][0] == orders[1][0]).all() and not (orders[0][1] == orders[1][1]).all()
-    longer = TrainingBatches(parts[0], SceneIntermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
+    longer = TrainingBatches(parts[0], scene_intermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
     assert len(longer) == 20 and len(set(longer[:7])) == len(set(longer[7:14])) == 7  # whole rounds
 
 
@@ -238,10 +230,11 @@ def test_the_box_moves_with_the_picture(parts):
                 )
                 torch.testing.assert_close(corners(box), edges, atol=1e-5, rtol=0)
     assert found
-    assert centred(np.array([0.0, 0.2, 0.5, 1.0])).tolist() == [0.25, 0.6, 0.5, 0.8]
     plain = TrainingBatches(*parts, replace(SMALL, augment=False))
     i = plain.order(0)[0][0]
-    np.testing.assert_allclose(plain[0]["box"][0], centred(parts[0].items[i].box), atol=1e-6)
+    torch.testing.assert_close(
+        corners(plain[0]["box"][0]), torch.from_numpy(parts[0].items[i].box), atol=1e-6, rtol=0
+    )
 
 
 def test_zero_resource(monkeypatch, tmp_path):
@@ -296,16 +289,15 @@ def test_zero_resource(monkeypatch, tmp_path):
         ("grounding", VALIDATION): 6,
         ("caption", VALIDATION): 6,
     }
-    source, intermediate = SceneSource(7, 3, SMALL), SceneIntermediate(7, 3, SMALL)
+    source, intermediate = scene_source(7, 3, SMALL), scene_intermediate(7, 3, SMALL)
     for item in source.items:
         assert set(item._fields) == {"image", "phrase", "box", "exclusive"}
     assert all(
         isinstance(part, np.ndarray) and len(part) in (32, 4) for part in source[0]
     )  # a picture and a box
     assert isinstance(intermediate[0], torch.Tensor) and intermediate[0].dim() == 2  # a spectrogram
-    assert not any(
-        isinstance(value, np.ndarray) and value.ndim > 2 for value in vars(intermediate).values()
-    )
+    assert all(isinstance(item, torch.Tensor) and item.dim() == 2 for item in intermediate.items)
+    assert set(vars(intermediate)) == {"items", "texts", "load"} and intermediate.load is None
     frames = {tuple(b["logmel"].shape[1:]) for b in batches}
     assert frames == {
         tuple(intermediate[0].shape)
@@ -318,7 +310,7 @@ def test_held_out_seeds_are_apart():
     for seed in (VALIDATION, TEST, 10**9):
         with pytest.raises(InputError, match="held-out"):
             load_domains(replace(SMALL, seed=seed), "train")
-    held, trained = SceneSource(VALIDATION, 5, SMALL), SceneSource(0, 5, SMALL)
+    held, trained = scene_source(VALIDATION, 5, SMALL), scene_source(0, 5, SMALL)
     assert not any((a.image == b.image).all() for a in held.items for b in trained.items)
 
 

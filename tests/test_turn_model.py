@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from turn.backbones.frontend import logmel_of
 from turn.backbones.tokenizer import WordPiece
+from turn.backbones.transformer import Transformer, masked_mean, sine
 from turn.config import PAPER, TINY
-from turn.domains import logmel_of
 from turn.evaluate import Predictor
 from turn.model import Turn
-from turn.transformer import Transformer, masked_mean, sine
 
 NARROW = {"dim": 16, "heads": 2, "visual_heads": 2, "backbone_width": 8, "codes": 8, "ffn": 2}
 CONFIGS = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.training import dist
 from common.io import read_json
-from tests.layouts import write
 from common.scenes import Scenes
+from common.training import dist
+from tests.layouts import write
 from turn.model import Turn
 from turn.train import loss_terms
 

@@ -10,9 +10,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from common.benchmarks.pairs import make_scenes
 from common.io import InputError
+from turn.backbones.tokenizer import WordPiece
 from turn.config import TINY
-from turn.domains import SceneIntermediate, SceneSource
+from turn.domains import scene_intermediate, scene_source
 from turn.sampling import (
     adaptive_weights,
     domain_scores,
@@ -20,7 +22,6 @@ from turn.sampling import (
     sampling_weights,
     train_classifier,
 )
-from turn.backbones.tokenizer import WordPiece
 
 CPU = torch.device("cpu")
 scores = st.lists(st.floats(-50, 50), min_size=1, max_size=20).map(np.array)
@@ -95,10 +96,10 @@ def test_report_shows_the_two_ends():
     texts = [(name,) for name in "abcdef"] + [("a",)]
     values = np.array([0.0, 5, 1, 4, 2, 3, -1])
     assert most_and_least_exclusive(texts, values, "source", -1, 2) == (
-        "source domain, least exclusive: a; c\nsource domain, most exclusive: d; b\n"
+        "source domain, least exclusive: a; c\nsource domain, most exclusive: d; b"
     )
     assert most_and_least_exclusive(texts, values, "intermediate", 1, 2) == (
-        "intermediate domain, least exclusive: b; d\nintermediate domain, most exclusive: c; a\n"
+        "intermediate domain, least exclusive: b; d\nintermediate domain, most exclusive: c; a"
     )
 
 
@@ -116,8 +117,8 @@ def scenes():
         sampler_epochs=8,
     )
     source, intermediate = (
-        SceneSource(0, config.scenes, config),
-        SceneIntermediate(0, config.sounds, config),
+        scene_source(0, config.scenes, config),
+        scene_intermediate(0, config.sounds, config),
     )
     tokenizer = WordPiece.from_texts(
         t for domain in (source, intermediate) for item in domain.texts for t in item
@@ -156,8 +157,10 @@ def test_the_classifier_tells_the_domains_apart(scenes):
 @pytest.mark.slow
 def test_the_classifier_finds_what_is_exclusive(scenes):
     """The walls and the hisses, which the scenes mark as exclusive, are drawn less often than what both domains can name."""
-    for domain, values, sign in zip(scenes[2], scenes[3], (-1, 1)):
-        w, exclusive = sampling_weights(values, 5, sign), domain.is_exclusive
+    made = make_scenes(0, scenes[0])
+    for make, values, sign in zip((made.grounding, made.caption), scenes[3], (-1, 1)):
+        w = sampling_weights(values, 5, sign)
+        exclusive = np.array([make(i).exclusive for i in range(len(w))])
         assert 0.05 < exclusive.mean() < 0.25
         assert w[exclusive].mean() < 0.7 * w[~exclusive].mean()
         # phrases with a colour, a size or a place are exclusive too, by their words
@@ -183,7 +186,7 @@ def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
         and (tmp_path / "sampling.npz").read_bytes() == saved
     )
     with pytest.raises(InputError, match="other data"):
-        adaptive_weights(SceneSource(0, 3, config), domains[1], tokenizer, resumed, run)
+        adaptive_weights(scene_source(0, 3, config), domains[1], tokenizer, resumed, run)
     (tmp_path / "sampling.npz").unlink()
     assert all(
         (a == b).all() for a, b in zip(first, adaptive_weights(*domains, tokenizer, resumed, run))

@@ -37,15 +37,13 @@ class GroupedCodebook(nn.Module):
     """`groups` books of `codes` vectors of length dim / groups; `dim` is the whole d.
 
     In training the codes are exponential moving averages of their inputs, bias-corrected, with
-    Laplace smoothing of the counts. All of it is in buffers, so a resumed run continues exactly.
-    The averages start at zero: after the first step a code that was never chosen is the zero
-    vector, here as in the authors' code. Inputs near zero then pick the first of these codes.
-    Codes that keep their random value until they are chosen stay unused: on synthetic clusters,
-    two books of 256 × 128 ended with a third of the perplexity.
+    Laplace smoothing of the counts; all of it is in buffers. The averages start at zero: after the
+    first step a code that was never chosen is the zero vector, as in the authors' code, and inputs
+    near zero pick the first of them. Codes that keep their random value until they are chosen stay
+    unused: on synthetic clusters, two books of 256 × 128 ended with a third of the perplexity.
 
-    With `revive`, dead codes are moved onto those inputs of the whole batch that are farthest from
-    their codes. At the first step, when nearly all codes are dead, this initialises the books from
-    data. It draws no random numbers.
+    With `revive`, dead codes are moved onto the inputs of the whole batch that are farthest from
+    their codes; at the first step this initialises the books from data.
     """
 
     def __init__(self, groups: int, codes: int, dim: int, decay: float = 0.99, beta: float = 0.25,
@@ -59,16 +57,16 @@ class GroupedCodebook(nn.Module):
         self.register_buffer("average_count", torch.zeros(groups, codes))  # not bias-corrected
         self.register_buffer("average_sum", torch.zeros(groups, codes, dim // groups))  # neither
         self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("usage", torch.zeros(groups, codes))  # counts since `report_usage`
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """Each part of x is replaced by the nearest code of its group, Eq. (4).
 
             ť = [Ψ_1(t̄_1); …; Ψ_q(t̄_q)],   Ψ_i(f) = argmin_c ‖f − c‖ over the codes c of group i
 
-        x: (N, dim). Returns quantised (N, dim) with a straight-through gradient, the loss of
-        `commitment` (N, dim), and info: `indices` (N, groups), `counts` (groups, codes) and
-        `perplexity` (groups,) of the batch, in training of all processes. In eval mode nothing is
-        summed over processes, because they may have different numbers of batches.
+        x: (N, dim). Returns quantised (N, dim) with a straight-through gradient, the loss (N, dim)
+        of `commitment`, and info: `indices` (N, groups), `counts` (groups, codes), `perplexity`
+        (groups,). Counts are of all processes in training, of one's own batch in eval mode.
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
@@ -85,6 +83,7 @@ class GroupedCodebook(nn.Module):
             counts = sums[..., -1]  # (q, codes)
             loss = commitment(x, quantised, self.beta)
             if self.training:
+                self.usage += counts
                 self._update(counts, sums[..., :-1])
                 if self.revive:
                     self._revive(x.detach(), quantised)
@@ -96,6 +95,18 @@ class GroupedCodebook(nn.Module):
     def lookup(self, indices: torch.Tensor) -> torch.Tensor:
         """indices (N, groups) → (N, dim), the codes of all groups side by side."""
         return self.codes[torch.arange(self.groups, device=indices.device), indices].flatten(1)
+
+    def report_usage(self) -> dict:
+        """The perplexity of each book since the last call, and the part of its codes in use.
+
+        The collapse of a codebook shows here first.
+        """
+        p = self.usage / self.usage.sum(1, keepdim=True)  # (q, codes)
+        report = {"perplexity": torch.special.entr(p).sum(1).exp(),
+                  "active": (p > 0).float().mean(1)}
+        self.usage.zero_()
+        return {f"codebook/{name}_{i}": value for name, values in report.items()
+                for i, value in enumerate(values.tolist())}
 
     @torch.no_grad()
     def _update(self, counts: torch.Tensor, sums: torch.Tensor) -> None:

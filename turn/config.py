@@ -6,18 +6,15 @@ from common.training import RunConfig, flag
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    data: str = flag("scenes", "scenes, or SOURCE+INTERMEDIATE of refcoco, refcoco+, refcocog and "
-                     "clotho, audiocaps, as refcocog+clotho")
+    data: str = flag("scenes", "scenes, or refcoco|refcoco+|refcocog '+' clotho|audiocaps")
     epochs: int = flag(7, "passes over the source domain (A.2.3)")
     batch_size: int = flag(64, "b_s, source samples a step (A.2.3)")
-    batch_intermediate: int = flag(32, "intermediate samples a step (A.2.3); 0: in proportion to "
-                                   "the numbers of texts")
+    batch_intermediate: int = flag(32, "intermediate samples a step; 0: in proportion (A.2.3)")
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "weight decay of AdamW (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
     clip: float = flag(1.0, "maximal norm of the gradient, not in the paper; 0: no limit")
-    visual_lr_scale: float = flag(1.0, "learning rate of the DETR in parts of --lr; 0: it is "
-                                  "frozen (not said in the paper)")
+    visual_lr_scale: float = flag(1.0, "learning rate of the DETR in parts of --lr; 0: frozen")
 
     # Inputs (A.2.1)
     scenes: int = flag(8000, "images of the source domain, if --data is scenes")
@@ -27,22 +24,19 @@ class Config(RunConfig):
     augment: bool = flag(False, "random scale, crop and translation in training")
     flip: bool = flag(False, "mirror images too, and left and right in phrases (authors' code)")
     jitter: bool = flag(False, "change colours too (authors' code)")
-    centre_crop: bool = flag(False, "test on the central square of an image (authors' code), not "
-                             "on all of it")
+    centre_crop: bool = flag(False, "test on the central square of images (authors' code)")
     sample_rate: int = flag(16000, "audio samples a second")
     seconds: float = flag(1.0, "length of a clip")
     n_fft: int = flag(512, "frame size of the spectrogram")
     hop: int = flag(256, "hop of the spectrogram")
     n_mels: int = flag(64, "mel bands, c")
-    filterbank_rate: int = flag(0, "sample rate of the mel bands (authors' code: 16000); 0: "
-                                "--sample-rate")
+    filterbank_rate: int = flag(0, "rate of the mel bands (authors' code: 16000); 0: sample rate")
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
-    vocabulary: str = flag("", "WordPiece vocabulary file; `make weights` fetches BERT's; none: "
-                           "the words of the training texts", free_on_resume=True)
-    refcoco_split: str = flag("", "split_by of the RefCOCO files: unc, google or umd; none: google "
-                              "for refcocog, else unc")
+    vocabulary: str = flag("", "WordPiece vocabulary; `make weights` fetches BERT's; none: the "
+                           "words of the training texts", free_on_resume=True)
+    refcoco_split: str = flag("", "unc, google or umd; none: google for refcocog, else unc")
 
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
@@ -73,11 +67,9 @@ class Config(RunConfig):
     lambda_contra: float = flag(0.1, "λ_5, weight of the contrast, Eq. (10)")
     beta: float = flag(0.25, "β, weight of the commitment, Eq. (8)")
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
-    contrast: str = flag("t2a", "direction of the contrast: text to audio as in Eq. (7), audio to "
-                         "text, or both", ("t2a", "a2t", "both"))
-    recon_source: str = flag("self", "reconstruction in the source domain (Figure 4)",
-                             ("no", "self"))
-    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)",
+    contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
+    recon_source: str = flag("self", "reconstruction in the source domain, Eq. (5)", ("no", "self"))
+    recon_intermediate: str = flag("cross", "the same in the intermediate domain (Figure 4)",
                                    ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
     mask_to: float = flag(1.0, "mask ratio in the last epoch (A.2.2)")
@@ -89,9 +81,8 @@ class Config(RunConfig):
     sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
 
     # Selection and evaluation
-    select: str = flag("zero", "what chooses best.pt: validation in the two training domains "
-                       "(zero), or Flickr-SoundNet in --dev-root (flickr), as in the paper",
-                       ("zero", "flickr"))
+    select: str = flag("zero", "best.pt is chosen on the two training domains (zero), or on "
+                       "Flickr-SoundNet as in the paper (flickr)", ("zero", "flickr"))
     dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", free_on_resume=True)
     benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo")
     benchmark_root: str = flag("", "folder of the benchmark", free_on_resume=True)
@@ -99,35 +90,35 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range."""
-        for divisor in ("heads", "visual_heads", "groups"):
-            if not getattr(self, divisor) or self.dim % getattr(self, divisor):
-                raise ValueError(f"--dim {self.dim} is not a multiple of "
-                                 f"--{divisor.replace('_', '-')} {getattr(self, divisor)}")
-        for name in ("scenes", "sounds", "held_out", "image_size", "hop", "n_mels", "time_mask",
-                     "freq_mask", "backbone_width", "codes", "sampler_epochs", "validate_every"):
+        for name in ("heads", "visual_heads", "groups", "scenes", "sounds", "held_out",
+                     "image_size", "hop", "n_mels", "time_mask", "freq_mask", "backbone_width",
+                     "codes", "sampler_epochs", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for is_wrong, text in (
-                (max(self.dropout, self.visual_dropout, self.decay) >= 1,
+        for value, divisor in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
+                               ("codes", "groups")):
+            if getattr(self, value) % getattr(self, divisor):
+                raise ValueError(f"--{value} {getattr(self, value)} is not a multiple of "
+                                 f"--{divisor.replace('_', '-')} {getattr(self, divisor)}")
+        for is_in_range, rule in (
+                (max(self.dropout, self.visual_dropout, self.decay) < 1,
                  "--dropout, --visual-dropout and --decay must be below 1"),
-                (not (self.epochs or self.steps), "--epochs or --steps must be at least 1"),
-                (self.dim % 4, f"--dim {self.dim} is not a multiple of 4 (sines of two axes)"),
-                (self.codes % self.groups,
-                 f"--codes {self.codes} is not a multiple of --groups {self.groups}"),
-                (self.detr == "narrow" and (self.image_size % 16 or self.image_size < 32),
-                 f"--image-size {self.image_size} is not a multiple of 16 from 32 up"),
-                (not (self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1),
+                (self.epochs or self.steps, "--epochs or --steps must be at least 1"),
+                (self.dim % 4 == 0, "--dim must be a multiple of 4 (sines of two axes)"),
+                (self.detr == "r50" or (self.image_size % 16 == 0 and self.image_size >= 32),
+                 "--image-size must be a multiple of 16 from 32 up"),
+                (self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1,
                  "--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1"),
-                (self.seconds * self.sample_rate <= self.n_fft,
-                 f"--seconds {self.seconds:g} must be more than one frame of --n-fft {self.n_fft}"),
-                (self.text_length < 3, "--text-length must leave a word between [CLS] and [SEP]"),
-                (not self.augment and self.data != "scenes",
-                 "images that are not square need --augment; only scenes are square"),
-                ((self.select == "flickr") != bool(self.dev_root)
-                 or bool(self.benchmark) != bool(self.benchmark_root),
-                 "--select flickr goes with --dev-root, --benchmark with --benchmark-root")):
-            if is_wrong:
-                raise ValueError(text)
+                (self.seconds * self.sample_rate > self.n_fft,
+                 "--seconds must be more than one frame of --n-fft"),
+                (self.text_length >= 3, "--text-length must leave a word between [CLS] and [SEP]"),
+                (self.augment or self.data == "scenes", "only scenes are square: add --augment"),
+                ((self.select == "flickr") == bool(self.dev_root),
+                 "--select flickr goes with --dev-root"),
+                (bool(self.benchmark) == bool(self.benchmark_root),
+                 "--benchmark goes with --benchmark-root")):
+            if not is_in_range:
+                raise ValueError(rule)
 
 
 TINY = Config()

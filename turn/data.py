@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.io import InputError
-from common.training import dist
+from common.training import check_batch_size, dist
 
 from .backbones.frontend import spec_augment
 from .backbones.views import test_view, train_view
@@ -35,15 +34,11 @@ class TrainingBatches(Dataset):
         texts = [sum(map(len, domain.texts)) for domain in (source, intermediate)]
         in_proportion = round(config.batch_size * texts[1] / texts[0])  # to the corpora (A.2.3)
         self.sizes = config.batch_size, config.batch_intermediate or max(2, in_proportion)
-        if len(source) < self.sizes[0] or len(intermediate) < self.sizes[1]:
-            raise InputError("--batch-size", f"{self.sizes} samples a step are more than the two "
-                             f"domains have ({len(source)}, {len(intermediate)})")
+        check_batch_size(self.sizes[0], len(source), "samples of the source domain")
+        check_batch_size(self.sizes[1], len(intermediate), "samples of the intermediate domain")
         self.steps_per_epoch = len(source) // config.batch_size
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.rank, self.world = dist.rank(), dist.world_size()  # unknown in workers without fork
-        if min(self.sizes) < self.world:
-            raise InputError("--batch-size", f"{self.sizes} samples of the two domains are too few "
-                             f"for {self.world} processes")
         self._epoch = None, None
 
     def __len__(self):
@@ -56,7 +51,7 @@ class TrainingBatches(Dataset):
         return self._source_batch(epoch, slots_s) | self._intermediate_batch(epoch, slots_m)
 
     def _source_batch(self, epoch: int, slots) -> dict:
-        c, images, paddings, boxes, phrases, draws = self.config, [], [], [], [], []
+        c, rows = self.config, []
         for slot in slots:
             rng = np.random.default_rng([c.seed, SOURCE, epoch, slot])
             i = self.order(epoch)[0][slot]
@@ -66,28 +61,25 @@ class TrainingBatches(Dataset):
                                                          c.flip, c.jitter)
             else:
                 image, padding, _ = test_view(image, c.image_size)  # scenes are square
-            images.append(image)
-            paddings.append(padding)
-            boxes.append(torch.as_tensor(box))
-            phrases.append(phrase)
-            draws.append(rng.random(c.text_length))
+            rows.append((image, padding, torch.as_tensor(box), phrase, rng.random(c.text_length)))
+        images, paddings, boxes, phrases, draws = zip(*rows)
         tokens = self.tokenizer.encode(phrases, c.text_length)
         return {"image": torch.stack(images), "padding": torch.stack(paddings),
                 "box": torch.stack(boxes).float(), "tokens_s": tokens,
                 "text_mask_s": self.text_mask(tokens, np.stack(draws), self.mask_ratio(epoch))}
 
     def _intermediate_batch(self, epoch: int, slots) -> dict:
-        c, ratio = self.config, self.mask_ratio(epoch)
-        logmels, captions, draws, masks = [], [], [], []
+        c, ratio, rows = self.config, self.mask_ratio(epoch), []
         for slot in slots:
             rng = np.random.default_rng([c.seed, INTERMEDIATE, epoch, slot])
             i = self.order(epoch)[1][slot]
             texts, logmel = self.intermediate.texts[i], self.intermediate[i]
-            captions.append(texts[rng.integers(len(texts))])  # another one at each visit
-            logmels.append(spec_augment(logmel, rng, c.time_mask, c.freq_mask))
-            draws.append(rng.random(c.text_length))
+            caption = texts[rng.integers(len(texts))]  # another one at each visit
+            logmel = spec_augment(logmel, rng, c.time_mask, c.freq_mask)
+            draws = rng.random(c.text_length)
             cells = rng.random(-(-len(logmel) // CELL)) < ratio  # (L_a,)
-            masks.append(np.repeat(cells, CELL)[:len(logmel)])
+            rows.append((logmel, caption, draws, np.repeat(cells, CELL)[:len(logmel)]))
+        logmels, captions, draws, masks = zip(*rows)
         tokens = self.tokenizer.encode(captions, c.text_length)
         return {"logmel": torch.stack(logmels), "audio_mask": torch.from_numpy(np.stack(masks)),
                 "tokens_m": tokens, "text_mask_m": self.text_mask(tokens, np.stack(draws), ratio)}

@@ -16,10 +16,10 @@ from common.io import InputError, contact_sheet, overlay, write_image, write_jso
 from common.training import (Parser, best_checkpoint, cli, dist, from_dict, load_checkpoint,
                              markdown_table, progress_bar, select_device, write_results)
 
+from .backbones.frontend import logmel_of
 from .backbones.tokenizer import WordPiece
 from .backbones.views import test_view
 from .config import PRESETS
-from .domains import logmel_of
 from .losses import corners
 from .model import Turn
 from .test_sets import SIZE, test_sets
@@ -32,9 +32,10 @@ QUERIES = {  # what stands for q, in the order of tables and figures
     "silent": "control: silence",
     "centre": "baseline: central half",
     "whole": "baseline: whole image"}
-METRICS = {"ciou@0.5": "cIoU@0.5", "auc": "AUC", "miou": "mean IoU"}
+METRICS = {"ciou@0.5": ("cIoU@0.5", metrics.success_rate), "auc": ("AUC", metrics.auc),
+           "miou": ("mean IoU", metrics.mean)}
 BATCH = 50
-SHEET_ROWS, TILE = 8, (144, 144)  # of samples.png
+SHOWN, TILE = 8, (144, 144)  # samples of samples.png, size of each image
 
 
 class Predictor:
@@ -57,10 +58,10 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, images, *queries):
-        """n images (H, W, 3) uint8, queries q (n, d) → for each query boxes (n, 4), x0, y0, x1, y1.
+        """n images (H, W, 3) uint8, each of Q queries q (n, d) → boxes (Q, n, 4).
 
-        Boxes are in [0, 1] of the whole image. Only images of one shape are in one batch, so that
-        no box depends on the others.
+        Boxes are x0, y0, x1, y1 in [0, 1] of the whole image. Only images of one shape are in one
+        batch, so that no box depends on the other images.
         """
         views = [test_view(x, self.config.image_size, self.config.centre_crop) for x in images]
         stream, boxes = self.model.localization, torch.empty(len(queries), len(images), 4)
@@ -71,7 +72,7 @@ class Predictor:
             for k, q in enumerate(queries):
                 boxes[k, rows] = stream.locate(*embedded, q[rows].to(self.device)).cpu()
         whole = [view.to_image(boxes[:, i]) for i, (_, _, view) in enumerate(views)]
-        return corners(torch.stack(whole, 1)).clamp(0, 1)  # (queries, n, 4)
+        return corners(torch.stack(whole, 1)).clamp(0, 1)
 
 
 def batches(items: int) -> list:
@@ -82,10 +83,11 @@ def batches(items: int) -> list:
 
 def encode_queries(predictor, test) -> dict:
     """The query conditions of all samples: {kind: q (N, d)} of QUERIES, without the baselines."""
-    audio, text, config, n = [], [], predictor.config, len(test)
+    audio, text, config, n = [], [], predictor.config, len(test.samples)
     for rows in progress_bar(batches(n), name=f"encoding queries, {test.name}"):
-        audio.append(predictor.encode_audio(torch.stack([test.logmel(i) for i in rows])))
-        text.append(predictor.encode_text([test.phrase(i) for i in rows]))
+        samples = [test.samples[i] for i in rows]
+        audio.append(predictor.encode_audio(torch.stack([test.logmel(s) for s in samples])))
+        text.append(predictor.encode_text([test.phrase(s) for s in samples]))
     audio, text = dist.merge_rows(audio, n), dist.merge_rows(text, n)
     silence = logmel_of(torch.zeros(1, round(config.seconds * config.sample_rate)), config)
     return {"audio": audio, "text": text,
@@ -99,10 +101,11 @@ def score_samples(predictor, test, queries: dict) -> dict:
 
         m̄ = min(Σⱼ mⱼ / c, 1),   cIoU = IoU(m̄, m̂),   m̂ the mask of the predicted box
     """
-    scores = {kind: [] for kind in QUERIES}
-    for rows in progress_bar(batches(len(test)), name=f"predicting, {test.name}"):
-        gt = np.stack([test.gt_map(i) for i in rows])  # (n, SIZE, SIZE)
-        boxes = predictor.predict([test.image(i) for i in rows],
+    scores, n = {kind: [] for kind in QUERIES}, len(test.samples)
+    for rows in progress_bar(batches(n), name=f"predicting, {test.name}"):
+        samples = [test.samples[i] for i in rows]
+        gt = np.stack([test.gt_map(s) for s in samples])  # (n, SIZE, SIZE)
+        boxes = predictor.predict([test.image(s) for s in samples],
                                   *(q[rows] for q in queries.values()))
         values = metrics.baseline_values(gt)
         for kind, predicted in zip(queries, boxes):
@@ -110,49 +113,58 @@ def score_samples(predictor, test, queries: dict) -> dict:
             values[kind] = metrics.ciou(masks, gt)
         for kind in scores:
             scores[kind].append(torch.as_tensor(values[kind]))
-    return {kind: dist.merge_rows(parts, len(test)).numpy() for kind, parts in scores.items()}
+    return {kind: dist.merge_rows(parts, n).numpy() for kind, parts in scores.items()}
 
 
 def aggregate(scores: dict, prefix: str = "") -> dict:
     """{kind: (N,)} → the metrics of a test set, by their keys in metrics.json."""
-    return {f"{prefix}{kind}/{name}": value for kind, ciou in scores.items()
-            for name, value in (("ciou@0.5", metrics.success_rate(ciou)),
-                                ("auc", metrics.auc(ciou)), ("miou", metrics.mean(ciou)))}
+    return {f"{prefix}{kind}/{key}": metric(ciou) for kind, ciou in scores.items()
+            for key, (_, metric) in METRICS.items()}
 
 
 def evaluate(predictor, sets: dict) -> tuple[dict, np.ndarray | None]:
-    """{prefix: test set} → all metrics, and a contact sheet of the first set. Prints the tables."""
+    """{prefix: test set} → all metrics, and a contact sheet of the first set. Prints a table."""
     result, sheet = {}, None
     for prefix, test in sets.items():
         queries = encode_queries(predictor, test)
         result |= aggregate(score_samples(predictor, test, queries), prefix)
-        result[f"{prefix}samples"] = len(test)
-        if dist.rank() == 0:
-            rows = [[heading, *(f"{100 * result[f'{prefix}{kind}/{m}']:.1f}" for m in METRICS)]
-                    for kind, heading in QUERIES.items()]
-            print(f"\n{test.name}, N = {len(test)}, %")
-            print(markdown_table(rows, ["query", *METRICS.values()]))
-            sheet = draw_samples(predictor, test, queries) if sheet is None else sheet
+        result[f"{prefix}samples"] = len(test.samples)
+        if dist.rank() == 0 and sheet is None:
+            sheet = draw_samples(predictor, test, queries)
+    if sheet is not None:
+        columns, rows = results_table(result, sets)
+        cells = [[row["name"], *(f"{x:.1f}" for x, in row["values"].values())] for row in rows]
+        sizes = ", ".join(f"{test.name} (N = {len(test.samples)})" for test in sets.values())
+        print(f"\n{sizes}, %\n{markdown_table(cells, ['query', *columns])}")
     return result, sheet
+
+
+def results_table(result: dict, sets: dict) -> tuple[list, list]:
+    """The columns and rows of `write_results`, in %: metrics of each test set, kinds of query."""
+    columns = {f"{prefix.replace('/', ': ')}{heading}": (prefix, key)
+               for prefix in sets for key, (heading, _) in METRICS.items()}
+    return list(columns), [
+        {"name": name, "values": {column: [100 * result[f"{prefix}{kind}/{key}"]]
+                                  for column, (prefix, key) in columns.items()}}
+        for kind, name in QUERIES.items()]
 
 
 def draw_samples(predictor, test, queries: dict) -> np.ndarray:
     """The first samples: a column for each, a row for each kind of query."""
-    rows = range(min(SHEET_ROWS, len(test)))
-    images = [test.image(i) for i in rows]
-    boxes = predictor.predict(images, *(q[:len(rows)] for q in queries.values()))
-    tiles = [[overlay(images[i], boxes=of_query[i][None], gt=test.gt_map(i) > 0, size=TILE)
-              for of_query in boxes] for i in rows]
-    return contact_sheet(tiles, [QUERIES[kind] for kind in queries], [test.phrase(i) for i in rows],
+    samples = test.samples[:SHOWN]
+    images = [test.image(s) for s in samples]
+    boxes = predictor.predict(images, *(q[:SHOWN] for q in queries.values()))  # (Q, n, 4)
+    tiles = [[overlay(image, boxes=box[None], gt=test.gt_map(s) > 0, size=TILE)
+              for image, box, s in zip(images, of_query, samples)] for of_query in boxes]
+    return contact_sheet(tiles, [test.phrase(s) for s in samples],
+                         [QUERIES[kind] for kind in queries],
                          "cyan: the predicted box; lime: the ground truth")
 
 
 @torch.no_grad()
 def validate(model, tokenizer, held_out, dev, config, device) -> dict:
-    """The score by which best.pt is chosen, and its parts.
-
-    The score is the mean of grounding by text and retrieval of audio by text, both in the domains
-    of training; with a `dev` set it is localization by audio on that (A.2.3).
+    """The score that chooses best.pt, and its parts: grounding by text and retrieval of audio by
+    text in the domains of training; with a `dev` set, localization by audio on that (A.2.3).
     """
     (source, intermediate), predictor = held_out, Predictor(model, tokenizer, config, device)
     ious, t, a = [], [], []
@@ -172,7 +184,7 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
     score = (grounding + retrieval) / 2
     if dev is not None:
         scores = score_samples(predictor, dev, encode_queries(predictor, dev))
-        score = aggregate(scores)["audio/ciou@0.5"]
+        score = metrics.success_rate(scores["audio"])
     return {"validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval,
             "validation/score": score}
 
@@ -191,12 +203,12 @@ def load_predictor(path, device) -> Predictor:
 
 
 def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: best.pt on the benchmark (a test set) or on scenes; writes the run's
-    metrics.json and samples.png."""
+    """The end of a training: best.pt on the benchmark (a TestSet) or on scenes, into the run's
+    metrics.json and samples.png.
+    """
     run.end_training()
-    sets = {"": benchmark} if benchmark else {}
-    if run.config.data == "scenes" and not benchmark:
-        sets = test_sets(run.config, "scenes", "")
+    scenes = run.config.data == "scenes" and not benchmark
+    sets = test_sets(run.config, "scenes") if scenes else {"": benchmark} if benchmark else {}
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is written
@@ -205,18 +217,6 @@ def evaluate_best(run, benchmark) -> dict:
     if sheet is not None:
         write_image(run.folder / "samples.png", sheet)
     return run.write_metrics({**result, **predictor.report})
-
-
-def results_rows(result: dict, sets: dict) -> list:
-    """The rows of a table in results/: a row for each query, columns of all sets, in %."""
-    return [{"name": heading, "values": {
-        column_name(prefix, test, name): [100 * result[f"{prefix}{kind}/{m}"]]
-        for prefix, test in sets.items() for m, name in METRICS.items()}}
-        for kind, heading in QUERIES.items()]
-
-
-def column_name(prefix: str, test, name: str) -> str:
-    return f"{test.name}: {name}" if prefix else name
 
 
 def main(argv=None):
@@ -250,12 +250,10 @@ def main(argv=None):
                 **result, **predictor.report, "seconds": round(time.time() - start, 1),
                 "seed": config.seed, "preset": config.preset})
         if dist.rank() == 0 and args.out_results:
-            write_results(
-                args.out_results, title=f"TURN on {args.data}", n=len(sets[""]),
-                command=shlex.join([prog, *(sys.argv[1:] if argv is None else argv)]),
-                columns=[column_name(prefix, test, name) for prefix, test in sets.items()
-                         for name in METRICS.values()],
-                rows=results_rows(result, sets), seeds=(config.seed,))
+            columns, rows = results_table(result, sets)
+            command = shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])
+            write_results(args.out_results, title=f"TURN on {args.data}", command=command,
+                          columns=columns, rows=rows, n=result["samples"], seeds=(config.seed,))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from .evaluate import load_predictor
 
 
 def localize(predictor, image, audio="", phrase=""):
-    """An image (H, W, 3) uint8 and an audio file, or a phrase → box (4,), x0, y0, x1, y1 in [0, 1].
-    """
+    """An image (H, W, 3) uint8, an audio file or a phrase → box (4,), x0, y0, x1, y1 in [0, 1]."""
     if phrase:
         q = predictor.encode_text([phrase])
     else:
@@ -28,12 +27,13 @@ def main(argv=None):
     prog = "python -m turn.localize"
     parser = Parser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("--image", required=True, help="the image")
-    parser.add_argument("--audio", default="", help="the audio (wav, flac, ogg; any rate)")
-    parser.add_argument("--phrase", default="", help="a phrase instead of audio")
-    parser.add_argument("--out", default="localized.png",
-                        help="image to write; the box goes to the same name with .json")
-    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
+    for name, default, text in (
+            ("audio", "", "the audio (wav, flac, ogg; any rate)"),
+            ("phrase", "", "a phrase instead of audio"),
+            ("out", "localized.png", "image to write; the box goes to the same name with .json"),
+            ("checkpoint", "", "default: best.pt of the newest run"),
+            ("device", "auto", "cpu, cuda, cuda:1 or auto")):
+        parser.add_argument(f"--{name}", default=default, help=text)
     args = parser.parse_args(argv)
     if bool(args.audio) == bool(args.phrase):
         parser.error("give either --audio or --phrase")

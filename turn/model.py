@@ -34,10 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .backbones.detr import Detr, detr_r50, sine_positions
-from .backbones.resnet import BasicBlock, ResNet
+from .backbones.detr import detr_r50, narrow_detr, sine_positions
+from .backbones.transformer import Transformer, add_positions, masked_mean
 from .codebook import GroupedCodebook
-from .transformer import Transformer, add_positions, masked_mean
 
 
 class Localization(nn.Module):
@@ -46,7 +45,10 @@ class Localization(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.d = d = c.dim
-        self.detr = detr_r50(c.detr_weights) if c.detr == "r50" else narrow_detr(c)
+        if c.detr == "r50":
+            self.detr = detr_r50(c.detr_weights)
+        else:
+            self.detr = narrow_detr(c.backbone_width, d, c.heads, c.detr_layers, c.ffn * d)
         self.project = nn.Sequential(nn.Linear(self.detr.d, d), nn.ReLU(), nn.Linear(d, d))
         self.transformer = Transformer(d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 4))
@@ -75,16 +77,6 @@ class Localization(nn.Module):
 
     def forward(self, image, q, padding=None):
         return self.locate(*self.embed(image, padding), q)
-
-
-def narrow_detr(c) -> Detr:
-    """The same classes, small enough to be trained from scratch on a laptop: stride 16."""
-    backbone = ResNet(BasicBlock, (1, 1, 1, 1), c.backbone_width, num_classes=None, last_stride=1)
-    detr = Detr(backbone, c.dim, c.heads, c.detr_layers, c.ffn * c.dim, 0.0)
-    for layer in detr.transformer["encoder"].layers:  # from scratch, post-norm starts best as zero
-        nn.init.zeros_(layer.self_attn.out_proj.weight)
-        nn.init.zeros_(layer.linear2.weight)
-    return detr
 
 
 class Alignment(nn.Module):
@@ -134,18 +126,15 @@ class Alignment(nn.Module):
         return self.audio_norm(self.project(x))
 
     def quantise(self, *parts):
-        """Eq. (4), one or more times: vectors (B_i, d) → vectors (B_i, d) of codes, Eq. (8), info.
+        """Eq. (4) of each part (B_i, d), with Eq. (8) and info: see `GroupedCodebook.forward`.
 
-        All parts go through the codebooks in one call: there is one shared space, and one update
-        of it in a step. Loss and info are those of `GroupedCodebook.forward`.
+        All parts are quantised in one call: there is one shared space, and one update in a step.
         """
         x, loss, info = self.codebook(torch.cat(parts))
         return x.split([len(part) for part in parts]), loss, info
 
     def reconstruct_text(self, tokens, mask, q):
-        """Ω_t of Eq. (5), section 3.4: the words behind the mask, guided by q.
-
-            T̃ = Ω_t(q, T_mask)
+        """T̃ = Ω_t(q, T_mask) of Eq. (5): the words behind the mask, guided by q.
 
         tokens, mask: (B, L_t), q: (B, d). Returns logits (B, L_t, |V|).
         """
@@ -153,9 +142,7 @@ class Alignment(nn.Module):
         return self.to_words(self.text_decoder(x, tokens == self.pad_id, q[:, None]))
 
     def reconstruct_audio(self, logmel, mask, q):
-        """Ω_a of Eq. (5), section 3.4: the frames behind the mask, guided by q.
-
-            Ã = Ω_a(q, A_mask)
+        """Ã = Ω_a(q, A_mask) of Eq. (5): the frames behind the mask, guided by q.
 
         logmel: (B, L_m, c), mask: (B, L_m), q: (B, d). Returns (B, L_m, c).
         """
@@ -191,12 +178,11 @@ class Turn(nn.Module):
         self.recon_intermediate = config.recon_intermediate if config.lambda_recon else "no"
 
     def forward(self, batch: dict) -> Output:
-        """One training step of both domains; batch: see `data.TrainingBatches`.
+        """One training step of both domains, with the reconstructions of Eq. (5), section 3.4.
 
-            T̃ˢ = Ω_t(ťˢ, Tˢ_mask),   T̃ᵐ = Ω_t(ǎᵐ, Tᵐ_mask),   Ãᵐ = Ω_a(ťᵐ, Aᵐ_mask)   Eq. (5)
+            T̃ˢ = Ω_t(ťˢ, Tˢ_mask),   T̃ᵐ = Ω_t(ǎᵐ, Tᵐ_mask),   Ãᵐ = Ω_a(ťᵐ, Aᵐ_mask)
 
-        These are "self" in the source and "cross" in the intermediate domain; "no" and "self" in
-        the intermediate domain are the other rows of Figure 4.
+        batch: see data.py. These are "self" and "cross" of Figure 4, whose other rows are config.
         """
         align, n_s = self.alignment, len(batch["tokens_s"])
         t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))  # (B_s + B_m, d)

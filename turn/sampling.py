@@ -19,7 +19,7 @@ from torch import nn
 from common.io import InputError, atomic
 from common.training import cosine_schedule, dist, progress_bar
 
-from .transformer import Transformer, add_positions, masked_mean
+from .backbones.transformer import Transformer, add_positions, masked_mean
 
 ORDER = 30  # stream of random numbers [seed, ORDER, first step of an epoch]: the order of the texts
 SEED_OFFSET = 7  # the classifier's torch seed is config.seed + SEED_OFFSET
@@ -72,10 +72,14 @@ def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainCla
     return classifier.eval()
 
 
+def flat(texts) -> list:
+    return [text for item in texts for text in item]
+
+
 @torch.no_grad()
 def domain_scores(classifier, texts, tokenizer, config, device) -> np.ndarray:
     """Φ of the items of a domain, (n,) float64; of an item with several captions their mean."""
-    tokens = tokenizer.encode([t for item in texts for t in item], config.text_length)
+    tokens = tokenizer.encode(flat(texts), config.text_length)
     logits = torch.cat([classifier(part.to(device)) for part in tokens.split(4096)])
     counts = np.array([len(item) for item in texts])
     return np.add.reduceat(logits.double().cpu().numpy(), np.cumsum(counts) - counts) / counts
@@ -100,29 +104,26 @@ def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
 
 def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
     """The weights of both domains. Their scores are computed once in a run, into sampling.npz."""
-    path, domains = run.folder / "sampling.npz", (source, intermediate)
+    path, domains = run.folder / "sampling.npz", {"source": source, "intermediate": intermediate}
+    signs = {"source": SOURCE, "intermediate": INTERMEDIATE}
     if run.is_main and not (config.resume and path.exists()):
-        tokens = [tokenizer.encode([t for item in d.texts for t in item], config.text_length)
-                  for d in domains]
+        tokens = [tokenizer.encode(flat(d.texts), config.text_length) for d in domains.values()]
         classifier = train_classifier(*tokens, tokenizer, config, run.device)
-        scores = [domain_scores(classifier, d.texts, tokenizer, config, run.device)
-                  for d in domains]
+        scores = {name: domain_scores(classifier, d.texts, tokenizer, config, run.device)
+                  for name, d in domains.items()}
         with atomic(path) as f:
-            np.savez(f, source=scores[0], intermediate=scores[1])
-        if not config.resume:
-            print(most_and_least_exclusive(source.texts, scores[0], "source", SOURCE),
-                  most_and_least_exclusive(intermediate.texts, scores[1], "intermediate",
-                                           INTERMEDIATE), sep="")
+            np.savez(f, **scores)
+        for name in domains if not config.resume else ():
+            print(most_and_least_exclusive(domains[name].texts, scores[name], name, signs[name]))
     dist.gather_objects(None)  # wait for the main process
     try:
         with np.load(path, allow_pickle=False) as saved:
-            scores = saved["source"], saved["intermediate"]
+            scores = {name: saved[name] for name in domains}
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(path, f"not the scores of a run ({error})") from None
-    if [len(s) for s in scores] != [len(d) for d in domains]:
+    if any(len(scores[name]) != len(domains[name]) for name in domains):
         raise InputError(path, "holds scores of other data")
-    return tuple(sampling_weights(s, config.k, sign)
-                 for s, sign in zip(scores, (SOURCE, INTERMEDIATE)))
+    return tuple(sampling_weights(scores[name], config.k, signs[name]) for name in domains)
 
 
 def most_and_least_exclusive(texts, scores, domain: str, sign: int, m: int = 10) -> str:
@@ -130,4 +131,4 @@ def most_and_least_exclusive(texts, scores, domain: str, sign: int, m: int = 10)
     order = np.argsort(-sign * scores, kind="stable")  # the least exclusive first
     different = list(dict.fromkeys(texts[i][0] for i in order))
     return (f"{domain} domain, least exclusive: {'; '.join(different[:m])}\n"
-            f"{domain} domain, most exclusive: {'; '.join(different[-m:])}\n")
+            f"{domain} domain, most exclusive: {'; '.join(different[-m:])}")

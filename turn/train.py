@@ -1,5 +1,4 @@
-"""Train TURN: `python -m turn.train` on embedded scenes, or as in the paper with `--preset paper
---data refcocog+clotho --root DIR`.
+"""Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --root DIR` as in 4.1.
 
 Zero-resource (section 3.1): no sample of the training has an image and audio together. Boxes are
 learned from images with phrases, the meaning of audio from captions.
@@ -8,7 +7,6 @@ import time
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
                              step_loader)
@@ -20,16 +18,15 @@ from .data import TrainingBatches
 from .domains import load_domains
 from .evaluate import evaluate_best, validate
 from .model import Turn
-from .sampling import adaptive_weights
-from .test_sets import FileTestSet
+from .sampling import adaptive_weights, flat
+from .test_sets import file_test_set
 
 
 def build_tokenizer(config, source, intermediate) -> WordPiece:
     """Of the vocabulary file that is named, or of the words of the training texts."""
     if config.vocabulary:
         return WordPiece.from_file(config.vocabulary)
-    return WordPiece.from_texts(text for domain in (source, intermediate)
-                                for item in domain.texts for text in item)
+    return WordPiece.from_texts(flat([*source.texts, *intermediate.texts]))
 
 
 def parameter_groups(model, config) -> list:
@@ -69,40 +66,23 @@ def loss_terms(output, batch, config) -> dict:
     return {"loss": losses.total(terms, config), **terms}
 
 
-class CodebookUsage(nn.Module):
-    """How often each code was chosen in the epoch: the collapse of a codebook shows here first."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.register_buffer("counts", torch.zeros(config.groups, config.codes // config.groups))
-
-    def report(self) -> dict:
-        """The perplexity of each book, and the part of its codes that were chosen at all."""
-        p = self.counts / self.counts.sum(1, keepdim=True)  # (groups, codes)
-        perplexity = torch.special.entr(p).sum(1).exp().tolist()
-        active = (self.counts > 0).float().mean(1).tolist()
-        return {f"codebook/{name}_{i}": value
-                for name, values in (("perplexity", perplexity), ("active", active))
-                for i, value in enumerate(values)}
-
-
 def train(config) -> dict:
     run = Run("turn", config)
     source, intermediate = load_domains(config, "train")
     tokenizer = build_tokenizer(config, source, intermediate)
     batches = TrainingBatches(source, intermediate, tokenizer, config)
     held_out = load_domains(config, "validation")
-    dev = FileTestSet(config, "flickr", config.dev_root) if config.select == "flickr" else None
-    benchmark = (FileTestSet(config, config.benchmark, config.benchmark_root) if config.benchmark
-                 else None)
+    dev = benchmark = None
+    if config.select == "flickr":
+        dev = file_test_set(config, "flickr", config.dev_root)
+    if config.benchmark:
+        benchmark = file_test_set(config, config.benchmark, config.benchmark_root)
 
     detr_weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=detr_weights), tokenizer))
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
-    usage = CodebookUsage(config).to(run.device)
-    run.start({"model": model, "optimizer": optimizer, "usage": usage},
-              {"tokens": tokenizer.tokens})
+    run.start({"model": model, "optimizer": optimizer}, {"tokens": tokenizer.tokens})
     if config.adaptive:
         batches.sampling_weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model
@@ -128,7 +108,6 @@ def train(config) -> dict:
         if config.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
-        usage.counts += output.codes["counts"]
         run.step += 1
         now = time.perf_counter()
         run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4),
@@ -138,9 +117,8 @@ def train(config) -> dict:
         is_last = run.step == batches.total_steps
         epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
         if epoch_ended:
-            epoch, report = run.step // batches.steps_per_epoch, usage.report()
-            usage.counts.zero_()
-            if is_last or epoch % config.validate_every == 0:
+            report = model.alignment.codebook.report_usage()
+            if is_last or run.step // batches.steps_per_epoch % config.validate_every == 0:
                 report |= validate(model, tokenizer, held_out, dev, config, run.device)
                 run.keep_best(report)
             else:

@@ -15,7 +15,7 @@ from torch import nn
 
 from common.io import load_published
 
-from .resnet import FrozenBatchNorm, resnet50
+from .resnet import BasicBlock, FrozenBatchNorm, ResNet, resnet50
 
 QUERIES, CLASSES = 100, 92  # of the published decoder and its heads
 
@@ -117,6 +117,16 @@ class Detr(nn.Module):
         tokens = self.transformer["encoder"](tokens, positions.to(self.input_proj.weight.dtype),
                                              None if padding is None else small.flatten(1))
         return tokens, small
+
+
+def narrow_detr(width, d, heads, layers, ffn):
+    """The same, small enough to be trained from scratch on a laptop; its map has stride 16."""
+    backbone = ResNet(BasicBlock, (1, 1, 1, 1), width, num_classes=None, last_stride=1)
+    detr = Detr(backbone, d, heads, layers, ffn, dropout=0.0)
+    for layer in detr.transformer["encoder"].layers:  # from scratch, post-norm starts best as zero
+        nn.init.zeros_(layer.self_attn.out_proj.weight)
+        nn.init.zeros_(layer.linear2.weight)
+    return detr
 
 
 def detr_r50(weights=""):

@@ -4,46 +4,68 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from common.io import fit, read_audio
 
-def log_mel(waveform: torch.Tensor, sample_rate: int, *, n_fft: int = 2048, hop: int = 1024, n_mels: int = 128,
-            filterbank_rate: int | None = None) -> torch.Tensor:
-    """Log-mel power spectrogram: (…, n) samples in [-1, 1] → (…, 1 + n // hop, n_mels), float32, on the waveform's device.
 
-    Frames are centred, the ends reflected (so n must exceed n_fft / 2: torch raises RuntimeError otherwise); periodic Hann
-    window, power 2, HTK mel triangles from 0 Hz to half of `filterbank_rate`, log(x + 1e-7). Ten seconds at 22 050 Hz give
-    the paper's 216 × 128. `filterbank_rate` is the rate for which the triangles are laid out, `sample_rate` when None;
-    16000 on 22 050 Hz audio gives the numbers of TURN's released code, which leaves its filterbank at that rate.
+def read_logmel(path, config, around=None):
+    """An audio file → (L_m, c), of config.seconds: repeated if shorter, cut if longer.
+
+    around: the (start, end) in seconds of what the audio is for, as a frame of a long video; it is
+    in the middle of the clip. None: the clip is the beginning of the file.
+    """
+    start = max(0.0, (sum(around or (0.0, 0.0)) - config.seconds) / 2)
+    waveform, _ = read_audio(path, config.sample_rate, start=start, seconds=config.seconds)
+    waveform = fit(waveform, round(config.seconds * config.sample_rate))
+    return logmel_of(waveform.clamp(-1, 1), config)
+
+
+def logmel_of(waveform, config):
+    """waveform (…, n) at config.sample_rate → (…, L_m, c)."""
+    return log_mel(waveform, config.sample_rate, n_fft=config.n_fft, hop=config.hop,
+                   n_mels=config.n_mels, filterbank_rate=config.filterbank_rate or None)
+
+
+def log_mel(waveform: torch.Tensor, sample_rate: int, *, n_fft: int = 2048, hop: int = 1024,
+            n_mels: int = 128, filterbank_rate: int | None = None) -> torch.Tensor:
+    """Log-mel power spectrogram: (…, n) in [-1, 1] → (…, 1 + n // hop, n_mels) float32.
+
+    Frames are centred, with reflected ends (torch raises RuntimeError unless n exceeds n_fft / 2);
+    periodic Hann window, power 2, triangles on the HTK mel scale from 0 Hz to half of
+    `filterbank_rate`, log(x + 1e-7). Ten seconds at 22 050 Hz give the paper's 216 × 128.
+    `filterbank_rate` is `sample_rate` if None. The authors' code leaves it at 16 000.
     """
     with torch.autocast(waveform.device.type, enabled=False):
         x = waveform.reshape(-1, waveform.shape[-1]).float()  # (N, n)
         window, filters = _constants(n_fft, n_mels, filterbank_rate or sample_rate, x.device)
-        spectrum = torch.stft(x, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
+        spectrum = torch.stft(x, n_fft, hop, window=window, center=True, pad_mode="reflect",
+                              return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()  # (N, n_fft // 2 + 1, frames)
         mel = power.transpose(1, 2) @ filters  # (N, frames, n_mels)
         return torch.log(mel + 1e-7).reshape(*waveform.shape[:-1], *mel.shape[1:])
 
 
 def mel_filterbank(n_fft: int, n_mels: int, rate: int) -> np.ndarray:
-    """(n_fft // 2 + 1, n_mels) triangles, linear in Hz, of height 1 (no area normalisation), at equal steps of HTK mel."""
+    """(n_fft // 2 + 1, n_mels): triangles of height 1, linear in Hz, at equal steps of HTK mel."""
     bins = np.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 1400), n_mels + 2) / 2595) - 1)
+    mels = np.linspace(0, 2595 * np.log10(1 + rate / 1400), n_mels + 2)
+    edges = 700 * (10 ** (mels / 2595) - 1)
     low, peak, high = edges[:-2], edges[1:-1], edges[2:]
     return np.maximum(0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a tensor made within inference_mode could never be used in training
-def _constants(n_fft: int, n_mels: int, rate: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _constants(n_fft: int, n_mels: int, rate: int, device: torch.device) -> tuple:
     filters = torch.from_numpy(mel_filterbank(n_fft, n_mels, rate)).float()
     return torch.hann_window(n_fft, device=device), filters.to(device)
 
 
 def spec_augment(logmel: torch.Tensor, rng: np.random.Generator, time: int = 64, freq: int = 8,
                  stripes: int = 2) -> torch.Tensor:
-    """A copy of `logmel` (frames, mels) with `stripes` stripes of frames and as many of mels set to 0 (Park et al. 2019).
+    """SpecAugment (Park et al. 2019): a copy of `logmel` (frames, mels) with stripes of zeros.
 
-    The width of a stripe is uniform below `time` or `freq`, its place uniform. 0 is the value that the released code puts into
-    the log-mel; it is not silence, which is log(1e-7).
+    `stripes` are of frames and as many of mels. The width of a stripe is uniform below `time` or
+    `freq`, its place uniform. 0 is the value of the authors' code; silence would be log(1e-7).
     """
     masked = logmel.clone()
     for view, limit in ((masked, time), (masked.T, freq)):

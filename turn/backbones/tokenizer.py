@@ -1,4 +1,11 @@
-"""WordPiece with BERT's rules for lower-case English (appendix A.2.1; Devlin et al. 2019)."""
+"""The text front end: WordPiece with BERT's rules for lower-case English (appendix A.2.1).
+
+Devlin et al., "BERT", 2019, https://arxiv.org/abs/1810.04805.
+
+>>> tokenizer = WordPiece.from_texts(["a red ring"])
+>>> tokenizer.decode(tokenizer.encode(["A red bell"], length=8)[0])
+'a red [UNK]'
+"""
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,14 +17,15 @@ from common.io import InputError
 SPECIAL = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 LONGEST_WORD = 100  # characters; a longer word is unknown
 LARGEST_FILE = 1 << 24  # bytes; bert-base-uncased has 231 508
-IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0x2F800, 0x2FA1F))
+IDEOGRAPHS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF),
+              (0x2A700, 0x2CEAF), (0x2F800, 0x2FA1F))
 
 
 class WordPiece:
-    """Text to ids and back. `tokens` is the whole state: `WordPiece(other.tokens)` is a copy of `other`.
+    """Text to ids and back. `tokens` is the whole state: `WordPiece(x.tokens)` is a copy of `x`.
 
-    The ids of the special tokens are `pad`, `unk`, `cls`, `sep`, `mask`; a special token written in a text is plain text.
-    Raises ValueError where a special token is missing or a token stands twice.
+    The ids of the special tokens are `pad`, `unk`, `cls`, `sep`, `mask`; "[MASK]" in a text is
+    plain text. Raises ValueError if a special token is missing or a token occurs twice.
     """
 
     def __init__(self, tokens: Sequence[str]):
@@ -25,17 +33,18 @@ class WordPiece:
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             twice = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
-            raise ValueError(f"token {twice!r} stands twice")
+            raise ValueError(f"token {twice!r} occurs twice")
         if missing := [token for token in SPECIAL if token not in self.ids]:
             raise ValueError(f"no {', '.join(missing)} in the vocabulary")
-        self.pad, self.unk, self.cls, self.sep, self.mask = (self.ids[token] for token in SPECIAL)
+        self.pad, self.unk, self.cls, self.sep, self.mask = (self.ids[t] for t in SPECIAL)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @classmethod
     def from_file(cls, path) -> "WordPiece":
-        """BERT's vocab.txt: one token a line, its id is the line's number from 0. Raises InputError."""
+        """BERT's vocab.txt: a token a line; its id is the line's number from 0. Raises InputError.
+        """
         try:
             if Path(path).stat().st_size > LARGEST_FILE:
                 raise InputError(path, "too large for a vocabulary")
@@ -43,16 +52,17 @@ class WordPiece:
             tokens = Path(path).read_bytes().decode("utf-8").split("\n")
             return cls([token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])])
         except (OSError, ValueError) as error:
-            raise InputError(path, f"not a vocabulary: {getattr(error, 'strerror', None) or error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(path, f"not a vocabulary: {reason}") from None
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "WordPiece":
-        """A small vocabulary of the whole words of `texts`, in alphabetical order whatever the order of the texts."""
-        found = {word for text in texts for word in words(text) if len(word) <= LONGEST_WORD}
-        return cls([*SPECIAL, *sorted(found.difference(SPECIAL))])
+        """A small vocabulary: the whole words of `texts`, in alphabetical order."""
+        whole = {word for text in texts for word in words(text) if len(word) <= LONGEST_WORD}
+        return cls([*SPECIAL, *sorted(whole.difference(SPECIAL))])
 
     def encode(self, texts: Sequence[str], length: int = 30) -> torch.Tensor:
-        """(B, length) int64: [CLS], the text's pieces, cut where they are too many, [SEP], [PAD] …"""
+        """(B, length) int64: [CLS], the text's pieces, cut if they are too many, [SEP], [PAD] …"""
         rows = []
         for text in texts:
             pieces = [piece for word in words(text) for piece in self._pieces(word)][:length - 2]
@@ -61,27 +71,32 @@ class WordPiece:
         return torch.tensor(rows, dtype=torch.long).reshape(-1, length)
 
     def decode(self, ids) -> str:
-        """The text of one row of ids, a tensor or a sequence: words between blanks, without [CLS], [SEP] and [PAD]."""
-        kept = (int(i) for i in ids if int(i) not in (self.cls, self.sep, self.pad))
-        return " ".join(self.tokens[i] for i in kept).replace(" ##", "")
+        """The text of a row of ids (a tensor or a sequence), without [CLS], [SEP] and [PAD]."""
+        shown = (int(i) for i in ids if int(i) not in (self.cls, self.sep, self.pad))
+        return " ".join(self.tokens[i] for i in shown).replace(" ##", "")
 
     def _pieces(self, word: str) -> list[int]:
-        """The longest piece that the word begins with, then the longest of the rest …; one [UNK] where that fails."""
+        """The longest piece that the word begins with, then that of the rest …; [UNK] if it fails.
+        """
         if len(word) > LONGEST_WORD:
             return [self.unk]
         pieces, start = [], 0
         while start < len(word):
-            mark = "##" if start else ""
-            end = next((end for end in range(len(word), start, -1) if mark + word[start:end] in self.ids), None)
+            prefix = "##" if start else ""
+            end = next((end for end in range(len(word), start, -1)
+                        if prefix + word[start:end] in self.ids), None)
             if end is None:
                 return [self.unk]
-            pieces.append(self.ids[mark + word[start:end]])
+            pieces.append(self.ids[prefix + word[start:end]])
             start = end
         return pieces
 
 
 def words(text: str) -> Iterator[str]:
-    """Lower-case words without accents; each punctuation mark, symbol of ASCII and ideograph is a word of its own."""
+    """Lower-case words without accents.
+
+    Each punctuation mark, symbol of ASCII and ideograph is a word of its own.
+    """
     plain = "".join(_clean(c) for c in text).lower()
     plain = (c for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn")
     return iter("".join(f" {c} " if _stands_alone(c) else c for c in plain).split())
@@ -96,4 +111,5 @@ def _clean(c: str) -> str:
 def _stands_alone(c: str) -> bool:
     if c.isascii():
         return c.isprintable() and not c.isalnum() and c != " "
-    return unicodedata.category(c).startswith("P") or any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
+    is_ideograph = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
+    return is_ideograph or unicodedata.category(c).startswith("P")

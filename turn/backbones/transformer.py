@@ -1,4 +1,4 @@
-"""Transformer encoder and decoder (Vaswani et al. 2017; pre-norm as in Xiong et al. 2020).
+"""The transformer encoder and decoder (Vaswani et al. 2017; pre-norm as in Xiong et al. 2020).
 
 One class is Θ_v of Eq. (1), Θ_t and Θ_a of Eq. (3), and with a memory Ω_t and Ω_a of Eq. (5). All
 of them are bidirectional.
@@ -29,8 +29,7 @@ def sine(length: int, d: int, device=None) -> torch.Tensor:
 
 
 def masked_mean(x: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-    """x (B, L, d) → (B, d), the mean over the tokens that are not padding: 1/L Σ of Eqs. (1), (3).
-    """
+    """x (B, L, d) → (B, d): 1/L Σ of Eqs. (1) and (3), over the tokens that are not padding."""
     if padding is None:
         return x.mean(1)
     is_real = (~padding).unsqueeze(-1).to(x.dtype)  # (B, L, 1)
