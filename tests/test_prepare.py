@@ -93,8 +93,8 @@ def test_check(tmp_path, run):
         "missing     0",
         "unreadable  0",
         "with masks  6",
-        "sound       0.50 s",
-        "picture     64x64",
+        "audio       0.50 s",
+        "image       64x64",
     ):
         assert line in out
     samples = listed_samples("is3", tmp_path)
@@ -130,7 +130,7 @@ def test_check_of_videos(tmp_path, run):
     write(Scenes(3, size=64), tmp_path, "ave", 2)
     assert run("check", "ave", tmp_path, "--list", "testSet.txt")[0] == 0
     code, out, _ = run("check", "ave-boxes", tmp_path)
-    assert code == 0 and "sound       10.00 s" in out
+    assert code == 0 and "audio       10.00 s" in out
     folder = listed_samples("ave", tmp_path)[0].image
     shutil.rmtree(folder)
     folder.mkdir()
@@ -173,7 +173,7 @@ def test_prepare(tmp_path, run, fake):
         tmp_path / "videos" / "deeper", "-aaaaaaaaaa_000001", "bad_000002", "late_000003", "other"
     )
     code, out, err = run("prepare", "vggss", videos.parent, root, "--jobs", 2)
-    assert code == 1 and "3 files made, 0 were there, 3 failed, 1 videos missing" in out
+    assert code == 1 and "3 files made, 0 existed, 3 failed, 1 videos missing" in out
     assert files(root) == [
         "audio/-aaaaaaaaaa_000001.wav",
         "audio/late_000003.wav",
@@ -194,7 +194,7 @@ def test_prepare(tmp_path, run, fake):
 
     fake.write_text("")
     code, out, _ = run("prepare", "vggss", videos, root)
-    assert code == 1 and "0 files made, 3 were there, 3 failed" in out
+    assert code == 1 and "0 files made, 3 existed, 3 failed" in out
     assert len(fake.read_text().splitlines()) == 3  # what was done is skipped
     (root / "own.txt").write_text("-aaaaaaaaaa_000001\n")
     fake.write_text("")
@@ -291,7 +291,7 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     code, out, err = run("prepare", "vggss", videos, root, "--jobs", 2)
     assert (
         code == 1
-        and "3 files made, 0 were there, 3 failed" in out
+        and "3 files made, 0 existed, 3 failed" in out
         and "short_000001.jpg: the video ends before" in err
     )
     assert np.abs(read_image(root / f"frames/{key}.jpg").astype(int) - 37 * 125 % 256).max() <= 2
@@ -300,7 +300,7 @@ def test_with_the_real_ffmpeg(tmp_path, run):
 
     (root / "metadata/ave_box.json").write_text(json.dumps({f"{key}/3": {"bbox": []}}))
     code, out, err = run("prepare", "ave-boxes", videos, root)
-    assert code == 0 and "1 files made, 1 were there" in out
+    assert code == 0 and "1 files made, 1 existed" in out
     frames = sorted((root / "frames" / key).iterdir())
     assert len(frames) == 40
     grey = np.array([read_image(frame, "L").mean() for frame in frames])

@@ -1,4 +1,4 @@
-"""What is there of a benchmark, and how downloaded videos become what the readers want: `python -m common.benchmarks`."""
+"""Check which files of a benchmark exist, and make them from downloaded videos with ffmpeg."""
 import argparse
 import os
 import shutil
@@ -12,81 +12,94 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from .readers import FRAME_RATE, READERS, listed_samples, is_on_disk
 from common.io import InputError, atomic, read_audio, read_image
 from common.training import cli
 
-CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one picture, at CLIP_SECOND
-CLIP_SECOND = 5.0  # VGG-SS boxes were drawn on frame 125 at 25 fps, not on the exact middle frame
-VIDEOS = ("ave", "ave-boxes", "audioset-instrument")  # all frames, FRAME_RATE a second
-NUMBERED = ("music-solo", "music-duet")  # the pictures' names are numbers of frames, FPS a second
-FPS = 30
+from .readers import FRAME_RATE, READERS, is_on_disk, listed_samples
+
+CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
+CLIP_SECOND = 5.0  # VGG-SS was annotated on frame 125 at 25 fps, which is not quite the middle
+VIDEOS = ("ave", "ave-boxes", "audioset-instrument")  # FRAME_RATE frames a second
+NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names, at
+NUMBERED_FPS = 30
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
 TIMEOUT = 900  # seconds that ffmpeg may take for one file
 
-# What ffmpeg is told before its input, and after it.
-SOUND = [], ["-vn", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le"]
-# The fps filter keeps the last frame before k/FRAME_RATE + half a step: the time (k + 0.5) / FRAME_RATE.
-FRAMES = [], ["-vf", f"fps={FRAME_RATE}", "-start_number", "0", "-q:v", "2"]
+# Arguments of ffmpeg before its input, and behind it.
+TO_AUDIO = [], ["-vn", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le"]
+# The fps filter keeps the last frame before (k + 0.5) / FRAME_RATE.
+TO_FRAMES = [], ["-vf", f"fps={FRAME_RATE}", "-start_number", "0", "-q:v", "2"]
 
 
-def _frame(second):
+def _to_frame(second):
     return ["-ss", f"{second:.3f}"], ["-frames:v", "1", "-update", "1", "-q:v", "2"]
 
 
 def main(argv=None):
-    """The command line. Exit status 0: usable, or all made; 1: it is not; 2: wrong input, or no ffmpeg."""
+    """The command line. Exit status 0: usable, or all made; 1: not; 2: bad input, or no ffmpeg."""
     parser = argparse.ArgumentParser(prog="python -m common.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    checks = commands.add_parser("check", help="count what is listed, found, missing and unreadable")
-    makes = commands.add_parser("prepare", help="extract pictures and sounds from downloaded videos with ffmpeg")
-    for command in (checks, makes):
-        command.add_argument("name", choices=list(READERS), metavar="NAME", help=", ".join(READERS))
-        if command is makes:
-            command.add_argument("videos", metavar="VIDEOS", help="folder with ID.mp4 (or .mkv, .webm …), searched recursively")
-        command.add_argument("root", metavar="ROOT", help="the benchmark's folder, with its annotations in ROOT/metadata")
-        command.add_argument("--list", metavar="FILE", help="other ids than the published ones: a path, or a name in metadata")
-        command.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="files at a time (%(default)s)")
-    checks.add_argument("--missing", metavar="FILE", help="write the ids of the missing samples there, one a line")
+    for name, text in (("check", "count the samples: listed, found, missing, unreadable"),
+                       ("prepare", "extract images and audio from downloaded videos")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", choices=list(READERS), metavar="NAME",
+                             help=", ".join(READERS))
+        if name == "prepare":
+            command.add_argument("videos", metavar="VIDEOS",
+                                 help="folder with ID.mp4 (or .mkv, .webm …), at any depth")
+        command.add_argument("root", metavar="ROOT",
+                             help="the benchmark's folder, with its annotations in ROOT/metadata")
+        command.add_argument("--list", metavar="FILE",
+                             help="ids, if not the published ones: a path, or a name in metadata")
+        command.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1),
+                             help="files at a time (%(default)s)")
+        if name == "check":
+            command.add_argument("--missing", metavar="FILE",
+                                 help="write the ids of missing samples to FILE, one a line")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error("--jobs is at least 1")
     with cli(parser.prog):
-        good = (check(args.name, args.root, args.list, args.missing, args.jobs) if args.command == "check"
-                else prepare(args.name, args.videos, args.root, args.list, args.jobs))
-        sys.exit(0 if good else 1)
+        if args.command == "check":
+            is_good = check(args.name, args.root, args.list, args.missing, args.jobs)
+        else:
+            is_good = prepare(args.name, args.videos, args.root, args.list, args.jobs)
+        sys.exit(0 if is_good else 1)
 
 
 def check(name, root, lists=None, missing=None, jobs=4) -> bool:
-    """Open every picture, mask and sound, print what is there, and write the ids of what is not to the file `missing`.
+    """Read every image, mask and audio file, and print how many samples there are.
 
-    True if something is there and all of it can be read; what cannot is listed on stderr.
+    missing: a file for the ids of missing samples. Errors go to stderr. True if there are samples
+    and all of them can be read.
     """
     samples = listed_samples(name, root, lists)
-    here = is_on_disk(name, samples)
-    found = [sample for sample, there in zip(samples, here) if there]
-    lost = [sample.id for sample, there in zip(samples, here) if not there]
+    exists = is_on_disk(name, samples)
+    found = [sample for sample, here in zip(samples, exists) if here]
+    lost = [sample.id for sample, here in zip(samples, exists) if not here]
     if missing:
         with atomic(missing, "w") as file:
-            file.writelines(f"{key}\n" for key in lost)
-    pictures = {path for s in found for path in (s.image, *(s.masks or ()))}
-    sounds = {s.audio for s in found}
-    results, bad = _each({path: partial(_picture if path in pictures else _sound, path) for path in sorted(pictures | sounds)},
-                         jobs, "reading")
-    unreadable = [s for s in found if bad.keys() & {s.image, s.audio, *(s.masks or ())}]
+            file.writelines(f"{sample_id}\n" for sample_id in lost)
+    images = {path for s in found for path in (s.image, *(s.masks or ()))}
+    audio = {s.audio for s in found}
+    tasks = {path: partial(_image_size, path) for path in sorted(images)}
+    tasks |= {path: partial(_duration, path) for path in sorted(audio)}
+    results, errors = _run_all(tasks, jobs, "reading")
+    bad = [s for s in found if errors.keys() & {s.image, s.audio, *(s.masks or ())}]
     print(f"{name} in {root}\nlisted      {len(samples)}\nfound       {len(found)}")
     print(f"missing     {len(lost)}" + (f"  → {missing}" if missing else ""))
-    print(f"unreadable  {len(unreadable)}")
+    print(f"unreadable  {len(bad)}")
     if any(s.masks for s in found):
         print(f"with masks  {sum(bool(s.masks) for s in found)}")
-    if durations := [results[path] for path in sounds if path in results]:
-        print(f"sound       {np.mean(durations):.2f} s on average")
+    if durations := [results[path] for path in audio if path in results]:
+        print(f"audio       {np.mean(durations):.2f} s on average")
     if sizes := [results[path] for path in {s.image for s in found} if path in results]:
         width, height = np.mean(sizes, axis=0)
-        print(f"picture     {width:.0f}x{height:.0f} on average")
-    return bool(found) and not unreadable
+        print(f"image       {width:.0f}x{height:.0f} on average")
+    return bool(found) and not bad
 
 
-def _picture(path):
+def _image_size(path):
     """→ width, height; of a folder of frames, the first one's."""
     if path.is_dir():
         frames = sorted(path.glob("*.jpg"))
@@ -96,66 +109,69 @@ def _picture(path):
     return read_image(path).shape[1::-1]
 
 
-def _sound(path):
+def _duration(path):
     """→ seconds."""
-    read_audio(path, seconds=0.05)  # the header, and that what it declares is there
+    read_audio(path, seconds=0.05)  # checks the header, and that the file is complete
     return soundfile.info(str(path)).duration
 
 
 def prepare(name, videos, root, lists=None, jobs=4) -> bool:
-    """Make the pictures and sounds that the list names from VIDEOS/ID.*, a file at a time and each whole or not at all, so that
-    an interrupted run goes on where it was. True if nothing failed and something is there; what failed goes to stderr."""
+    """Make the listed images and audio from VIDEOS/ID.*, and print how many there are.
+
+    Files that exist are skipped, and none is left half-written, so an interrupted run can be
+    repeated. Errors go to stderr. True if nothing failed and there are files. Raises InputError.
+    """
     if name not in CLIPS + VIDEOS + NUMBERED:
-        raise InputError(name, "comes as pictures and sounds, there is nothing to extract")
-    program = ffmpeg()
+        raise InputError(name, "is published as images and audio, there is nothing to extract")
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
     sources = {path.stem: path.resolve() for path in sorted(Path(videos).rglob("*"))
-               if path.suffix.lower() in (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")}
-    wanted = {}  # what to make: the video it comes from, what ffmpeg is told
+               if path.suffix.lower() in SUFFIXES}
+    targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
-        wanted[sample.audio] = sample.audio.stem, SOUND
+        targets[sample.audio] = sample.audio.stem, TO_AUDIO
         if name in VIDEOS:
             folder = sample.image if name == "ave" else sample.image.parent
-            wanted[folder] = folder.name, FRAMES
+            targets[folder] = folder.name, TO_FRAMES
         elif name in NUMBERED:
-            wanted[sample.image] = sample.group, _frame(int(sample.image.stem) / FPS)
+            second = int(sample.image.stem) / NUMBERED_FPS
+            targets[sample.image] = sample.group, _to_frame(second)
         else:
-            wanted[sample.image] = sample.image.stem, _frame(CLIP_SECOND)
-    done = [target for target in wanted if target.exists()]
-    todo = {target: partial(extract, program, sources[source], target, told)
-            for target, (source, told) in wanted.items() if source in sources and not target.exists()}
-    made, failed = _each(todo, jobs, "ffmpeg")
-    absent = {source for target, (source, _) in wanted.items() if source not in sources and not target.exists()}
-    print(f"{name}: {len(made)} files made, {len(done)} were there, {len(failed)} failed, {len(absent)} videos missing")
-    return not failed and bool(made or done)
+            targets[sample.image] = sample.image.stem, _to_frame(CLIP_SECOND)
+    todo = {target: task for target, task in targets.items() if not target.exists()}
+    tasks = {target: partial(extract, program, sources[video], target, *arguments)
+             for target, (video, arguments) in todo.items() if video in sources}
+    made, failed = _run_all(tasks, jobs, "ffmpeg")
+    existing = len(targets) - len(todo)
+    missing = {video for video, _ in todo.values()} - set(sources)
+    print(f"{name}: {len(made)} files made, {existing} existed, {len(failed)} failed, "
+          f"{len(missing)} videos missing")
+    return not failed and bool(made or existing)
 
 
-def ffmpeg() -> str:
-    """The program. Raises InputError."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise InputError("ffmpeg", "not on PATH; it is needed to read videos: install it with your system's package manager")
-    return program
+def extract(program, video, target, before, behind):
+    """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
 
-
-def extract(program, video, target, told):
-    """Run ffmpeg into a temporary name beside `target`, then rename: `target` is a .wav, a .jpg or a folder of frames."""
-    folder = target.suffix not in (".wav", ".jpg")
+    It writes to a temporary name beside `target`. Raises InputError.
+    """
+    is_folder = target.suffix not in (".wav", ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.absolute().with_name(f".{target.name}.part{target.suffix}")
     _remove(part)  # of a run that was killed
-    if folder:
+    if is_folder:
         part.mkdir()
-    before, after = told
-    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file", *before, "-i", str(video), *after,
-               "%04d.jpg" if folder else part.name]
+    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file", *before,
+               "-i", str(video), *behind, "%04d.jpg" if is_folder else part.name]
     try:
-        ended = subprocess.run(command, cwd=part if folder else part.parent, capture_output=True, text=True, errors="replace",
-                               timeout=TIMEOUT, check=False)
+        ended = subprocess.run(command, cwd=part if is_folder else part.parent, text=True,
+                               capture_output=True, errors="replace", timeout=TIMEOUT, check=False)
         if ended.returncode:
-            raise InputError(video, (ended.stderr.strip().splitlines() or [f"ffmpeg ended with {ended.returncode}"])[-1])
-        if not part.exists() or (folder and not any(part.iterdir())):
+            lines = ended.stderr.strip().splitlines() or [f"ffmpeg: status {ended.returncode}"]
+            raise InputError(video, lines[-1])
+        if not part.exists() or (is_folder and not any(part.iterdir())):
             raise InputError(video, f"ffmpeg made no {target.name}: the video ends before")
         os.replace(part, target)
     except subprocess.TimeoutExpired as error:
@@ -170,20 +186,22 @@ def _remove(path):
     path.unlink(missing_ok=True)
 
 
-def _each(tasks, jobs, label):
-    """Call the values of `tasks` in threads → {key: result}, {key: InputError}; the errors also go to stderr."""
+def _run_all(tasks, jobs, label):
+    """Call the values of `tasks` in threads → {key: result}, {key: InputError}, also to stderr."""
     def attempt(item):
+        key, task = item
         try:
-            return item[0], item[1](), None
+            return key, task(), None
         except InputError as error:
-            return item[0], None, error
+            return key, None, error
 
-    results, failed = {}, {}
+    results, errors = {}, {}
     with ThreadPool(jobs) as pool:
-        for key, result, error in tqdm(pool.imap_unordered(attempt, tasks.items()), label, len(tasks), disable=None, unit="file"):
+        attempts = pool.imap_unordered(attempt, tasks.items())
+        for key, result, error in tqdm(attempts, label, len(tasks), disable=None, unit="file"):
             if error is None:
                 results[key] = result
             else:
-                failed[key] = error
+                errors[key] = error
                 tqdm.write(str(error), file=sys.stderr)
-    return results, failed
+    return results, errors
