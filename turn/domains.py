@@ -13,7 +13,7 @@ from common import benchmarks
 from common.benchmarks.corpora import SPLIT_BY, audiocaps, clotho, refcoco
 from common.benchmarks.pairs import VALIDATION, make_scenes
 from common.io import InputError, read_audio, read_image
-from common.training import dist, progress_bar
+from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
 
@@ -80,8 +80,6 @@ def _corpora(config, split: str) -> tuple[Domain, Domain]:
         clips = clotho(root, "development" if is_train else "validation", skip)
     else:
         clips = audiocaps(root, "train" if is_train else "val", skip)
-    for line in phrases.bad + clips.bad if dist.rank() == 0 else ():
-        print("left out:", line)
     if skip:
         phrases = benchmarks.readable_samples(phrases, "image", read_image)
         clips = benchmarks.readable_samples(clips, "audio",

@@ -5,7 +5,8 @@
     ROOT/clotho_captions_development.csv, development/NAME.wav
     ROOT/train.csv, audio/train/ID_START.wav             AudioCaps
 
-A reader parses the lists and checks that the files exist. It opens no image and no audio.
+A reader parses the lists and checks that the files exist. It opens no image and no audio. Of bad
+entries the first is an InputError, or with `skip_bad` all are printed and left out.
 """
 import io
 import os
@@ -15,12 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.io import InputError, inside, read_csv, read_json
+from common.training import dist
 
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code
 COCO = "images/mscoco/images/train2014"
-CLOTHO = ("development", "validation", "evaluation")
-AUDIOCAPS = ("train", "val", "test")
 AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")  # of different downloaders
 
 
@@ -39,20 +39,12 @@ class Clip(NamedTuple):
     id: str
 
 
-class Corpus(list):
-    """A list of Phrase or Clip; `bad` has one line on each entry that `skip_bad` left out."""
-
-    def __init__(self):
-        super().__init__()
-        self.bad: list[str] = []
-
-
 class BadEntry(Exception):
     """What is wrong with one entry of a list."""
 
 
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
-            skip_bad: bool = False) -> Corpus:
+            skip_bad: bool = False) -> list[Phrase]:
     """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog. Raises InputError.
 
     split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY.
@@ -73,10 +65,11 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | 
                     lambda ref: _phrases(folder, images, annotations, ref))
 
 
-def clotho(root, split: str = "development", skip_bad: bool = False) -> Corpus:
-    """A `Clip` with five captions for each file; split: one of CLOTHO. Raises InputError."""
-    if split not in CLOTHO:
-        raise ValueError(f"split {split!r} is none of {', '.join(CLOTHO)}")
+def clotho(root, split: str = "development", skip_bad: bool = False) -> list[Clip]:
+    """A `Clip` with five captions for each file. Raises InputError.
+
+    split: development, validation or evaluation.
+    """
     path, folder = inside(root, f"clotho_captions_{split}.csv"), _Folder(inside(root, split))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
@@ -86,14 +79,12 @@ def clotho(root, split: str = "development", skip_bad: bool = False) -> Corpus:
     return _collect(path, split, read_csv(path, columns), skip_bad, clip)
 
 
-def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
-    """A `Clip` with one caption in train, and up to five, in as many rows, in val and test.
+def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
+    """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test.
 
     The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. Files are
     named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES. Raises InputError.
     """
-    if split not in AUDIOCAPS:
-        raise ValueError(f"split {split!r} is none of {', '.join(AUDIOCAPS)}")
     path, folder = inside(root, f"{split}.csv"), _Folder(inside(root, f"audio/{split}"))
     if not path.exists():
         path = inside(root, f"dataset/{split}.csv")
@@ -108,20 +99,21 @@ def audiocaps(root, split: str = "train", skip_bad: bool = False) -> Corpus:
     return _collect(path, split, list(captions), skip_bad, clip)
 
 
-def _collect(path, split: str, entries: list, skip_bad: bool, parse: Callable) -> Corpus:
-    """The items of all entries. Bad entries are listed, or an error names the first of them."""
-    corpus = Corpus()
+def _collect(path, split: str, entries: list, skip_bad: bool, parse: Callable) -> list:
+    """The items of all entries."""
+    items, bad = [], []
     for number, entry in enumerate(entries, 1):
         try:
-            corpus += parse(entry)
+            items += parse(entry)
         except BadEntry as reason:
-            corpus.bad.append(f"{split} entry {number}: {reason}")
-    if corpus.bad and not skip_bad:
-        count = f"{len(corpus.bad)} of {len(entries)} entries are bad"
-        raise InputError(path, f"{corpus.bad[0]} ({count})")
-    if not corpus:
+            bad.append(f"{split} entry {number}: {reason}")
+    if bad and not skip_bad:
+        raise InputError(path, f"{bad[0]} ({len(bad)} of {len(entries)} entries are bad)")
+    if not items:
         raise InputError(path, f"nothing usable in split {split!r}")
-    return corpus
+    for line in bad if dist.rank() == 0 else ():
+        print("left out:", line)
+    return items
 
 
 class _Folder:
