@@ -5,21 +5,19 @@ from common.training import RunConfig, flag
 
 from .backbones.vggish import BANDS, HOP, RATE, WINDOW
 
+FREE = {"free_on_resume": True}
 BOX_MAPS = ("attention", "scores")
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or ave (videos with one label each)")
-    train_list: str = flag("trainSet.txt", "training videos of ave: a list in ROOT/metadata, or a "
-                           "path", free_on_resume=True)
-    held_out_list: str = flag("valSet.txt", "validation videos of ave, likewise (none: --held-out "
-                              "of the training videos)", free_on_resume=True)
+    train_list: str = flag("trainSet.txt", "list of ave, in ROOT/metadata or a path", **FREE)
+    held_out_list: str = flag("valSet.txt", "likewise (none: --held-out of train_list)", **FREE)
     epochs: int = flag(16, "passes over the videos, one second of each (4.2)")
     batch_size: int = flag(32, "clips a step, over all processes (4.2)")
     lr: float = flag(4e-3, "learning rate of Adam (4.2)")
-    schedule: str = flag("cosine", "of the learning rate; cosine warms up for half an epoch",
-                         ("constant", "cosine"))
+    schedule: str = flag("cosine", "of lr, with half an epoch of warm-up", ("constant", "cosine"))
 
     # Inputs (4.2)
     scenes: int = flag(1000, "training videos of scenes")
@@ -27,65 +25,48 @@ class Config(RunConfig):
     video_seconds: int = flag(10, "length of test videos of scenes, evaluated at a frame a second")
     blurred: float = flag(0.4, "share of the frames of scenes that are out of focus")
     held_out: int = flag(100, "validation videos of scenes")
-    test_videos: int = flag(200, "videos of each test set of scenes", free_on_resume=True)
+    test_videos: int = flag(200, "videos of each test set of scenes", **FREE)
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
-    segment_seconds: float = flag(0.25, "length of the audio segment centred on a frame (the "
-                                  "paper gives none; VGGish's own is 0.96)")
+    segment_seconds: float = flag(0.25, "audio around a frame (not in the paper; VGGish's is 0.96)")
     augment: bool = flag(False, "resize frames by 1.1 and crop all of a clip at one random place")
-    background: bool = flag(True, "a background class, the label of steps at which nothing sounds "
-                            "(Figure 6)")
-    confidence: float = flag(0.5, "without a background class: frames whose best class has a lower "
-                             "probability are background", free_on_resume=True)
+    background: bool = flag(True, "a class for steps at which nothing sounds (Figure 6)")
+    confidence: float = flag(0.5, "a least probability of classes, in place of background", **FREE)
 
     # Encoders (3.1, 4.2)
-    encoders: str = flag("frozen", "frozen (published weights; on scenes those of small.py) or "
-                         "trained; the paper does not say", ("train", "frozen"))
-    encoder_steps: int = flag(2000, "training steps of the small visual encoder's first task; the "
-                              "other tasks of small.py take a share of them")
-    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks in each stage of the visual ResNet; "
-                                   "ResNet-152 has bottlenecks, 3 8 36 3")
+    encoders: str = flag("frozen", "or train them too (not in the paper)", ("train", "frozen"))
+    encoder_steps: int = flag(2000, "steps of the small visual encoder's first task, see small.py")
+    blocks: tuple[int, ...] = flag((1, 1, 1), "of the visual ResNet's stages (152: 3 8 36 3)")
     width: int = flag(16, "channels of its first stage, doubled at each further one")
     bottleneck: bool = flag(False, "its blocks are bottlenecks (ResNet-50 and deeper)")
     last_stride: int = flag(1, "stride of its last stage", (1, 2))
-    audio: str = flag("resnet", "audio encoder: a small ResNet, or VGGish's convolutions",
-                      ("resnet", "vggish"))
+    audio: str = flag("resnet", "audio encoder: small ResNet or VGGish", ("resnet", "vggish"))
     audio_width: int = flag(16, "channels of its first stage (VGGish: 64)")
-    vision_weights: str = flag("", "published ResNet-152 (none, on scenes: the small encoder)",
-                               free_on_resume=True)
-    audio_weights: str = flag("", "published VGGish, likewise", free_on_resume=True)
+    vision_weights: str = flag("", "published ResNet-152 (none, on scenes: see small.py)", **FREE)
+    audio_weights: str = flag("", "published VGGish, likewise", **FREE)
 
     # Memory and model (3.2 to 3.4)
     C: int = flag(64, "channels of the joint space")
     depth: int = flag(2, "1×1 convolutions with ReLU in each projection to it")
     K: int = flag(3, "past steps in memory, in training (T - 1) and live use")
-    K_evaluated: int = flag(1, "past steps in memory in evaluation, where steps are a second apart",
-                            free_on_resume=True)
+    K_evaluated: int = flag(1, "in evaluation, where steps are a second apart", **FREE)
     heads: int = flag(1, "L, attention heads of Eq. (2)")
-    memory: str = flag("C+U", "cross-modal and uni-modal memory, uni-modal, or none (Table 2)",
-                       ("C+U", "U", "none"))
-    similarity: str = flag("cosine", "of Eq. (1): the paper's dot product, or the cosine",
-                           ("dot", "cosine"))
+    memory: str = flag("C+U", "cross-modal and uni-modal, or less (Table 2)", ("C+U", "U", "none"))
+    similarity: str = flag("cosine", "of Eq. (1): the paper's is dot", ("dot", "cosine"))
     tau: float = flag(0.12, "divisor of the similarity before the softmax (1 in the paper)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
-    av_memory: str = flag("pre", "cross-modal memory of a step: its x_av before temporal "
-                          "attention, or that of the raw features", ("pre", "raw"))
+    av_memory: str = flag("pre", "x_av: line 4 of Algorithm 1, or of raw features", ("pre", "raw"))
 
     # Boxes (3.3): nothing of this is trained
-    box_map: str = flag("attention", "map of boxes and frames/ metrics: the attention map, or the "
-                        "scores before its softmax", BOX_MAPS, True)
-    proposals: str = flag("", "published Faster R-CNN: also report its proposals, scored by the "
-                          "attention map", free_on_resume=True)
-    instances: int = flag(100, "N, proposals of a frame (not in the paper)", free_on_resume=True)
-    nms: float = flag(0.5, "IoU above which the box of lower score is removed (not in the paper)",
-                      free_on_resume=True)
-    area_normalised: bool = flag(False, "divide the score of a box by its area; the plain sum "
-                                 "favours large boxes", free_on_resume=True)
-    grounded: int = flag(1, "boxes of a frame after that (not in the paper)", free_on_resume=True)
+    box_map: str = flag("attention", "map of the boxes: α̂, or its exponents", BOX_MAPS, **FREE)
+    proposals: str = flag("", "published Faster R-CNN, whose boxes are scored too", **FREE)
+    instances: int = flag(100, "N, proposals of a frame (not in the paper)", **FREE)
+    nms: float = flag(0.5, "IoU above which the lower box is removed (not in the paper)", **FREE)
+    area_normalised: bool = flag(False, "divide S_n by the area, or large boxes win", **FREE)
+    grounded: int = flag(1, "boxes of a frame after that (not in the paper)", **FREE)
 
-    benchmark: str = flag("", "benchmark to evaluate at the end, instead of scenes: ave-boxes or "
-                          "audioset-instrument")
-    benchmark_root: str = flag("", "its folder", free_on_resume=True)
+    benchmark: str = flag("", "to evaluate instead of scenes: ave-boxes or audioset-instrument")
+    benchmark_root: str = flag("", "its folder", **FREE)
     validate_every: int = flag(1, "epochs between validations; the last one is always validated")
 
     def validate(self) -> None:
@@ -97,33 +78,31 @@ class Config(RunConfig):
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
         is_vggish = self.audio == "vggish" and self.audio_width == 64
         has_weights = bool(self.vision_weights and self.audio_weights)
-        is_ready = self.encoders == "train" or self.data == "scenes" or has_weights
-        for is_right, message in (
-            (min(self.held_out, self.test_videos, self.video_seconds) >= 2,
-             "--held-out, --test-videos and --video-seconds must be at least 2"),
-            (self.epochs or self.steps, "--epochs or --steps must not be 0"),
-            (0.16 <= self.segment_seconds <= 60, "--segment-seconds must be between 0.16 (one "
-             "position of VGGish's map) and 60"),
-            (self.image_size % 16 == 0 and self.image_size >= 32,
-             f"--image-size {self.image_size} is not a multiple of 16 from 32 up"),
-            (self.image_size >= 2**len(self.blocks) * 2 * self.last_stride, f"--image-size "
-             f"{self.image_size} gives a map of one position, after --blocks and --last-stride"),
-            (bool(self.benchmark) == bool(self.benchmark_root),
-             "--benchmark goes with --benchmark-root"),
-            (2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
-             "--blocks are two to four numbers, at least 1 each"),
-            (is_ready, f"--encoders frozen on {self.data} needs --vision-weights and "
-             "--audio-weights; or --encoders train"),
-            (0 <= self.blurred <= 1 and 0 < self.tau < float("inf"),
-             "--blurred is between 0 and 1, --tau positive"),
-            (is_resnet152 or not self.vision_weights,
-             "--vision-weights are of a ResNet-152: --blocks 3 8 36 3 --width 64 --bottleneck"),
-            (is_vggish or not self.audio_weights,
-             "--audio-weights are VGGish's: --audio vggish --audio-width 64"),
-            (0 <= self.nms <= 1 and 0 <= self.confidence <= 1,
-             "--nms and --confidence are between 0 and 1"),
-        ):
-            if not is_right:
+        is_square = self.image_size % 16 == 0 and self.image_size >= 32
+        rules = {
+            "--held-out, --test-videos and --video-seconds must be at least 2":
+                min(self.held_out, self.test_videos, self.video_seconds) >= 2,
+            "--epochs or --steps must not be 0": self.epochs or self.steps,
+            "--segment-seconds must be between 0.16 and 60": 0.16 <= self.segment_seconds <= 60,
+            "--image-size must be a multiple of 16 from 32 up": is_square,
+            "--image-size leaves a map of one position, after --blocks and --last-stride":
+                self.image_size >= 2**len(self.blocks) * 2 * self.last_stride,
+            "--benchmark goes with --benchmark-root":
+                bool(self.benchmark) == bool(self.benchmark_root),
+            "--blocks are two to four numbers, at least 1 each":
+                2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
+            "--encoders frozen on files needs --vision-weights and --audio-weights":
+                self.encoders == "train" or self.data == "scenes" or has_weights,
+            "--blurred is between 0 and 1": 0 <= self.blurred <= 1,
+            "--tau must be positive": 0 < self.tau < float("inf"),
+            "--vision-weights need --blocks 3 8 36 3 --width 64 --bottleneck":
+                is_resnet152 or not self.vision_weights,
+            "--audio-weights need --audio vggish --audio-width 64":
+                is_vggish or not self.audio_weights,
+            "--nms is between 0 and 1": 0 <= self.nms <= 1,
+            "--confidence is between 0 and 1": 0 <= self.confidence <= 1}
+        for message, is_met in rules.items():
+            if not is_met:
                 raise ValueError(message)
 
     @property

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.io import InputError, append_jsonl, overlay, write_json
+from common.io import InputError, append_jsonl, overlay, read_audio, read_image, write_json
 from common.training import Parser, best_checkpoint, cli, select_device
 
-from .backbones.vggish import AudioStream, segments_at
-from .evaluate import add_model_flags, changed_settings, load_predictor
+from .backbones.vggish import RATE, AudioStream, segments_at
+from .evaluate import BOXES, add_model_flags, load_predictor
 from .memory import EMPTY
 from .scoring import enlarge
 from .video_io import open_video, write_video
@@ -30,48 +30,37 @@ from .video_io import open_video, write_video
 BLOCK = 16  # frames at once
 
 
-def frame_record(number, moment, image, boxes, label, confidence) -> dict:
-    """A frame's result: boxes x0, y0, x1, y1 in pixels with scores, class and its probability."""
-    height, width = image.shape[:2]
-    return {"frame": number, "time": round(float(moment), 4), "label": label,
-            "confidence": round(float(confidence), 4), "scores": boxes[:, 4].tolist(),
-            "boxes": (boxes[:, :4] * torch.tensor([width, height, width, height])).tolist()}
-
-
-def localize(predictor, video):
-    """A VideoFile → for each frame its image with heatmap and boxes, and its `frame_record`."""
-    memory, config = EMPTY, predictor.config
-    for first in range(0, len(video.frames), BLOCK):
-        frames = [video.image(k) for k in range(first, min(first + BLOCK, len(video.frames)))]
-        times = video.times(first, len(frames))
-        segments = segments_at(video.waveform, times, config.samples)
+def localize(predictor, blocks):
+    """Blocks of T frames, times, audio segments (T, n) → each frame, its heatmap (h, w), boxes in
+    [0, 1], and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
+    memory, number = EMPTY, 0
+    for frames, times, segments in blocks:
         prediction = predictor.predict(predictor.encode_frames(frames), segments, memory)
-        memory, heatmaps = prediction.memory, enlarge(prediction.heatmaps[config.box_map])
+        memory = prediction.memory
         for k, boxes in enumerate(predictor.boxes(frames, prediction)):
-            label = prediction.labels[k]
-            image = overlay(frames[k], heatmap=heatmaps[k], boxes=boxes[:, :4],
-                            labels=[label] * len(boxes))
-            yield image, frame_record(first + k, times[k], frames[k], boxes, label,
-                                      prediction.confidence[k])
+            height, width = frames[k].shape[:2]
+            pixels = boxes[:, :4] * torch.tensor([width, height, width, height])
+            yield frames[k], prediction.heatmaps[predictor.config.box_map][k], boxes[:, :4], {
+                "frame": number, "time": round(float(times[k]), 4), "label": prediction.labels[k],
+                "confidence": round(float(prediction.confidence[k]), 4), "boxes": pixels.tolist(),
+                "scores": boxes[:, 4].tolist()}
+            number += 1
 
 
-def localize_file(predictor, args, checkpoint):
-    out, records = Path(args.out), []
-    if out.resolve() == Path(args.video).resolve():
-        raise InputError(out, "would take the place of the video itself")
+def blocks_of_file(video, samples: int):
+    """A VideoFile in blocks of frames, as `localize` takes them."""
+    waveform = read_audio(video.audio, RATE)[0]
+    for first in range(0, len(video.frames), BLOCK):
+        frames = [read_image(path) for path in video.frames[first:first + BLOCK]]
+        times = (first + np.arange(len(frames)) + 0.5) / video.fps
+        yield frames, times, segments_at(waveform, times, samples)
 
-    def images(video):
-        for image, record in localize(predictor, video):
-            records.append(record)
-            yield image
 
-    with open_video(args.video, args.fps) as video:
-        write_video(out, images(video), args.fps, video.audio)
-    write_json(out.with_suffix(".json"), {
-        "video": args.video, "fps": args.fps, "frames": records, "K": predictor.config.K,
-        "box_map": predictor.config.box_map, "checkpoint": str(checkpoint)})
-    labels = ", ".join(sorted({record["label"] for record in records}))
-    print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
+def blocks_of_stream(frames, audio: AudioStream, fps: float):
+    """Frames one by one, as `localize` takes them."""
+    for number, frame in enumerate(frames):
+        moment = (number + 0.5) / fps
+        yield [frame], [moment], audio.segment(moment)[None]
 
 
 def read_frames(file, path, width: int, height: int):
@@ -83,55 +72,57 @@ def read_frames(file, path, width: int, height: int):
         yield np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3)
 
 
-def localize_stream(predictor, frames, audio: AudioStream, fps: float, out) -> int:
-    """Frames one by one → a `frame_record` each to `out`, flushed. Returns how many."""
-    memory, count, started = EMPTY, 0, None
-    for image in frames:
-        started = started or time.perf_counter()
-        moment = (count + 0.5) / fps
-        features = predictor.encode_frames([image])
-        prediction = predictor.predict(features, audio.segment(moment)[None], memory)
-        memory, boxes = prediction.memory, predictor.boxes([image], prediction)[0]
-        append_jsonl(out, frame_record(count, moment, image, boxes, prediction.labels[0],
-                                       prediction.confidence[0]))
-        count += 1
-    if count:
-        rate = count / (time.perf_counter() - started)
-        print(f"{count} frames, {rate:.1f} a second", file=sys.stderr)
-    return count
+def localize_file(predictor, args, checkpoint):
+    out, records, config = Path(args.out), [], predictor.config
+    if out.resolve() == Path(args.video).resolve():
+        raise InputError(out, "would take the place of the video itself")
+
+    def images(video):
+        for frame, heatmap, boxes, record in localize(
+                predictor, blocks_of_file(video, config.samples)):
+            records.append(record)
+            yield overlay(frame, heatmap=enlarge(heatmap[None])[0], boxes=boxes,
+                          labels=[record["label"]] * len(boxes))
+
+    with open_video(args.video, args.fps) as video:
+        write_video(out, images(video), args.fps, video.audio)
+    write_json(out.with_suffix(".json"), {
+        "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
+        "box_map": config.box_map, "checkpoint": str(checkpoint)})
+    labels = ", ".join(sorted({record["label"] for record in records}))
+    print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
 
 
-def localize_live(predictor, args):
+def localize_stream(predictor, args):
     if args.frames == args.sound == "-":
         raise InputError("--sound", "frames are read from standard input already")
     with ExitStack() as stack:
         frames, audio = (sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
                          for name in (args.frames, args.sound))
-        out = sys.stdout
-        if args.out:
-            out = stack.enter_context(open(args.out, "w", encoding="utf-8"))
-        images = read_frames(frames, args.frames, *map(int, args.size.split("x")))
-        audio = AudioStream(audio, predictor.config.samples)
+        out = stack.enter_context(open(args.out, "w", encoding="utf-8")) if args.out else sys.stdout
+        frames = read_frames(frames, args.frames, *map(int, args.size.split("x")))
+        audio, count, start = AudioStream(audio, predictor.config.samples), 0, time.perf_counter()
         try:
-            count = localize_stream(predictor, images, audio, args.fps, out)
+            for *_, record in localize(predictor, blocks_of_stream(frames, audio, args.fps)):
+                append_jsonl(out, record)
+                count += 1
         except BrokenPipeError:  # the reader of the lines has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
-        if not count:
-            raise InputError(args.frames, "no frame in it")
+    if not count:
+        raise InputError(args.frames, "no frame in it")
+    print(f"{count} frames, {count / (time.perf_counter() - start):.1f} a second", file=sys.stderr)
 
 
 def main(argv=None):
     prog = "python -m stmnet.localize"
     parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    add_model_flags(parser)
+    add_model_flags(parser, ("K", *BOXES))
     add = parser.add_argument
-    add("--video", default="", help="a folder with numbered images and one audio file, or a file "
-        "that ffmpeg reads")
-    add("--out", default="", help="GIF or .mp4 to write [localized.gif]; boxes go to the same name "
-        "with .json. With --stream a file of JSON lines [standard output]")
-    add("--fps", type=float, default=4.0, help="frames a second of the folder or stream, or to "
-        "take of the file [4]")
+    add("--video", default="", help="a folder with numbered images and one audio file, or a file")
+    add("--out", default="", help=".gif or .mp4 to write [localized.gif]; boxes go to the same "
+        "name with .json. With --stream a file of JSON lines [standard output]")
+    add("--fps", type=float, default=4.0, help="frames a second of the input [4]")
     add("--stream", action="store_true", help="read raw frames and audio as they come")
     add("--frames", default="", help="with --stream: path of raw rgb24 frames, or -")
     add("--sound", default="", help="with --stream: path of raw s16le mono 16 kHz audio, or -")
@@ -144,15 +135,15 @@ def main(argv=None):
     is_size = re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", args.size)
     if args.stream and not (args.frames and args.sound and is_size):
         parser.error("--stream needs --frames, --sound and --size WIDTHxHEIGHT")
-    changes = changed_settings(args, parser)
     with cli(prog):
         args.out = args.out or ("" if args.stream else "localized.gif")
         if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4"):
             raise InputError(args.out, "the output is a .gif or an .mp4: name it so")
-        checkpoint = best_checkpoint("stmnet", args.checkpoint)
-        predictor = load_predictor(checkpoint, select_device(args.device), **changes)
+        checkpoint, device = best_checkpoint("stmnet", args.checkpoint), select_device(args.device)
+        changes = {name: getattr(args, name) for name in ("K", *BOXES)}
+        predictor = load_predictor(checkpoint, device, **changes)
         if args.stream:
-            localize_live(predictor, args)
+            localize_stream(predictor, args)
         else:
             localize_file(predictor, args, checkpoint)
 

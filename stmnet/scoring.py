@@ -1,7 +1,4 @@
-"""From heatmaps to scores of the T frames of a video (3.3, 4.2), and from those to metrics.
-
-A score is (T,); it is NaN in frames where it is not defined, and in all frames if not measured.
-"""
+"""From the heatmaps of T frames to their scores (3.3, 4.2), and from those to metrics."""
 from typing import NamedTuple
 
 import numpy as np
@@ -17,65 +14,56 @@ from .data import BACKGROUND
 SIZE = 256  # side of the maps on which predictions and ground truth are compared (4.2)
 TAU = 0.5  # threshold of cIoU (4.2)
 NEIGHBOURS = 1.5  # seconds between frames of which stability is measured, at most
-
-
-class FrameScores(NamedTuple):
-    """Scores of the localization in T frames, each (T,)."""
-    ciou: torch.Tensor
-    pointing: torch.Tensor
-    iou: torch.Tensor
-    stability: torch.Tensor
-
-    def aggregate(self, prefix: str, where) -> dict:
-        """Metrics of the frames in the mask `where` (T,): full keys of metrics.json → fractions."""
-        scores = {name: np.asarray(x)[where] for name, x in self._asdict().items()}
-        return {prefix + metric: mean(scores[name]) for metric, (name, mean) in METRICS.items()
-                if not np.isnan(scores[name]).all()}
-
-
 METRICS = {"ciou_mean": ("ciou", metrics.mean), "ciou@0.5": ("ciou", metrics.success_rate),
            "pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", metrics.success_rate),
            "stability": ("stability", metrics.mean)}
 
 
+class FrameScores(NamedTuple):
+    """Each (T,), NaN in frames where it is not defined; None if not measured."""
+    iou: torch.Tensor
+    ciou: torch.Tensor | None = None
+    pointing: torch.Tensor | None = None
+    stability: torch.Tensor | None = None
+
+
 class VideoScores(NamedTuple):
     """All that is measured of T frames, of one video or of several."""
     columns: dict  # prefix of metrics.json → FrameScores
-    gt_stability: torch.Tensor  # (T,), what a perfect map would have
+    gt_stability: np.ndarray  # (T,), what a perfect map would have
     has_gt: np.ndarray  # (T,) bool
     is_silent: np.ndarray  # (T,) bool
     labels: np.ndarray  # (T,) class names
     pred_labels: np.ndarray  # (T,) class names
 
 
-def concatenate(videos: list) -> VideoScores:
+def concatenate(videos) -> VideoScores:
     """The scores of all frames of several videos, in their order."""
-    columns = {prefix: FrameScores(*map(torch.cat, zip(*(v.columns[prefix] for v in videos))))
+    columns = {prefix: FrameScores(*(None if parts[0] is None else torch.cat(parts)
+                                     for parts in zip(*(v.columns[prefix] for v in videos))))
                for prefix in videos[0].columns}
-    gt_stability, *arrays = list(zip(*videos))[1:]
-    return VideoScores(columns, torch.cat(gt_stability), *map(np.concatenate, arrays))
+    return VideoScores(columns, *map(np.concatenate, list(zip(*videos))[1:]))
 
 
 def aggregate(scores: VideoScores, classes, box_map: str) -> dict:
     """Full keys of metrics.json, without the group → numbers. Localization is of frames with gt."""
-    has_gt, labels = scores.has_gt, scores.labels
-    prefixed = {**scores.columns, "frames/": scores.columns[f"{box_map}/"]}
-    flat = {key: value for prefix, frames in prefixed.items()
-            for key, value in frames.aggregate(prefix, has_gt).items()}
-    flat["frames/n"] = int(has_gt.sum())
-    if not scores.gt_stability.isnan().all():
+    has_gt, labels, flat = scores.has_gt, scores.labels, {"frames/n": int(scores.has_gt.sum())}
+    for prefix, frames in {**scores.columns, "frames/": scores.columns[f"{box_map}/"]}.items():
+        values = {name: x[has_gt] for name, x in frames._asdict().items() if x is not None}
+        flat |= {prefix + metric: mean(values[name]) for metric, (name, mean) in METRICS.items()
+                 if name in values and not values[name].isnan().all()}
+    if not np.isnan(scores.gt_stability).all():
         flat["truth/stability"] = metrics.mean(scores.gt_stability)
     is_right, is_event = scores.pred_labels == labels, labels != BACKGROUND
-    is_known = np.isin(labels, classes)
     for key, count, where in (
-            ("events/accuracy", "events/n", is_event & is_known),
+            ("events/accuracy", "events/n", is_event & np.isin(labels, classes)),
             ("silence/accuracy", "silence/n", scores.is_silent),
             ("silence/accuracy_with_edges", "silence/n_with_edges", ~is_event)):
         flat[count] = int(where.sum())
         if where.any():
             flat[key] = float(is_right[where].mean())
     for label in sorted(set(labels[has_gt])):
-        iou = np.asarray(prefixed["frames/"].iou)[has_gt & (labels == label)]
+        iou = scores.columns[f"{box_map}/"].iou[has_gt & (labels == label)]
         flat |= {f"class/{label}/iou@0.5": metrics.success_rate(iou), f"class/{label}/n": len(iou)}
     return flat
 
@@ -95,28 +83,10 @@ def boxes_to_maps(boxes):
     return metrics.boxes_to_map(padded * SIZE, SIZE)
 
 
-def foreground_boxes(maps, is_foreground) -> list:
-    """Boxes of enlarged maps: T of (n, 5), in [0, 1] with a score; none for background frames."""
-    return [boxes if shown else boxes[:0]
-            for boxes, shown in zip(boxes_from_maps(maps), is_foreground.tolist())]
-
-
-def score_maps(maps, gt, is_foreground, times) -> FrameScores:
-    """Enlarged maps, ground truth 0/1 (T, SIZE, SIZE), foreground (T,) bool, times (T,) in seconds.
-
-    cIoU of {map > TAU}, NaN if that and gt are empty; whether the greatest value is in gt; IoU of
-    the boxes' union with gt; stability of {map > TAU}.
-    """
-    masks = metrics.binarize(maps, "fixed", tau=TAU)
-    boxes = foreground_boxes(maps, is_foreground)
-    return FrameScores(metrics.ciou(masks, gt), metrics.pointing(maps, gt), iou_of_boxes(boxes, gt),
-                       stability(masks, gt, times))
-
-
-def score_boxes(boxes, gt) -> FrameScores:
-    iou = iou_of_boxes(boxes, gt)
-    nothing = torch.full_like(iou, torch.nan)
-    return FrameScores(nothing, nothing, iou, nothing)
+def foreground_boxes(maps, labels) -> list:
+    """Boxes of enlarged maps: T of (n, 5), in [0, 1] with a score; none where it is background."""
+    return [boxes[:0] if label == BACKGROUND else boxes
+            for boxes, label in zip(boxes_from_maps(maps), labels)]
 
 
 def iou_of_boxes(boxes, gt):
@@ -137,20 +107,29 @@ def stability(masks, gt, times):
     return values
 
 
+def score_maps(maps, gt, labels, times) -> FrameScores:
+    """Scores of T enlarged maps; gt 0/1 (T, SIZE, SIZE), T predicted labels, times in seconds.
+
+    IoU of the boxes' union with gt; cIoU of {map > TAU}, NaN if that and gt are empty; whether the
+    greatest value is in gt; stability of {map > TAU}.
+    """
+    masks = metrics.binarize(maps, "fixed", tau=TAU)
+    return FrameScores(iou_of_boxes(foreground_boxes(maps, labels), gt), metrics.ciou(masks, gt),
+                       metrics.pointing(maps, gt), stability(masks, gt, times))
+
+
 def baseline_scores(gt) -> dict:
-    """Scores of predictions that look at nothing, by prefix of their metrics.
+    """Prefix → FrameScores of predictions that look at nothing.
 
     centre: a map that falls from the middle, {map > TAU} is the central square of a quarter of the
     image; its box has half of it. whole: all of the image.
     """
     ring = (2 * torch.arange(SIZE) - SIZE + 1).abs()
-    centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)
+    centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)  # 1 in the middle
     centre, values = centre.expand(gt.shape), metrics.baseline_values(gt)
-    nothing = torch.full_like(values["whole"], torch.nan)
-    return {
-        "baseline/centre_": FrameScores(metrics.ciou(centre > TAU, gt),
-                                        metrics.pointing(centre, gt), values["centre"], nothing),
-        "baseline/whole_": FrameScores(values["whole"], nothing, values["whole"], nothing)}
+    return {"baseline/centre_": FrameScores(values["centre"], metrics.ciou(centre > TAU, gt),
+                                            metrics.pointing(centre, gt)),
+            "baseline/whole_": FrameScores(values["whole"], values["whole"])}
 
 
 def ground_proposals(proposals, alpha, config):
