@@ -54,7 +54,7 @@ def test_classes_are_the_product_of_shape_and_texture():
         len(BANK.names) == len(set(BANK.names)) == len(SHAPES) * len(TEXTURES) == len(TIMBRES) >= 12
     )
     for c in CLASSES:
-        assert BANK.names[c] == f"{TEXTURES[c % len(TEXTURES)]} {SHAPES[c // len(TEXTURES)]}"
+        assert BANK.names[c] == f"{TEXTURES[c % len(TEXTURES)]} {list(SHAPES)[c // len(TEXTURES)]}"
 
 
 @pytest.mark.parametrize("cls", CLASSES)

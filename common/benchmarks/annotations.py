@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.io import InputError, read_json, read_lines
+from common.io import InputError, decoding, read_json, read_lines
 
 MAX_BOXES, MAX_XML = 1000, 2**20  # of one image; bytes
 
@@ -30,10 +30,8 @@ def find_metadata(root, *names, optional=False) -> Path | None:
 
 def read_rows(path) -> list[list[str]]:
     """The rows of a CSV file, without the header, which starts with "video" if there is one."""
-    try:
+    with decoding(path):
         return [row for row in csv.reader(read_lines(path)) if row[0] != "video"]
-    except csv.Error as error:
-        raise InputError(path, error) from error
 
 
 def check_rows(path, rows, columns: str, numbers=(), separator=",") -> list:
@@ -52,9 +50,7 @@ def read_ids(path) -> list[str]:
 
 def clip_id(name: str) -> str:
     """A name in a list → the name of the files on disk, YOUTUBEID_SECONDS.
-
-    Lists have `.mp4` behind it, or start and end in milliseconds (sslalign).
-    """
+    Lists have `.mp4` behind it, or start and end in milliseconds (sslalign)."""
     name = name.strip().removesuffix(".mp4")
     clip = re.fullmatch(r"(.{11})_(\d+)_\d+", name)
     return f"{clip[1]}_{int(clip[2]) // 1000:06d}" if clip else name
@@ -103,35 +99,27 @@ def parse_boxes(path, name, values) -> np.ndarray:
 
 def from_grid(pixels, side: int) -> np.ndarray:
     """Pixels of a side × side image, truncated to integers → [0, 1].
-
-    The values are rounded up, so that times `side` and truncated they are the same pixels again.
-    """
+    The values are rounded up, so that times `side` and truncated they are the same pixels again."""
     array = np.trunc(pixels) / side
     return np.where(array > 0, np.nextafter(array, np.inf), array)
 
 
 def clip_boxes(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) clipped to [0, 1], without those that then have no area.
-
-    VGG-SS has edges at -2.9e16, AVSBench the box 0, 0, 0, 0 where nothing sounds.
-    """
+    VGG-SS has edges at -2.9e16, AVSBench the box 0, 0, 0, 0 where nothing sounds."""
     boxes = boxes.clip(0, 1)
     return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
 def read_annotators(path) -> tuple:
     """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
-
-    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid.
-    """
-    if path.stat().st_size > MAX_XML:
-        raise InputError(path, f"more than {MAX_XML} bytes")
-    data = path.read_bytes()
-    if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities of unbounded length
-        raise InputError(path, "XML declarations are not supported")
-    try:
+    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
+    with decoding(path), open(path, "rb") as file:
+        data = file.read(MAX_XML + 1)
+        if len(data) > MAX_XML:
+            raise InputError(path, f"more than {MAX_XML} bytes")
+        if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities without bound
+            raise InputError(path, "XML declarations are not supported")
         people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
                   for person in ET.fromstring(data)]
-    except (ET.ParseError, ValueError, TypeError) as error:
-        raise InputError(path, error) from error
     return tuple(parse_boxes(path, "bbox", boxes) / 256 for boxes in people if boxes)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import InputError, inside, read_csv, read_json
+from common.io import InputError, decoding, inside, read_csv, read_json
 from common.training import dist
 
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
@@ -46,17 +46,18 @@ class BadEntry(Exception):
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
             skip_bad: bool = False) -> list[Phrase]:
     """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog. Raises InputError.
-
-    split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY.
-    """
+    split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY."""
     if name not in SPLIT_BY:
         raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
     path = inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
     refs = _unpickle(path)
     coco_path = inside(root, f"{name}/instances.json")
     coco = read_json(coco_path)
-    images = _by_id(coco_path, coco, "images")
-    annotations = _by_id(coco_path, coco, "annotations")
+    try:
+        images, annotations = ({entry["id"]: entry for entry in coco[key]}
+                               for key in ("images", "annotations"))
+    except (LookupError, TypeError) as error:
+        raise InputError(coco_path, f"not in COCO's layout ({error})") from None
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise InputError(path, "not a list of references")
     refs = [ref for ref in refs if ref.get("split") == split]
@@ -67,9 +68,7 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | 
 
 def clotho(root, split: str = "development", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with five captions for each file. Raises InputError.
-
-    split: development, validation or evaluation.
-    """
+    split: development, validation or evaluation."""
     path, folder = inside(root, f"clotho_captions_{split}.csv"), _Folder(inside(root, split))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
@@ -160,13 +159,6 @@ def _phrases(folder: _Folder, images: dict, annotations: dict, ref: dict) -> lis
     return [Phrase(path, phrase, box, sent_id) for phrase, sent_id in sentences]
 
 
-def _by_id(path, coco, name: str) -> dict:
-    try:
-        return {entry["id"]: entry for entry in coco[name]}
-    except (LookupError, TypeError) as error:
-        raise InputError(path, f"{name}: not in COCO's layout ({error})") from None
-
-
 class _PlainUnpickler(pickle._Unpickler):
     """Lists, dicts, strings and numbers; whatever names a class or a function is refused.
 
@@ -179,15 +171,9 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def _unpickle(path):
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_PICKLE + 1)
-    except OSError as error:
-        raise InputError(path, error.strerror) from None
-    if len(data) > MAX_PICKLE:
-        raise InputError(path, f"more than {MAX_PICKLE} bytes")
-    try:  # Python 2 wrote them: plain strings are bytes
+    with decoding(path), open(path, "rb") as file:
+        data = file.read(MAX_PICKLE + 1)
+        if len(data) > MAX_PICKLE:
+            raise InputError(path, f"more than {MAX_PICKLE} bytes")
+        # Python 2 wrote them: plain strings are bytes.
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except Exception as error:  # the unpickler raises nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(path, f"not a plain pickle ({reason})") from None

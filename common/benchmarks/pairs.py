@@ -33,9 +33,7 @@ def read_waveform(path, config, clip=None) -> torch.Tensor:
 
 def read_waveform_around(path, config, span) -> torch.Tensor:
     """config.crop seconds around the middle of `span`, (start, end) in seconds, of a long file.
-
-    At an end of the file they are its first or last seconds.
-    """
+    At an end of the file they are its first or last seconds."""
     start = max(0.0, (sum(span) - config.crop) / 2)
     waveform, _ = read_audio(path, config.sample_rate, config.channel, start, config.crop)
     missing = config.crop - len(waveform) / config.sample_rate
@@ -47,9 +45,7 @@ def read_waveform_around(path, config, span) -> torch.Tensor:
 
 def cropped_waveform(waveform, config, clip=None, shift: float = 0.0) -> torch.Tensor:
     """The model's input: config.crop seconds in the middle of the first `clip` seconds.
-
-    clip: by default config.seconds, or all if that is 0. shift: so many seconds later.
-    """
+    clip: by default config.seconds, or all if that is 0. shift: so many seconds later."""
     duration = waveform.shape[-1] / config.sample_rate
     clip = clip or config.seconds or max(duration, config.crop)
     return crop_audio(waveform, config.sample_rate, clip, config.crop, shift)
@@ -88,9 +84,7 @@ class FilePairs:
 
 def training_pairs(config) -> tuple:
     """→ pairs to train on, pairs held out for validation. Raises InputError.
-
-    Of files, those whose ids have the smallest checksums are held out, whatever the seed.
-    """
+    Of files, those whose ids have the smallest checksums are held out, whatever the seed."""
     if config.data == "scenes":
         if config.seed >= VALIDATION:
             raise InputError("--seed", f"{config.seed} is a held-out seed; the largest is "

@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from common.io import InputError, atomic, read_audio, read_image
 from common.training import cli
 
 from .readers import FRAME_RATE, READERS, is_on_disk, listed_samples
+from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
 CLIP_SECOND = 5.0  # VGG-SS was annotated on frame 125 at 25 fps, which is not quite the middle
@@ -80,23 +79,34 @@ def check(name, root, lists=None, missing=None, jobs=4) -> bool:
     if missing:
         with atomic(missing, "w") as file:
             file.writelines(f"{sample_id}\n" for sample_id in lost)
-    images = {path for s in found for path in (s.image, *(s.masks or ()))}
-    audio = {s.audio for s in found}
-    tasks = {path: partial(_image_size, path) for path in sorted(images)}
-    tasks |= {path: partial(_duration, path) for path in sorted(audio)}
-    results, errors = _run_all(tasks, jobs, "reading")
-    bad = [s for s in found if errors.keys() & {s.image, s.audio, *(s.masks or ())}]
+    masks = {mask for s in found for mask in s.masks or ()}
+    sizes, bad = _run(_image_size, {s.image for s in found}, "images", jobs)
+    durations, bad_audio = _run(_duration, {s.audio for s in found}, "audio", jobs)
+    bad |= bad_audio | _run(_image_size, masks, "masks", jobs)[1]
+    bad = [s for s in found if bad & {s.image, s.audio, *(s.masks or ())}]
     print(f"{name} in {root}\nlisted      {len(samples)}\nfound       {len(found)}")
     print(f"missing     {len(lost)}" + (f"  → {missing}" if missing else ""))
     print(f"unreadable  {len(bad)}")
-    if any(s.masks for s in found):
+    if masks:
         print(f"with masks  {sum(bool(s.masks) for s in found)}")
-    if durations := [results[path] for path in audio if path in results]:
+    if durations:
         print(f"audio       {np.mean(durations):.2f} s on average")
-    if sizes := [results[path] for path in {s.image for s in found} if path in results]:
+    if sizes:
         width, height = np.mean(sizes, axis=0)
         print(f"image       {width:.0f}x{height:.0f} on average")
     return bool(found) and not bad
+
+
+def _run(function, paths, name, jobs) -> tuple:
+    """→ results, paths that cannot be read; their errors go to stderr."""
+    results, bad = [], set()
+    for path, result, error in attempt_all(function, sorted(paths), name, jobs):
+        if error:
+            tqdm.write(str(error), file=sys.stderr)
+            bad.add(path)
+        else:
+            results.append(result)
+    return results, bad
 
 
 def _image_size(path):
@@ -141,12 +151,15 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
             targets[sample.image] = sample.group, _to_frame(second)
         else:
             targets[sample.image] = sample.image.stem, _to_frame(CLIP_SECOND)
-    todo = {target: task for target, task in targets.items() if not target.exists()}
-    tasks = {target: partial(extract, program, sources[video], target, *arguments)
-             for target, (video, arguments) in todo.items() if video in sources}
-    made, failed = _run_all(tasks, jobs, "ffmpeg")
+    todo = [target for target in targets if not target.exists()]
+    missing = {targets[target][0] for target in todo} - set(sources)
+
+    def make(target):
+        video, arguments = targets[target]
+        extract(program, sources[video], target, *arguments)
+
+    made, failed = _run(make, [t for t in todo if targets[t][0] in sources], "ffmpeg", jobs)
     existing = len(targets) - len(todo)
-    missing = {video for video, _ in todo.values()} - set(sources)
     print(f"{name}: {len(made)} files made, {existing} existed, {len(failed)} failed, "
           f"{len(missing)} videos missing")
     return not failed and bool(made or existing)
@@ -154,9 +167,7 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
 
 def extract(program, video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
-
-    It writes to a temporary name beside `target`. Raises InputError.
-    """
+    It writes to a temporary name beside `target`. Raises InputError."""
     is_folder = target.suffix not in (".wav", ".jpg")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.absolute().with_name(f".{target.name}.part{target.suffix}")
@@ -184,24 +195,3 @@ def _remove(path):
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-
-
-def _run_all(tasks, jobs, label):
-    """Call the values of `tasks` in threads → {key: result}, {key: InputError}, also to stderr."""
-    def attempt(item):
-        key, task = item
-        try:
-            return key, task(), None
-        except InputError as error:
-            return key, None, error
-
-    results, errors = {}, {}
-    with ThreadPool(jobs) as pool:
-        attempts = pool.imap_unordered(attempt, tasks.items())
-        for key, result, error in tqdm(attempts, label, len(tasks), disable=None, unit="file"):
-            if error is None:
-                results[key] = result
-            else:
-                errors[key] = error
-                tqdm.write(str(error), file=sys.stderr)
-    return results, errors

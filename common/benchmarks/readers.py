@@ -122,9 +122,7 @@ def _extended(reader, sounding, root, lists):
 
 def _instances(boxes_file, masks_file, describe, root, lists):
     """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine.
-
-    describe: the path of the image → group, label.
-    """
+    describe: the path of the image → group, label."""
     image_dir, audio_dir, mask_dir = (
         next((root / name for name in names if (root / name).is_dir()), root / names[0])
         for names in (IMAGES, AUDIO, MASKS))
@@ -163,9 +161,7 @@ def _ms3(image):
 
 def _ave(root, lists):
     """A sample for each video; `seconds` is its event.
-
-    lists: a split, as lines of Annotations.txt, ids, or numbers of its lines, from 0.
-    """
+    lists: a split, as lines of Annotations.txt, ids, or numbers of its lines, from 0."""
     path = find_metadata(root, "Annotations.txt", "ave_Annotations.txt")
     rows = [line.rsplit("&", 4) for line in read_lines(path)]
     rows = rows[1:] if rows and rows[0][-1] == "EndTime" else rows
@@ -185,9 +181,7 @@ def _ave(root, lists):
 
 def _frames(root, lists):
     """Boxes of single frames, as x, y, w, h, in the format of DSOL.
-
-    A frame is `id/second` (AudioSet), or `video/frame_second/number.jpg` (MUSIC).
-    """
+    A frame is `id/second` (AudioSet), or `video/frame_second/number.jpg` (MUSIC)."""
     entries = read_json(lists)
     if not isinstance(entries, dict):
         raise InputError(lists, "not an object of frames")

@@ -1,6 +1,6 @@
 """A sample of a benchmark, its ground truth, and which samples can be read."""
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -55,17 +55,20 @@ def _read_mask(path, size):
 
 def readable_samples(samples, field: str, read) -> list:
     """The samples whose file in `field` can be read; prints the others (--skip-bad)."""
-    def error_of(path):
-        try:
-            read(path)
-        except InputError as error:
-            return error
-
     paths = sorted({getattr(sample, field) for sample in samples})
-    with ThreadPoolExecutor() as pool:
-        errors = progress_bar(pool.map(error_of, paths), total=len(paths), name=f"reading {field}s")
-        errors = {path: error for path, error in zip(paths, errors) if error}
-    if dist.rank() == 0:
-        for error in errors.values():
-            print("left out:", error)
+    errors = {path: error for path, _, error in attempt_all(read, paths, f"{field} files") if error}
+    for path in sorted(errors) if dist.rank() == 0 else ():
+        print("left out:", errors[path])
     return [sample for sample in samples if getattr(sample, field) not in errors]
+
+
+def attempt_all(function, paths, name: str, jobs: int | None = None):
+    """Call function(path) in threads; yields path, result, InputError or None, in any order."""
+    def attempt(path):
+        try:
+            return path, function(path), None
+        except InputError as error:
+            return path, None, error
+
+    with ThreadPool(jobs) as pool:
+        yield from progress_bar(pool.imap_unordered(attempt, paths), len(paths), name)

@@ -12,11 +12,15 @@ from PIL import Image, ImageEnhance
 
 from common.io import InputError, read_audio, read_image, resample
 
-SHAPES = ("circle", "triangle", "cross", "ring")
+SHAPES = {  # name: whether the points u, v of [-1, 1]² are in it
+    "circle": lambda u, v: u * u + v * v < 1,
+    "triangle": lambda u, v: (abs(u) < (v + 0.95) / 2) & (v < 0.85),
+    "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 0.95),
+    "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
+}
 TEXTURES = ("plain", "striped", "dotted")
 COLOURS = {"red": 0.0, "orange": 0.083, "yellow": 0.153, "green": 0.333, "cyan": 0.5,
            "blue": 0.639, "purple": 0.76, "pink": 0.9}  # name: hue
-MIN_OBJECTS = 4  # in a directory
 
 
 class Procedural:
@@ -32,7 +36,7 @@ class Procedural:
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
         """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, the name of the colour."""
         u, v = _grid(rng, width, height)
-        is_opaque = _shape(SHAPES[cls // len(TEXTURES)], u, v)
+        is_opaque = list(SHAPES.values())[cls // len(TEXTURES)](u, v)
         colour = list(COLOURS)[rng.integers(len(COLOURS))]
         hue = COLOURS[colour] + rng.uniform(-0.02, 0.02)
         first = _rgb(hue, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
@@ -46,9 +50,7 @@ class Procedural:
 
     def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
         """→ waveform (samples,) float32 of 1 to 3 equal events, the number of events.
-
-        Pitch, loudness, onset and phase are random.
-        """
+        Pitch, loudness, onset and phase are random."""
         times = int(rng.integers(1, 4))
         slot = samples // times
         length = int(slot * rng.uniform(0.6, 0.95))
@@ -83,16 +85,16 @@ class Directory:
                 self._add(path)
             except InputError as error:
                 self.skipped.append((path, str(error)))
-        if len(self.names) < MIN_OBJECTS:
+        if len(self.names) < 4:
             raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and "
-                                   f"name.wav, .ogg or .flac; at least {MIN_OBJECTS} are needed")
+                                   "name.wav, .ogg or .flac; at least 4 are needed")
         self.fingerprint = zlib.crc32("\n".join(self.names).encode())
         for image, (recording, _) in zip(self.images, self.recordings):
-            self.fingerprint = zlib.crc32(image.tobytes(), self.fingerprint)
-            self.fingerprint = zlib.crc32(recording.tobytes(), self.fingerprint)
+            for data in (image.tobytes(), recording.tobytes()):
+                self.fingerprint = zlib.crc32(data, self.fingerprint)
 
     def _add(self, path: Path):
-        audio = [path.with_suffix(suffix) for suffix in (".wav", ".ogg", ".flac")]
+        audio = (path.with_suffix(suffix) for suffix in (".wav", ".ogg", ".flac"))
         audio = next((p for p in audio if p.is_file()), None)
         if audio is None:
             return  # an image alone is no pair
@@ -110,10 +112,8 @@ class Directory:
         return self.images[cls].width / self.images[cls].height * 2 ** rng.uniform(-0.15, 0.15)
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
-        """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, "" since its colour has no name.
-
-        The cut-out is mirrored, rotated and scaled; its brightness and contrast change.
-        """
+        """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, "" (no name of a colour).
+        Mirrored, rotated, scaled, at another brightness and contrast."""
         image = self.images[cls]
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -125,9 +125,7 @@ class Directory:
 
     def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
         """→ waveform (samples,) float32 of the recording, 0 since the number of events is unknown.
-
-        It is repeated to length from a random offset, at a random loudness and speed (±5 %).
-        """
+        It is repeated to length from a random offset, at a random loudness and speed (±5 %)."""
         recording, recording_rate = self.recordings[cls]
         speed = recording_rate / rate * 2 ** rng.uniform(-0.07, 0.07)
         at = (rng.integers(len(recording)) + speed * np.arange(samples)) % len(recording)
@@ -158,21 +156,8 @@ def _rotate(x, y, angle):
 
 def _grid(rng, width, height):
     """Coordinates (h, w) of the square [-1, 1]², rotated a little."""
-    x = ((2 * np.arange(width) + 1) / width - 1).astype(np.float32)
-    y = ((2 * np.arange(height) + 1) / height - 1).astype(np.float32)[:, None]
-    return _rotate(x, y, rng.uniform(-0.25, 0.25))
-
-
-def _shape(name, u, v):
-    if name == "circle":
-        return u * u + v * v < 1
-    if name == "ring":
-        r = u * u + v * v
-        return (r < 1) & (r > 0.3)
-    if name == "triangle":
-        return (np.abs(u) < (v + 0.95) / 2) & (v < 0.85)
-    u, v = np.abs(u), np.abs(v)
-    return (np.minimum(u, v) < 0.3) & (np.maximum(u, v) < 0.95)  # cross
+    x, y = (((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in (width, height))
+    return _rotate(x, y[:, None], rng.uniform(-0.25, 0.25))
 
 
 def _texture(name, u, v, rng):
@@ -198,8 +183,7 @@ def _load_cutout(path: Path) -> Image.Image:
         if not header.has_transparency_data:
             raise InputError(path, "the image has no alpha channel")
     image.thumbnail((384, 384))
-    box = _opaque_box(image)
-    if box is None:
+    if (box := _opaque_box(image)) is None:
         raise InputError(path, "the image is fully transparent")
     return image.crop(box)
 
@@ -214,11 +198,10 @@ def _load_recording(path: Path):
     waveform, rate = read_audio(path, seconds=30)
     if len(waveform) < 0.1 * rate:
         raise InputError(path, f"the audio is shorter than 0.1 s ({len(waveform) / rate:.3f} s)")
-    peak = waveform.abs().max()
-    if peak < 1e-4:
+    if (peak := waveform.abs().max()) < 1e-4:
         raise InputError(path, "the audio is silent")
-    low = 16000 if rate > 24000 else rate
-    return resample(waveform / peak, rate, low).numpy(), low
+    low_rate = 16000 if rate > 24000 else rate
+    return resample(waveform / peak, rate, low_rate).numpy(), low_rate
 
 
 def _name(path: Path) -> str:
@@ -250,18 +233,12 @@ def _chirp(t, f, low, high, per_second, rng):
     """Repeated sweeps from low·f to high·f."""
     saw = (per_second * t + rng.random()).astype(np.float32) % 1
     frequency = np.float32(f * low) * np.float32(high / low) ** saw
-    cycles = np.cumsum(frequency, dtype=np.float64) * float(t[1] - t[0])
-    return _sin(cycles).astype(np.float32)
+    return _sin(np.cumsum(frequency, dtype=np.float64) * float(t[1] - t[0])).astype(np.float32)
 
 
 def _slow(t, low, high, rng):
     """A sine between `low` and `high` Hz."""
     return _sin(np.float32(rng.uniform(low, high)) * t)
-
-
-def _ticks(t, low, high, rng):
-    """Decays that restart between `low` and `high` times a second."""
-    return np.exp(-250 * (t % np.float32(1 / rng.uniform(low, high))))
 
 
 TIMBRES = (
@@ -273,8 +250,8 @@ TIMBRES = (
     lambda rng, t, f: _noise_band(rng, t, 1.2 * f, 150),  # rumble
     lambda rng, t, f: _noise_band(rng, t, 14 * f, 1500),  # hiss
     lambda rng, t, f: _chirp(t, f, 2, 10, rng.uniform(3, 5), rng),  # rising sweeps
-    lambda rng, t, f: _chirp(t, f, 10, 2, rng.uniform(3, 5), rng),  # falling sweeps
-    lambda rng, t, f: _ticks(t, 14, 20, rng) * _sin(9 * f * t),  # ticking
+    lambda rng, t, f: _chirp(t, f, 10, 2, rng.uniform(3, 5), rng),  # falling sweeps, then ticks:
+    lambda rng, t, f: np.exp(-250 * (t % np.float32(1 / rng.uniform(14, 20)))) * _sin(9 * f * t),
     lambda rng, t, f: _noise_band(rng, t, 6 * f, 900) * (_slow(t, 5, 7, rng) > 0),  # noise bursts
     lambda rng, t, f: np.where(_slow(t, 3, 4, rng) > 0, _sin(3 * f * t), _sin(4.5 * f * t)),  # two
 )

@@ -51,9 +51,7 @@ def owner_at(owners: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) -> np.ndarray:
     """(samples,) float32: quiet noise, and each object's audio where it is the owner.
-
-    The even one of two confusable classes lends its audio to both, see `Scenes.video`.
-    """
+    The even one of two confusable classes lends its audio to both, see `Scenes.video`."""
     waveform = np.float32(0.002) * rng.standard_normal(samples, dtype=np.float32)
     owners = owner_at(owners, np.arange(samples) / rate)  # (samples,)
     for k in sorted(set(owners.tolist()) - {-1}):
