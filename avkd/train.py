@@ -23,7 +23,7 @@ from .evaluate import evaluate_best
 from .losses import losses, similarity
 from .model import Avkd
 from common.benchmarks.pairs import cropped_waveform, training_pairs
-from common.evaluation.test_sets import FileSet
+from common.evaluation.test_sets import FileTestSet
 from .teachers import hints
 from .backbones.views import test_view
 
@@ -48,7 +48,7 @@ def validate(model, held_out, config, device) -> dict:
 def train(config) -> dict:
     run = Run("avkd", config)
     source, held_out = training_pairs(config)
-    benchmark = FileSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
+    benchmark = FileTestSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
     steps = Steps(source, config)
 
     weights = "" if config.resume else config.vision_weights  # a checkpoint holds them

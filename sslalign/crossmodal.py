@@ -1,76 +1,105 @@
-"""Cross-modal interaction (4.4, 4.5): retrieval, alignment, compositional retrieval; arrays alone but for the sheet."""
+"""Cross-modal interaction (4.4, 4.5): retrieval, alignment, and compositional retrieval.
+
+N image–audio pairs have features `visual` and `audio` (N, c) of the backbones and, if those are
+trained, `visual_projected` and `audio_projected` (N, d).
+
+>>> visual, audio = torch.eye(3), torch.eye(3)[[1, 0, 2]]
+>>> score_cross_modal({"visual": visual, "audio": audio}, [None] * 3)["retrieval/a2i_r@1_instance"]
+0.3333333333333333
+>>> nearest(compositional(visual[:1], visual[1:2]), visual, 2)
+tensor([[0, 1]])
+"""
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from common import metrics
+from common.evaluation import SHEET_ROWS, TILE, shuffled_partners
 from common.io import overlay
 from common.training import markdown_table
 
-from common.evaluation.test_sets import others
-from common.evaluation.figures import SHOWN, TILE
-
 RECALLS = (1, 5, 10)
-NEAREST = 5
+NUM_NEAREST = 5  # images found, in the figure
 
 
-def cross_modal(features, labels) -> dict:
-    """Retrieval (Table V) and alignment (Table VI) of N matched pairs.
+def score_cross_modal(features: dict, labels) -> dict:
+    """Retrieval (Table V) and alignment (Table VI) of N matched pairs, keys as in metrics.json.
 
-    features: visual and audio (N, c) of the backbones and, if any, visual_projected and audio_projected. labels: N names; a
-    category's recall is left out where one is None, for the paper does not say which of the two it reports.
+    labels: N names. Recall of a category is left out if one is None; the paper does not say whether
+    it reports that or recall of the instance.
     """
-    result = {}
-    kinds = {"instance": None, **({} if None in labels else {"category": labels})}
+    result, gts = {}, {"instance": None}
+    if None not in list(labels):
+        gts["category"] = labels
     for suffix in ("", "_projected"):
         if f"visual{suffix}" in features:
-            for kind, names in kinds.items():
-                recall = metrics.retrieval(features[f"audio{suffix}"], features[f"visual{suffix}"], labels=names)
+            pair = features[f"audio{suffix}"], features[f"visual{suffix}"]
+            for gt, names in gts.items():
+                recall = metrics.retrieval(*pair, labels=names)
                 for way, direction in (("a2i", "forward"), ("i2a", "backward")):
-                    result |= {f"retrieval/{way}_r@{k}{suffix}_{kind}": share for k, share in recall[direction].items()}
+                    result |= {f"retrieval/{way}_r@{k}{suffix}_{gt}": x
+                               for k, x in recall[direction].items()}
     pair = features["visual"], features["audio"]
     mean, deviation = metrics.magnitude(*pair)
-    result["alignment/cosine"] = metrics.alignment(*pair)
-    return {**result, "alignment/magnitude": mean, "alignment/magnitude_std": deviation}
+    return {**result, "alignment/cosine": metrics.alignment(*pair),
+            "alignment/magnitude": mean, "alignment/magnitude_std": deviation}
 
 
-def table(found) -> str:
-    """A row for each kind of retrieval, and a line on alignment (backbone features)."""
+def table(result: dict) -> str:
+    """A row for each kind of retrieval, and a line on the alignment of the backbones' features."""
     rows = []
-    for way, text in (("a2i", "A → I"), ("i2a", "I → A")):
+    for way, words in (("a2i", "audio → image"), ("i2a", "image → audio")):
         for suffix, features in (("", "backbone"), ("_projected", "projected")):
-            for kind in ("instance", "category"):
-                names = [f"retrieval/{way}_r@{k}{suffix}_{kind}" for k in RECALLS]
-                if names[0] in found:
-                    rows.append([f"{text}, {features}, {kind}", *(f"{100 * found[name]:.1f}" for name in names)])
-    return (f"{markdown_table(rows, ['retrieval', *(f'R@{k}' for k in RECALLS)])}\nalignment: cosine {found['alignment/cosine']:.3f}, "
-            f"distance {found['alignment/magnitude']:.3f} ± {found['alignment/magnitude_std']:.3f}")
+            for gt in ("instance", "category"):
+                keys = [f"retrieval/{way}_r@{k}{suffix}_{gt}" for k in RECALLS]
+                if keys[0] in result:
+                    rows.append([f"{words}, {features}, {gt}",
+                                 *(f"{100 * result[key]:.1f}" for key in keys)])
+    cosine, magnitude, deviation = (result[f"alignment/{name}"]
+                                    for name in ("cosine", "magnitude", "magnitude_std"))
+    return (f"{markdown_table(rows, ['retrieval, %', *(f'R@{k}' for k in RECALLS)])}\n"
+            f"alignment: cosine {cosine:.3f}, distance {magnitude:.3f} ± {deviation:.3f}")
 
 
 def compositional(visual, audio, lam=0.5):
-    """z = lambda v + (1 - lambda) a of unit vectors, (n, d) twice → (n, d): a picture, changed by a sound (4.4)."""
+    """The query of compositional retrieval (4.4), (n, d) twice → (n, d): an image and audio.
+
+        z = λ v / ‖v‖ + (1 − λ) a / ‖a‖
+    """
     return lam * F.normalize(visual, dim=-1) + (1 - lam) * F.normalize(audio, dim=-1)
 
 
-def nearest(z, gallery, k, left_out=None):
-    """The k nearest by cosine of gallery (N, d) to each z (n, d) → (n, k) indices, without those in left_out (n, m)."""
+def nearest(z, gallery, k: int, excluded=None):
+    """The k rows of gallery (N, d) nearest to each z (n, d) by cosine → (n, k) indices.
+
+    excluded: (n, m), indices that are not found.
+    """
     scores = F.normalize(z, dim=-1) @ F.normalize(gallery, dim=-1).T  # (n, N)
-    if left_out is not None:
-        scores = scores.scatter(1, left_out, -2.0)
+    if excluded is not None:
+        scores = scores.scatter(1, excluded, -2.0)
     return scores.topk(k, dim=1).indices
 
 
-def compositions(features, test) -> dict:
-    """Figure 7: a picture, the picture whose sound is added, and the nearest pictures to the sum of both projected features."""
-    gallery = np.flatnonzero(test.sounding)
-    gallery = gallery[np.unique(np.array(test.groups)[gallery], return_index=True)[1]]  # each picture once
-    visual, audio = (torch.from_numpy(features[name][gallery]) for name in ("visual_projected", "audio_projected"))
-    names = [str(test.labels[i] or test.ids[i]) for i in gallery]
-    asked = torch.stack([torch.arange(len(gallery)), torch.from_numpy(others(names))], 1)[:SHOWN]  # (n, 2): picture, sound
-    z = compositional(visual[asked[:, 0]], audio[asked[:, 1]])
-    found = nearest(z, visual, max(0, min(NEAREST, len(gallery) - 2)), asked)
-    rows = torch.cat([asked, found], 1).tolist()
-    return {"rows": [[overlay(test.image(int(gallery[i])), size=TILE) for i in row] for row in rows],
-            "columns": ["picture", "whose sound is added", *(f"nearest {k + 1}" for k in range(found.shape[1]))],
-            "captions": [f"{names[i]} + the sound of {names[j]}: {', '.join(names[k] for k in rest)}" for i, j, *rest in rows],
-            "legend": "z = (v + a) / 2 of unit features; the picture and the sound's own are left out"}
+def draw_compositions(features: dict, test_set) -> dict:
+    """Figure 7, as arguments of `contact_sheet`: an image, the image whose audio is added, and the
+    images nearest to the sum of their projected features.
+    """
+    gallery = np.flatnonzero(test_set.has_source)
+    groups = np.array(test_set.groups)[gallery]
+    gallery = gallery[np.unique(groups, return_index=True)[1]]  # each image once
+    visual, audio = (torch.from_numpy(features[name][gallery])
+                     for name in ("visual_projected", "audio_projected"))
+    names = [str(test_set.labels[i] or test_set.ids[i]) for i in gallery]
+    partners = torch.from_numpy(shuffled_partners(names))
+    query = torch.stack([torch.arange(len(gallery)), partners], 1)[:SHEET_ROWS]  # (n, 2)
+    z = compositional(visual[query[:, 0]], audio[query[:, 1]])
+    found = nearest(z, visual, max(0, min(NUM_NEAREST, len(gallery) - 2)), query)
+    rows = torch.cat([query, found], 1).tolist()
+    return {"rows": [[overlay(test_set.image(int(gallery[i])), size=TILE) for i in row]
+                     for row in rows],
+            "columns": ["image", "whose audio is added",
+                        *(f"nearest {k + 1}" for k in range(found.shape[1]))],
+            "captions": [f"{names[i]} + audio of {names[j]}: {', '.join(names[k] for k in rest)}"
+                         for i, j, *rest in rows],
+            "legend": "z = (v + a) / 2 of unit features; the image and that of the audio are "
+                      "excluded"}

@@ -21,7 +21,7 @@ from .evaluate import evaluate_best
 from .losses import losses, s_L
 from .model import Heard, Seen, Sslalign
 from common.benchmarks.pairs import cropped_waveform, training_pairs
-from common.evaluation.test_sets import FileSet
+from common.evaluation.test_sets import FileTestSet
 from .backbones.views import test_view
 
 
@@ -87,7 +87,7 @@ def train(config) -> dict:
         steps.neighbours = neighbors.load(config.neighbours, source.ids)
         if (found := min(part.shape[1] for part in steps.neighbours)) < config.k:
             raise InputError(config.neighbours, f"holds {found} neighbours of each sample, --k asks for {config.k}")
-    benchmark = FileSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
+    benchmark = FileTestSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
 
     weights = "" if config.resume else config.vision_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Sslalign(replace(config, vision_weights=weights)))

@@ -1,99 +1,190 @@
-"""From maps to numbers: arrays alone, whoever made the maps."""
+"""From heatmaps to scores of samples, and from scores to metrics.
+
+Heatmaps that are scored together are a *column* of the results: the model's own, those of a control
+or of a baseline. A column is named by its prefix in metrics.json. N: samples of the test set, n:
+samples of a batch, S = SIZE: side of the maps.
+
+>>> scores = {"ciou": np.array([0.9, 0.2, 0.6, 0.7]), "pointing": np.array([1.0, 0, 1, 1])}
+>>> aggregate(scores, ["interactive"], groups=["a", "a", "b", "b"])
+{'interactive/iiou': 0.5, 'interactive/iauc': 0.4, 'interactive/pointing': 0.5}
+"""
+from typing import NamedTuple
+
 import numpy as np
+import torch
 
 from common import metrics
+from common.training import dist, progress_bar
 
-SIZE = 224  # side of the maps on which predictions and truths are compared, as in the released evaluation
-RULES = ("", "_adaptive", "_exact", "_adaptive_exact")  # top half, top B; strictly above the threshold, or exactly so many pixels
+from .test_sets import SIZE, shuffled_partners
+
+PROTOCOL = "sslalign"  # of common.metrics: bilinear heatmaps, foreground strictly above a threshold
+BATCH = 50
+CONTROLS = {"shuffled": "control/shuffled_", "silent": "control/silent_"}  # audio → column
+# Foreground is the upper half of the pixels or (adaptive) as many as the ground truth has: those
+# strictly above a threshold, as published, or (exact) exactly so many.
+RULES = ("", "_adaptive", "_exact", "_adaptive_exact")
 
 
-def values(maps, truth, masks=None, extended=False, exact=False) -> dict:
-    """What is known of each sample. maps (n, SIZE, SIZE), truth likewise in [0, 1], masks likewise 0/1 or None → arrays (n,):
+class Batch(NamedTuple):
+    """Samples of a test set on their way into a predictor."""
+    images: list  # n of (H, W, 3) uint8
+    audio: dict  # features (n, c) of "matched" audio and, for the controls, "shuffled" and "silent"
+    align_corners: bool = False
+    ids: list | None = None
 
-    - ciou and ciou_adaptive by the published rule, pointing;
-    - extended: confidence, the mean of the top quarter. AP and F1 look at its order alone: the range of the maps is of no matter;
-    - exact: ciou_exact, ciou_adaptive_exact, of as many pixels as the paper's sentences say;
-    - with masks mask_ciou, mask_iou (Tables XIII, XIV) and f (n, 2), each also _adaptive.
 
-    ValueError for what is not finite or out of range: see common.maps.check.
+class Prediction(NamedTuple):
+    """What `predict(batch)` returns, on the CPU."""
+    heatmaps: dict  # column → (n, h, w); the first is the model's own
+    features: dict  # name → (n, d), of image and audio, for retrieval
+
+
+def batches(rows) -> list:
+    return [rows[i:i + BATCH] for i in range(0, len(rows), BATCH)]
+
+
+def encode_test_audio(predictor, test_set) -> dict:
+    """`Batch.audio` of a whole test set, (N, c) each: audio is encoded once for all heatmaps."""
+    parts, count = [], len(test_set.ids)
+    for rows in progress_bar(batches(dist.split(count)), name=f"audio, {test_set.name}"):
+        parts.append(predictor.encode_audio(torch.stack([test_set.waveform(i) for i in rows])))
+    features = dist.merge_rows(parts, count)  # (N, c)
+    config = predictor.config
+    silence = predictor.encode_audio(torch.zeros(1, round(config.crop * config.sample_rate))).cpu()
+    return {"matched": features, "shuffled": features[shuffled_partners(test_set.groups)],
+            "silent": silence.expand(len(features), -1)}
+
+
+def make_batch(test_set, audio: dict, rows) -> Batch:
+    """Samples `rows` of a test set, of which `audio` is the encoded audio."""
+    rows = list(rows)
+    return Batch([test_set.image(i) for i in rows], {kind: x[rows] for kind, x in audio.items()},
+                 test_set.align_corners, [test_set.ids[i] for i in rows])
+
+
+def score_samples(predictor, test_set, audio: dict) -> tuple[dict, dict]:
+    """Predict and score a whole test set; each process does its part, and has the results of all.
+
+    Returns scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}.
     """
-    found = metrics.localization(maps, truth)
-    if extended:
-        found["confidence"] = metrics.confidence(maps)
-    if exact:
-        for rule in ("", "_adaptive"):
-            kind = "adaptive_exact" if rule else "median_exact"
-            found[f"ciou{rule}_exact"] = metrics.ciou(metrics.binarize(maps, kind, truth), truth)
+    parts, merged, count = {}, {}, len(test_set.ids)
+    for rows in progress_bar(batches(dist.split(count)), name=f"heatmaps, {test_set.name}"):
+        heatmaps, features = predictor.predict(make_batch(test_set, audio, rows))
+        columns = {**score_batch(heatmaps, test_set, rows), "features": features}
+        for column, name, x in ((c, name, x) for c in columns for name, x in columns[c].items()):
+            parts.setdefault((column, name), []).append(torch.as_tensor(x))
+    for column, name in dist.gather_objects(list(parts))[0]:  # other processes may have no rows
+        x = dist.merge_rows(parts.get((column, name), []), count).numpy()
+        merged.setdefault(column, {})[name] = x
+    features = merged.pop("features", {})
+    return merged, features
+
+
+def score_batch(heatmaps: dict, test_set, rows) -> dict:
+    """`score_maps` of every column, of the first by exact rules too, and of the baselines."""
+    gt = np.stack([test_set.gt_map(i) for i in rows])  # (n, S, S)
+    masks = None
+    if "masks" in test_set.metric_groups:
+        masks = np.stack([test_set.gt_mask(i) for i in rows])
+    has_confidence, scores = "extended" in test_set.metric_groups, {}
+    for column, maps in heatmaps.items():
+        maps = metrics.resize(maps, SIZE, PROTOCOL, test_set.align_corners).numpy()
+        scores[column] = score_maps(maps, gt, masks, has_confidence, is_exact=not scores)
+    return {**scores, **baseline_scores(gt, masks, has_confidence)}
+
+
+def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> dict:
+    """Scores of each sample, (n,) each. maps (n, S, S), gt in [0, 1] and masks in {0, 1} likewise.
+
+    - ciou, ciou_adaptive, pointing; if is_exact, also ciou_exact and ciou_adaptive_exact;
+    - confidence: the mean of the upper quarter, of which AP and F1 need the order only;
+    - against masks: mask_ciou, mask_iou (sslalign, Tables XIII and XIV) and mask_f (n, 2), each
+      also _adaptive.
+
+    Raises ValueError if a value is not finite or out of range.
+    """
+    scores = metrics.localization(maps, gt)
+    if has_confidence:
+        scores["confidence"] = metrics.confidence(maps)
+    if is_exact:
+        for rule, kind in (("", "median_exact"), ("_adaptive", "adaptive_exact")):
+            scores[f"ciou{rule}_exact"] = metrics.ciou(metrics.binarize(maps, kind, gt), gt)
     if masks is not None:
         for rule, kind in (("", "median"), ("_adaptive", "adaptive")):
-            predicted = metrics.binarize(maps, kind, masks)
-            found |= {f"mask_ciou{rule}": metrics.ciou(predicted, masks), f"mask_iou{rule}": metrics.mask_iou(predicted, masks),
-                      f"f{rule}": f_of_masks(predicted, masks)}
-    return found
+            pred = metrics.binarize(maps, kind, masks)
+            scores[f"mask_ciou{rule}"] = metrics.ciou(pred, masks)
+            scores[f"mask_iou{rule}"] = metrics.mask_iou(pred, masks)
+            scores[f"mask_f{rule}"] = f_of_masks(pred, masks)
+    return scores
 
 
-def f_of_masks(predicted, masks, beta2=0.3):
-    """`metrics.f_curves` of predictions that are masks, (n, H, W) bool: (n, 2), for such a curve has two values: at the first
-    of the 255 thresholds, 0, that of the whole picture, at all others that of the mask. NaN where the truth is empty."""
-    true = masks > 0
-    hits, found, area, pixels = (predicted & true).sum((1, 2)), predicted.sum((1, 2)), true.sum((1, 2)), true[0].size
-    # (1 + beta²) P R / (beta² P + R) with P = hits / found and R = hits / area
-    f = np.stack([(1 + beta2) * area / (beta2 * area + pixels), (1 + beta2) * hits / np.maximum(beta2 * area + found, 1e-30)], 1)
-    return np.where(area[:, None] > 0, f, np.nan)
+def f_of_masks(pred, masks, beta2=0.3):
+    """`metrics.f_curves` of predictions that are masks, (n, S, S) bool → (n, 2).
 
+        F = (1 + β²) P R / (β² P + R),  P = hits / predicted pixels,  R = hits / gt pixels
 
-def floors(truth, masks=None, extended=False) -> dict:
-    """`values` of what looks at nothing, (n, SIZE, SIZE) truths as in `values` → {"centre", "whole", "ceiling"}.
-
-    centre: a map that is highest in the middle and falls towards the edges: its top half is the central square of half the
-    area, its top B a central square of the truth's area. whole: the whole picture. ceiling: the best that any map can do.
+    Such a curve has two values: at threshold 0 that of the whole image, at the 254 others that of
+    the mask. NaN without ground truth.
     """
-    ring = np.abs(2 * np.arange(SIZE) - (SIZE - 1))  # whole numbers: what is as far from the middle is equal to the bit
-    centre = 1 - np.maximum(ring[:, None], ring).astype(np.float32) / SIZE  # (SIZE, SIZE)
-    found = {"centre": values(np.broadcast_to(centre, truth.shape), truth, masks, extended), "whole": {}, "ceiling": {}}
-    for prefix, gt in (("", truth), ("mask_", masks)):
-        if gt is not None:
-            known = metrics.baseline_values(gt)
-            found["whole"][f"{prefix}ciou"], found["ceiling"][f"{prefix}ciou"] = known["whole"], known["ceiling"]
-            found["ceiling"][f"{prefix}ciou_adaptive"] = (gt > 0).any((1, 2)).astype(np.float64)  # less one pixel
-    return found
+    gt = masks > 0
+    hits, area, pixels = (pred & gt).sum((1, 2)), gt.sum((1, 2)), gt[0].size
+    of_image = (1 + beta2) * area / (beta2 * area + pixels)
+    of_mask = (1 + beta2) * hits / np.maximum(beta2 * area + pred.sum((1, 2)), 1e-30)
+    return np.where(area[:, None] > 0, np.stack([of_image, of_mask], 1), np.nan)
 
 
-def summary(values, feeds, groups=None, sounding=None) -> dict:
-    """The metrics of a set from `values` (those that it has), as in metrics.json: fractions.
+def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
+    """`score_maps` of what does not look at the image, and the best that a heatmap can reach.
 
-    feeds: which of pairs, masks, interactive, extended. groups (n,): the picture of each sample. sounding (n,) bool: the others
-    count in extended/ only.
+    centre: a heatmap that falls from the middle to the edges; its upper half is the central square
+    of half the area. whole: all of the image is foreground.
     """
-    sounding = np.ones(len(values["ciou"]), bool) if sounding is None else np.asarray(sounding)
-    heard = {name: x[sounding] for name, x in values.items()}
+    ring = np.abs(2 * np.arange(SIZE) - (SIZE - 1))  # whole numbers, so that ties are exact
+    centre = 1 - np.maximum(ring[:, None], ring).astype(np.float32) / SIZE  # (S, S)
+    centre = score_maps(np.broadcast_to(centre, gt.shape), gt, masks, has_confidence)
+    whole, best = {}, {}
+    for name, truth in (("ciou", gt), ("mask_ciou", masks)):
+        if truth is not None:
+            values = metrics.baseline_values(truth)
+            whole[name] = values["whole"]
+            best[name] = values.get("upper_bound", values.get("ceiling"))
+            best[f"{name}_adaptive"] = (truth > 0).any((1, 2)).astype(np.float64)  # less one pixel
+    return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
+
+
+METRICS = {  # group → metric → the score that it is of, and how; {} is one of RULES
+    "pairs": {"ciou{}@0.5": ("ciou{}", metrics.success_rate),
+              "auc{}": ("ciou{}", metrics.auc),
+              "pointing": ("pointing", metrics.success_rate)},
+    "interactive": {"iiou{}": ("ciou{}", metrics.interactive),
+                    "iauc{}": ("ciou{}", metrics.interactive_auc),
+                    "pointing": ("pointing", metrics.interactive)},
+    "masks": {"miou{}": ("mask_iou{}", metrics.mean),
+              "f_score{}": ("mask_f{}", metrics.best_f),
+              "ciou{}@0.5": ("mask_ciou{}", metrics.success_rate),
+              "auc{}": ("mask_ciou{}", metrics.auc)}}
+
+
+def aggregate(scores: dict, metric_groups, groups=None, has_source=None) -> dict:
+    """Metrics of a column, {"GROUP/METRIC": fraction}, as far as it has the scores for them.
+
+    scores: see `score_maps`. groups: (N,), the image of each sample. has_source: (N,) bool; samples
+    without a source count in extended/ only.
+    """
+    has_source = np.ones(len(scores["ciou"]), bool) if has_source is None else has_source
     result = {}
-    if "pairs" in feeds:
+    for group in [group for group in METRICS if group in metric_groups]:
+        images = [np.asarray(groups)[has_source]] if group == "interactive" else []
         for rule in RULES:
-            if f"ciou{rule}" in heard:
-                result[f"pairs/ciou{rule}@0.5"] = metrics.success_rate(heard[f"ciou{rule}"])
-                result[f"pairs/auc{rule}"] = metrics.auc(heard[f"ciou{rule}"])
-        if "pointing" in heard:
-            result["pairs/pointing"] = metrics.success_rate(heard["pointing"])
-    if "interactive" in feeds:
-        pictures = np.asarray(groups)[sounding]
-        for rule in RULES:
-            if f"ciou{rule}" in heard:
-                result[f"interactive/iiou{rule}"] = metrics.interactive(heard[f"ciou{rule}"], pictures)
-                result[f"interactive/iauc{rule}"] = metrics.interactive_auc(heard[f"ciou{rule}"], pictures)
-        if "pointing" in heard:
-            result["interactive/pointing"] = metrics.interactive(heard["pointing"], pictures)
-    if "extended" in feeds:
-        if "confidence" in values:
-            detections = values["confidence"], values["ciou"], sounding
-            result |= {"extended/ap": metrics.average_precision(*detections), "extended/max_f1": metrics.max_f1(*detections)}
-        result["extended/loc_acc"] = metrics.loc_acc(values["ciou"], sounding)
-    if "masks" in feeds:
-        for rule in RULES[:2]:
-            if f"mask_iou{rule}" in heard:
-                result[f"masks/miou{rule}"] = metrics.mean(heard[f"mask_iou{rule}"])
-                result[f"masks/f_score{rule}"] = metrics.best_f(heard[f"f{rule}"])
-            if f"mask_ciou{rule}" in heard:
-                result[f"masks/ciou{rule}@0.5"] = metrics.success_rate(heard[f"mask_ciou{rule}"])
-                result[f"masks/auc{rule}"] = metrics.auc(heard[f"mask_ciou{rule}"])
+            for metric, (score, function) in METRICS[group].items():
+                key, score = f"{group}/{metric}".format(rule), score.format(rule)
+                if score in scores and key not in result:
+                    result[key] = function(scores[score][has_source], *images)
+    if "extended" in metric_groups:
+        if "confidence" in scores:
+            detections = scores["confidence"], scores["ciou"], has_source
+            result["extended/ap"] = metrics.average_precision(*detections)
+            result["extended/max_f1"] = metrics.max_f1(*detections)
+        result["extended/loc_acc"] = metrics.loc_acc(scores["ciou"], has_source)
     return result

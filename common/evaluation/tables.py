@@ -1,40 +1,147 @@
-"""What an evaluation prints, and the names of its numbers in metrics.json."""
-from common.training import markdown_table
+"""What an evaluation prints and writes: tables, metrics.json, contact sheets; its flags."""
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
-PROTOCOL = "sslalign"  # half-pixel bilinear maps, predicted where strictly above the threshold: see common.maps.PROTOCOLS
-BESIDE = {"shuffled": "control/shuffled_", "silent": "control/silent_", "centre": "floor/centre_", "whole": "floor/whole_",
-          "ceiling": "floor/ceiling_"}  # heading of what stands beside a score → its prefix in metrics.json
-SPELT = {"iiou": "IIoU", "ciou": "cIoU", "miou": "mIoU", "iauc": "IAUC", "auc": "AUC", "ap": "AP", "f1": "F1", "f": "F"}
+from common import metrics
+from common.io import contact_sheet, write_image, write_json
+from common.training import Parser, dist, markdown_table, write_results
 
+from .scoring import PROTOCOL, aggregate
 
-def key(prefix: str, name: str) -> str:
-    """The name in metrics.json of GROUP/METRIC. With a prefix the group pairs is left out, and interactive where iiou or iauc
-    follows."""
-    group, metric = name.split("/")
-    return prefix + (metric if group == "pairs" or metric.startswith("i") else f"{group}_{metric}") if prefix else name
-
-
-def report(test, columns: dict, undefined: int, *notes: str) -> str:
-    """The table of a set, and notes below it. columns: {heading: {GROUP/METRIC: fraction}}, the first is the model's; undefined: samples
-    without truth and prediction."""
-    parts = [f"{test.name}, N = {len(test.ids)}",
-             f"{len(test.ids)} found / {test.listed} listed" if test.listed else "",
-             f"{len(set(test.groups))} pictures" if "interactive" in test.feeds else "",
-             f"{int(test.sounding.sum())} with a sound that is seen" if "extended" in test.feeds else "",
-             f"{undefined} with neither truth nor prediction" if undefined else "", f"protocol {PROTOCOL}, %"]
-    return "\n".join(["", ", ".join(filter(None, parts)), localization(columns), *filter(None, notes)])
+HEADINGS = {"control/shuffled_": "shuffled audio", "control/silent_": "silent audio",
+            "baseline/centre_": "baseline: centre", "baseline/whole_": "baseline: whole image",
+            "baseline/upper_bound_": "upper bound"}  # of columns
+SPELLING = {"iiou": "IIoU", "ciou": "cIoU", "miou": "mIoU", "iauc": "IAUC", "auc": "AUC",
+            "ap": "AP", "f1": "F1", "f": "F"}
 
 
-def localization(columns) -> str:
-    """A row for each metric; one by an exact rule where it differs from the published rule's."""
-    def cell(kind, name):
-        return f"{100 * columns[kind][name]:.1f}" if name in columns[kind] else "–"
-    own, rows = next(iter(columns)), []
-    for name in columns[own]:
-        if "_exact" in name and cell(own, name) == cell(own, name.replace("_exact", "")):
-            continue
-        group, metric = name.split("/")
-        words = [SPELT.get(word, word) for word in metric.removesuffix("@0.5").split("_")]
-        words[0] += "@0.5" * metric.endswith("@0.5")
-        rows.append([f"{group}: {' '.join(words)}", *(cell(kind, name) for kind in columns)])
-    return markdown_table(rows, ["", *columns])
+class Table(NamedTuple):
+    """The metrics of a test set, in %, as `write_results` takes them."""
+    title: str
+    columns: list  # headings
+    rows: list  # {"name": metric, "values": {heading: [value]}}
+    n: int  # samples
+
+    def __str__(self):
+        cells = [[row["name"], *(f"{row['values'][c][0]:.1f}" if c in row["values"] else "–"
+                                 for c in self.columns)] for row in self.rows]
+        return f"\n{self.title}\n{markdown_table(cells, ['', *self.columns])}"
+
+
+class Evaluation:
+    """The results of several test sets; contact sheets are of the main process alone."""
+
+    def __init__(self):
+        self.metrics, self.sheets, self.tables = {}, {}, []
+
+    def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
+        """Aggregate scores {column: {name: (N, …)}}; print the table, and notes below it.
+
+        headings: of the model's own columns, of which the first is scored by exact rules too.
+        """
+        results = {column: aggregate(x, test_set.metric_groups, test_set.groups,
+                                     test_set.has_source) for column, x in scores.items()}
+        ciou = next(iter(scores.values()))["ciou"][test_set.has_source]
+        table = results_table(test_set, results, headings, metrics.undefined(ciou))
+        self.metrics = {"samples": len(test_set.ids), **self.metrics, **metric_keys(results),
+                        "protocol": PROTOCOL}
+        self.tables.append(table)
+        if dist.rank() == 0:
+            print("\n".join([str(table), *filter(None, notes)]))
+
+    def write(self, folder: Path, args, config) -> None:
+        """metrics-DATA.json and contact sheets to `folder`, the first table to --out-results."""
+        name = args.data
+        if args.objects is not None:
+            name += f"-{Path(args.objects or 'procedural').name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"metrics-{name}.json",
+                   {**self.metrics, "seed": config.seed, "preset": config.preset})
+        self.write_sheets(folder, f"-{name}")
+        if args.out_results:
+            write_results(args.out_results, command=args.command, seeds=[config.seed],
+                          **self.tables[0]._asdict())
+
+    def write_sheets(self, folder: Path, suffix="") -> None:
+        for name, sheet in self.sheets.items():
+            write_image(folder / f"{name}{suffix}.png", contact_sheet(**sheet))
+
+
+def results_table(test_set, results: dict, headings: dict, num_undefined: int) -> Table:
+    """results: {column: {"GROUP/METRIC": fraction}}, the model's own column first.
+
+    A metric by an exact rule is a row if it differs from the one by the published rule.
+    num_undefined: samples with neither ground truth nor prediction, which are misses.
+    """
+    groups, own, headings = test_set.metric_groups, next(iter(results)), {**headings, **HEADINGS}
+    title = [f"{test_set.name}, N = {len(test_set.ids)}",
+             test_set.num_listed and f"{len(test_set.ids)} found / {test_set.num_listed} listed",
+             "interactive" in groups and f"{len(set(test_set.groups))} images",
+             "extended" in groups and f"{test_set.has_source.sum()} with a visible source",
+             num_undefined and f"{num_undefined} with neither ground truth nor prediction",
+             f"protocol {PROTOCOL}, %"]
+    names = [name for name, x in results[own].items() if "_exact" not in name
+             or f"{100 * x:.1f}" != f"{100 * results[own][name.replace('_exact', '')]:.1f}"]
+    columns = {heading: results[c] for c, heading in headings.items() if c in results}
+    rows = [{"name": spell(name), "values": {heading: [100 * x[name]]
+                                             for heading, x in columns.items() if name in x}}
+            for name in names]
+    return Table(", ".join(filter(None, title)), list(columns), rows, len(test_set.ids))
+
+
+def spell(metric: str) -> str:
+    """pairs/ciou_adaptive@0.5 → pairs: cIoU@0.5 adaptive."""
+    group, words = metric.removesuffix("@0.5").split("/")
+    first, *rest = [SPELLING.get(word, word) for word in words.split("_")]
+    return " ".join([f"{group}: {first}{'@0.5' * metric.endswith('@0.5')}", *rest])
+
+
+def metric_keys(results: dict) -> dict:
+    """{column: {"GROUP/METRIC": x}} → {key of metrics.json: x}.
+
+    After a column's name the group pairs is left out, and interactive before iiou and iauc.
+
+    >>> metric_keys({"avc/": {"pairs/auc": 0.6}, "control/silent_": {"masks/auc": 0.1}})
+    {'avc/auc': 0.6, 'control/silent_masks_auc': 0.1}
+    """
+    keys = {}
+    for column, found in results.items():
+        for metric, x in found.items():
+            group, name = metric.split("/")
+            short = name if group == "pairs" or name.startswith("i") else f"{group}_{name}"
+            keys[f"{column}{short}" if column else metric] = x
+    return keys
+
+
+def evaluation_parser(method: str, about: str) -> Parser:
+    parser = Parser(prog=f"python -m {method}.evaluate", description=about)
+    for name, default, text in (
+            ("checkpoint", "", "default: best.pt of the newest run"),
+            ("data", "scenes", "scenes, or a benchmark of common.benchmarks: vggss, flickr, …"),
+            ("root", "", "folder of the benchmark"),
+            ("objects", None, "folder of which scenes are composed, or procedural for the built-in "
+             "objects [those of the training]"),
+            ("out", "", "folder for metrics-DATA.json and contact sheets [the checkpoint's]"),
+            ("out-results", "", "JSON file for the table of the first test set"),
+            ("device", "auto", "cpu, cuda, cuda:1 or auto")):
+        parser.add_argument(f"--{name}", default=default, help=text)
+    return parser
+
+
+def parse_flags(parser, argv):
+    """The flags, and as `command` what was typed."""
+    args = parser.parse_args(argv)
+    if not args.data:
+        parser.error("--data must name scenes or a benchmark")
+    args.command = f"{parser.prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    return args
+
+
+def with_objects(config, args):
+    """The configuration, with scenes of the objects that --objects names."""
+    if args.objects is None:
+        return config
+    return replace(config, objects="" if args.objects == "procedural" else args.objects)

@@ -1,0 +1,110 @@
+"""Object-guided inference (section 3.5): the AVC model's map, combined with maps of objects.
+
+The object-based map is the mean over the channels of a pre-trained ResNet-18's last features. The
+visual teacher, DETR, gives another: the mean of what its confident queries attend to.
+
+| paper | here | shape |
+| --- | --- | --- |
+| output of the AVC inference model | `avc`, model.localization_map | (n, h, w) |
+| object-based localization map | `objects` | (n, h, w) |
+| confidence score of DETR's Q queries | `confidence` | (n, Q) |
+| latest feature maps of DETR: its last decoder layer's | `attention` | (n, Q, h, w) |
+| their mean over confident queries | `detections` | (n, h, w) |
+| OG-AVC, OG-AVC-DETR | `og_avc`, `og_avc_detr` | (n, h, w) |
+
+Maps are brought to one range before they are added, on which the paper is silent:
+ν(x) = (x − min x) / (max x − min x).
+
+>>> avc, objects = torch.tensor([[[0.0, 1, 2]]]), torch.tensor([[[3.0, 1, 1]]])
+>>> og_avc(avc, objects)
+tensor([[[0.4000, 0.3000, 0.6000]]])
+>>> attention = torch.tensor([[[[0.0, 8, 8]], [[5.0, 0, 0]]]])
+>>> detections = confident_mean(torch.tensor([[0.9, 0.2]]), attention)
+>>> detections
+(tensor([[[0., 8., 8.]]]), tensor([True]))
+>>> og_avc_detr(avc, objects, *detections)
+tensor([[[0.3333, 0.5000, 0.6667]]])
+"""
+import torch
+from torch import nn
+
+from common import metrics
+
+from .backbones.views import normalise, test_view
+
+CONFIDENCE = 0.3  # the least that a query needs to show an object
+AVC_WEIGHT, OBJECT_WEIGHT = 0.6, 0.4
+RESNET_SIZE = 224  # side of the image that ResNet-18 sees, whatever the AVC model sees
+
+
+def og_avc(avc, objects):
+    """OG-AVC (3.5), of maps (n, h, w):  0.6 ν(avc) + 0.4 ν(objects)."""
+    return AVC_WEIGHT * metrics.normalise(avc) + OBJECT_WEIGHT * metrics.normalise(objects)
+
+
+def og_avc_detr(avc, objects, detections, has_detection):
+    """OG-AVC-DETR (3.5), of maps (n, h, w) and has_detection (n,) bool:
+
+        (ν(avc) + ν(objects) + ν(detections)) / 3,  or (ν(avc) + ν(objects)) / 2 without detection
+    """
+    weight = torch.where(has_detection, 1 / 3, 1 / 2)[:, None, None]
+    detections = metrics.normalise(detections) * has_detection[:, None, None]
+    return weight * (metrics.normalise(avc) + metrics.normalise(objects) + detections)
+
+
+def confident_mean(confidence, attention):
+    """The mean of the maps of confident queries (3.5): (n, Q), (n, Q, h, w) → (n, h, w), (n,) bool.
+
+        detections = 1/|C| Σ over q ∈ C of attention_q,  C = {q : confidence_q ≥ 0.3}
+
+    It is zero in images without a confident query, for which the second result is False.
+    """
+    is_confident = confidence >= CONFIDENCE  # (n, Q)
+    count = is_confident.sum(1)
+    total = torch.einsum("nq,nqhw->nhw", is_confident.to(attention.dtype), attention)
+    return total / count.clamp(min=1)[:, None, None], count > 0
+
+
+def image_batch(images, size, device):
+    """n images (H, W, 3) uint8 → (n, 3, size, size) in [0, 1]."""
+    return torch.stack([test_view(image, size) for image in images]).to(device)
+
+
+class Guide(nn.Module):
+    """Published networks that see objects: a ResNet-18 and, if it is there, a DETR (3.5).
+
+        objects = 1/C Σ over c of f_c,  f (n, C, h, w) the last features of ResNet-18
+
+    n images (H, W, 3) uint8 → objects (n, h, w), and `confident_mean` of DETR's queries or None.
+    """
+
+    def __init__(self, resnet, detr=None, detr_size=224):
+        super().__init__()
+        self.resnet, self.detr, self.detr_size = resnet, detr, detr_size
+
+    def forward(self, images):
+        device = next(self.parameters()).device
+        x = normalise(image_batch(images, RESNET_SIZE, device))
+        objects = self.resnet.features(x).mean(1)  # (n, h, w)
+        if self.detr is None:
+            return objects, None
+        output = self.detr(normalise(image_batch(images, self.detr_size, device)))
+        confidence = output["pred_logits"].softmax(-1)[..., :-1].amax(-1)  # (n, Q); last: no object
+        return objects, confident_mean(confidence, output["attention"])
+
+
+class SmallGuide(nn.Module):
+    """The same of the small visual teacher, for scenes: classes stand for queries, where the
+    teacher finds them for attention, and the best probability in the image for confidence.
+    """
+
+    def __init__(self, teacher):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images):
+        teacher = self.teacher
+        x = image_batch(images, teacher.config.image_size, next(self.parameters()).device)
+        probabilities = teacher(x).softmax(1)[:, :-1]  # (n, classes, h, w)
+        return (teacher.body.features(normalise(x)).mean(1),
+                confident_mean(probabilities.amax((2, 3)), probabilities))
