@@ -78,17 +78,20 @@ def test_shapes_of_a_step(config):
     batch = batch_of(config)
     output = build(config)(batch)
     frames = batch["logmel"].shape[1]
-    assert output.box.shape == (3, 4) and output.t.shape == output.a.shape == (2, config.dim)
-    assert output.words_s.shape == (3, config.text_length, len(TOKENIZER))
-    assert output.words_m.shape == (2, config.text_length, len(TOKENIZER))
-    assert output.audio.shape == (2, frames, config.n_mels)
-    assert output.code_loss.shape == (7, config.dim)
-    assert output.codes["counts"].shape == (2, config.codes // 2)
-    assert output.codes["counts"].sum(1).tolist() == [
+    assert output["box"].shape == (3, 4) and output["t"].shape == output["a"].shape == (
+        2,
+        config.dim,
+    )
+    assert output["words_s"].shape == (3, config.text_length, len(TOKENIZER))
+    assert output["words_m"].shape == (2, config.text_length, len(TOKENIZER))
+    assert output["audio"].shape == (2, frames, config.n_mels)
+    assert output["code_loss"].shape == (7, config.dim)
+    assert output["codes"]["counts"].shape == (2, config.codes // 2)
+    assert output["codes"]["counts"].sum(1).tolist() == [
         7,
         7,
     ]  # 3 + 2 texts and 2 sounds choose a code in each group
-    assert ((output.box > 0) & (output.box < 1)).all()
+    assert ((output["box"] > 0) & (output["box"] < 1)).all()
 
 
 def test_the_paper_compresses_216_frames_to_54():
@@ -251,8 +254,8 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
         model.query(batch["tokens_m"]),
         model.query(logmel=batch["logmel"]),
     )
-    assert (output.words_s is None) == (source == "no") and (output.words_m is None) == (
-        output.audio is None
+    assert (output["words_s"] is None) == (source == "no") and (output["words_m"] is None) == (
+        output["audio"] is None
     ) == (words_from is None)
     by = {"a": q_a, "t": q_t}
     expected = [q_s] * (source == "self") + [by.get(words_from)] * (words_from is not None)
@@ -263,7 +266,7 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
 
 def test_without_reconstruction_loss_nothing_is_reconstructed():
     output = build(replace(CONFIGS["tiny"], lambda_recon=0.0))(batch_of(CONFIGS["tiny"]))
-    assert output.words_s is output.words_m is output.audio is None
+    assert output["words_s"] is output["words_m"] is output["audio"] is None
 
 
 def test_query_equals_the_parts(config):
@@ -286,10 +289,10 @@ def test_query_equals_the_parts(config):
     for half, book in zip(q_a.chunk(2, 1), codes):
         assert torch.cdist(half, book).min(1).values.max() < 1e-5
     output = model(batch)  # Eqs. (7) and (8) take what the codebooks take
-    torch.testing.assert_close(output.a, align.encode_audio(batch["logmel"]))
-    torch.testing.assert_close(output.t, align.encode_text(batch["tokens_m"]))
+    torch.testing.assert_close(output["a"], align.encode_audio(batch["logmel"]))
+    torch.testing.assert_close(output["t"], align.encode_text(batch["tokens_m"]))
     torch.testing.assert_close(
-        model(batch).box, model.localization(batch["image"], q_s, batch["padding"])
+        model(batch)["box"], model.localization(batch["image"], q_s, batch["padding"])
     )
 
 

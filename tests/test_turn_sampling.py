@@ -14,7 +14,7 @@ from common.benchmarks.pairs import make_scenes
 from common.io import InputError
 from turn.backbones.tokenizer import WordPiece
 from turn.config import TINY
-from turn.domains import scene_intermediate, scene_source
+from turn.domains import Domain, scene_intermediate, scene_source
 from turn.sampling import (
     adaptive_weights,
     domain_scores,
@@ -88,7 +88,9 @@ class Shorter(torch.nn.Module):
 def test_phi_is_the_mean_over_captions():
     tokenizer = WordPiece.from_texts(["a b c d"])
     texts = [("a",), ("a b c", "a"), ("a b",), ("a b c d", "a", "a")]  # and 2 special tokens each
-    found = domain_scores(Shorter(), texts, tokenizer, SimpleNamespace(text_length=8), CPU)
+    found = domain_scores(
+        Shorter(), Domain(texts, texts), tokenizer, SimpleNamespace(text_length=8), CPU
+    )
     assert found.dtype == np.float64 and found.tolist() == [-3, -4, -4, -4]
 
 
@@ -123,22 +125,15 @@ def scenes():
     tokenizer = WordPiece.from_texts(
         t for domain in (source, intermediate) for item in domain.texts for t in item
     )
-    flat = [
-        tokenizer.encode([t for item in d.texts for t in item], config.text_length)
-        for d in (source, intermediate)
-    ]
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    classifier = train_classifier(*flat, tokenizer, config, CPU)
+    classifier = train_classifier(source, intermediate, tokenizer, config, CPU)
     assert torch.equal(torch.get_rng_state(), before)  # or a resumed run would differ
     return (
         config,
         tokenizer,
         (source, intermediate),
-        [
-            domain_scores(classifier, d.texts, tokenizer, config, CPU)
-            for d in (source, intermediate)
-        ],
+        [domain_scores(classifier, d, tokenizer, config, CPU) for d in (source, intermediate)],
     )
 
 

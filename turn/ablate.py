@@ -8,14 +8,12 @@ TABLES = {
     "4": {"all": [], "no adaptive sampling": ["--no-adaptive"],
           "no reconstruction loss": ["--lambda-recon", "0"], "no codebook loss": ["--beta", "0"],
           "no contrastive loss": ["--lambda-contra", "0"]},
-    "3": {f"{source} + {intermediate}": ["--data", f"{source}+{intermediate}"]
-          for intermediate in ("audiocaps", "clotho")
-          for source in ("refcoco", "refcoco+", "refcocog")},
+    "3": {f"{s} + {m}": ["--data", f"{s}+{m}"] for m in ("audiocaps", "clotho")
+          for s in ("refcoco", "refcoco+", "refcocog")},
     "fig3": {f"{groups} groups, {codes} codes": ["--groups", str(groups), "--codes", str(codes)]
              for codes in (256, 512, 1024) for groups in (1, 2, 4)},
-    "fig4": {f"{source}-{intermediate}": ["--recon-source", source,
-                                          "--recon-intermediate", intermediate]
-             for source in ("no", "self") for intermediate in ("no", "self", "cross")},
+    "fig4": {f"{s}-{m}": ["--recon-source", s, "--recon-intermediate", m]
+             for s in ("no", "self") for m in ("no", "self", "cross")},
 }
 COLUMNS = {"audio/ciou@0.5": "audio cIoU@0.5", "audio/auc": "audio AUC", "text/ciou@0.5": "text",
            "random/ciou@0.5": "random", "three/audio/ciou@0.5": "audio, 3 objects"}

@@ -97,10 +97,7 @@ class GroupedCodebook(nn.Module):
         return self.codes[torch.arange(self.groups, device=indices.device), indices].flatten(1)
 
     def report_usage(self) -> dict:
-        """The perplexity of each book since the last call, and the part of its codes in use.
-
-        The collapse of a codebook shows here first.
-        """
+        """The perplexity of each book since the last call, and the part of its codes in use."""
         p = self.usage / self.usage.sum(1, keepdim=True)  # (q, codes)
         report = {"perplexity": torch.special.entr(p).sum(1).exp(),
                   "active": (p > 0).float().mean(1)}
@@ -129,8 +126,8 @@ class GroupedCodebook(nn.Module):
         far = distance.argsort(dim=0, descending=True, stable=True).T  # (q, N)
         rare = self.average_count.argsort(dim=1, stable=True)  # (q, codes)
         n = min(far.shape[1], rare.shape[1])
-        group = torch.arange(self.groups, device=x.device)[:, None]  # (q, 1)
         far, rare = far[:, :n], rare[:, :n]
+        group = torch.arange(self.groups, device=x.device)[:, None]  # (q, 1)
         limit = DEAD * self.average_count.mean(1, keepdim=True)  # (q, 1)
         is_dead = self.average_count[group, rare] < limit  # (q, n)
         code = x[far, group]  # (q, n, d/q)

@@ -31,7 +31,7 @@ class TrainingBatches(Dataset):
     def __init__(self, source, intermediate, tokenizer, config, sampling_weights=(None, None)):
         self.source, self.intermediate, self.tokenizer = source, intermediate, tokenizer
         self.config, self.sampling_weights = config, sampling_weights
-        texts = [sum(map(len, domain.texts)) for domain in (source, intermediate)]
+        texts = [len(domain.all_texts()) for domain in (source, intermediate)]
         in_proportion = round(config.batch_size * texts[1] / texts[0])  # to the corpora (A.2.3)
         self.sizes = config.batch_size, config.batch_intermediate or max(2, in_proportion)
         check_batch_size(self.sizes[0], len(source), "samples of the source domain")

@@ -34,6 +34,9 @@ class Domain:
     def __getitem__(self, i):
         return self.load(self.items[i]) if self.load else self.items[i]
 
+    def all_texts(self) -> list:
+        return [text for texts in self.texts for text in texts]
+
 
 def load_domains(config, split: str) -> tuple[Domain, Domain]:
     """Source and intermediate domain of a split, "train" or "validation". Raises InputError."""
@@ -70,16 +73,14 @@ def _corpora(config, split: str) -> tuple[Domain, Domain]:
     if source not in SPLIT_BY or intermediate not in ("clotho", "audiocaps"):
         raise InputError("--data", f"{config.data!r} is neither scenes nor SOURCE+INTERMEDIATE of "
                          f"{', '.join(SPLIT_BY)} and clotho, audiocaps")
-    root, is_train, skip = Path(config.root), split == "train", config.skip_bad
-    if not config.root or not root.is_dir():
-        raise InputError(config.root or "--root", "not a folder; --root names the one that holds "
-                         f"{source} and {intermediate}")
-    phrases = refcoco(root, source, "train" if is_train else "val", config.refcoco_split or None,
-                      skip)
-    if intermediate == "clotho":
-        clips = clotho(root, "development" if is_train else "validation", skip)
+    if not config.root or not Path(config.root).is_dir():
+        raise InputError(config.root or "--root", "not a folder; --root names that of the corpora")
+    name, skip = {"train": "train", "validation": "val"}[split], config.skip_bad
+    phrases = refcoco(config.root, source, name, config.refcoco_split or None, skip)
+    if intermediate == "audiocaps":
+        clips = audiocaps(config.root, name, skip)
     else:
-        clips = audiocaps(root, "train" if is_train else "val", skip)
+        clips = clotho(config.root, "development" if split == "train" else split, skip)
     if skip:
         phrases = benchmarks.readable_samples(phrases, "image", read_image)
         clips = benchmarks.readable_samples(clips, "audio",

@@ -22,7 +22,7 @@ from .backbones.views import test_view
 from .config import PRESETS
 from .losses import corners
 from .model import Turn
-from .test_sets import SIZE, test_sets
+from .test_sets import SIZE, load_test_sets
 
 QUERIES = {  # what stands for q, in the order of tables and figures
     "audio": "audio (TURN with query)",
@@ -116,27 +116,22 @@ def score_samples(predictor, test, queries: dict) -> dict:
     return {kind: dist.merge_rows(parts, n).numpy() for kind, parts in scores.items()}
 
 
-def aggregate(scores: dict, prefix: str = "") -> dict:
-    """{kind: (N,)} → the metrics of a test set, by their keys in metrics.json."""
-    return {f"{prefix}{kind}/{key}": metric(ciou) for kind, ciou in scores.items()
-            for key, (_, metric) in METRICS.items()}
-
-
-def evaluate(predictor, sets: dict) -> tuple[dict, np.ndarray | None]:
-    """{prefix: test set} → all metrics, and a contact sheet of the first set. Prints a table."""
-    result, sheet = {}, None
+def evaluate(predictor, sets: dict, sheet: Path) -> dict:
+    """{prefix: test set} → all metrics. Prints a table, writes a contact sheet of the first set."""
+    result = {}
     for prefix, test in sets.items():
         queries = encode_queries(predictor, test)
-        result |= aggregate(score_samples(predictor, test, queries), prefix)
+        if dist.rank() == 0 and not result:
+            write_image(sheet, draw_samples(predictor, test, queries))
+        for kind, ciou in score_samples(predictor, test, queries).items():
+            result |= {f"{prefix}{kind}/{key}": f(ciou) for key, (_, f) in METRICS.items()}
         result[f"{prefix}samples"] = len(test.samples)
-        if dist.rank() == 0 and sheet is None:
-            sheet = draw_samples(predictor, test, queries)
-    if sheet is not None:
+    if dist.rank() == 0 and sets:
         columns, rows = results_table(result, sets)
         cells = [[row["name"], *(f"{x:.1f}" for x, in row["values"].values())] for row in rows]
         sizes = ", ".join(f"{test.name} (N = {len(test.samples)})" for test in sets.values())
         print(f"\n{sizes}, %\n{markdown_table(cells, ['query', *columns])}")
-    return result, sheet
+    return result
 
 
 def results_table(result: dict, sets: dict) -> tuple[list, list]:
@@ -203,19 +198,15 @@ def load_predictor(path, device) -> Predictor:
 
 
 def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: best.pt on the benchmark (a TestSet) or on scenes, into the run's
-    metrics.json and samples.png.
-    """
+    """The end of a training: metrics.json and samples.png of best.pt, on a TestSet or scenes."""
     run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
-    sets = test_sets(run.config, "scenes") if scenes else {"": benchmark} if benchmark else {}
+    sets = load_test_sets(run.config) if scenes else {"": benchmark} if benchmark else {}
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is written
     predictor = load_predictor(run.folder / "best.pt", run.device)
-    result, sheet = evaluate(predictor, sets)
-    if sheet is not None:
-        write_image(run.folder / "samples.png", sheet)
+    result = evaluate(predictor, sets, run.folder / "samples.png")
     return run.write_metrics({**result, **predictor.report})
 
 
@@ -240,12 +231,11 @@ def main(argv=None):
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
         config = replace(predictor.config, objects=args.objects or predictor.config.objects)
-        sets = test_sets(config, args.data, args.root)
-        result, sheet = evaluate(predictor, sets)
+        sets = load_test_sets(config, args.data, args.root)
+        out = Path(args.out or path.parent)
+        out.mkdir(parents=True, exist_ok=True)
+        result = evaluate(predictor, sets, out / f"samples-{args.data}.png")
         if dist.rank() == 0:
-            out = Path(args.out or path.parent)
-            out.mkdir(parents=True, exist_ok=True)
-            write_image(out / f"samples-{args.data}.png", sheet)
             write_json(out / f"metrics-{args.data}.json", {
                 **result, **predictor.report, "seconds": round(time.time() - start, 1),
                 "seed": config.seed, "preset": config.preset})

@@ -1,7 +1,6 @@
-"""Find what makes a sound in an image of yours, or what a phrase names.
+"""Localize a sound or a phrase: `python -m turn.localize --image cat.jpg --audio meow.wav`.
 
-`python -m turn.localize --image cat.jpg --audio meow.wav --out found.png`
-Writes the image with the box, and beside it found.json with the box in pixels.
+Writes the image with the box, and beside it a JSON file with the box in pixels.
 """
 from pathlib import Path
 
@@ -49,9 +48,8 @@ def main(argv=None):
         write_image(out, overlay(image, boxes=[box]))
         height, width = image.shape[:2]
         pixels = (box * torch.tensor([width, height, width, height])).tolist()
-        write_json(out.with_suffix(".json"), {
-            "image": args.image, "audio": args.audio, "phrase": args.phrase, "boxes": [pixels],
-            "checkpoint": str(path)})
+        write_json(out.with_suffix(".json"), {"image": args.image, "audio": args.audio,
+                   "phrase": args.phrase, "boxes": [pixels], "checkpoint": str(path)})
         print(f"{out}: box {', '.join(f'{v:.0f}' for v in pixels)} (x0, y0, x1, y1 in pixels)")
 
 

@@ -103,7 +103,7 @@ def total(terms: dict, config):
 
         L = λ_1 L_reg + λ_2 L_iou + λ_3 L_code + λ_4 (L_recon^a + L_recon^t) + λ_5 L_contra
     """
-    loss_weights = {"reg": config.lambda_reg, "iou": config.lambda_iou, "code": config.lambda_code,
-                    "contra": config.lambda_contra, "recon_text": config.lambda_recon,
-                    "recon_audio": config.lambda_recon}
-    return sum(loss_weights[name] * term for name, term in terms.items())
+    return (config.lambda_reg * terms["reg"] + config.lambda_iou * terms["iou"]
+            + config.lambda_code * terms["code"] + config.lambda_contra * terms["contra"]
+            + config.lambda_recon * terms["recon_text"]
+            + config.lambda_recon * terms["recon_audio"])

@@ -28,8 +28,6 @@ the domains. `padding` is True on padding, a `mask` True on what a decoder has t
 >>> q.shape, model.localization(torch.zeros(1, 3, 96, 96), q).shape
 (torch.Size([1, 96]), torch.Size([1, 4]))
 """
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,20 +43,17 @@ class Localization(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.d = d = c.dim
-        if c.detr == "r50":
-            self.detr = detr_r50(c.detr_weights)
-        else:
-            self.detr = narrow_detr(c.backbone_width, d, c.heads, c.detr_layers, c.ffn * d)
+        self.detr = detr_r50(c.detr_weights) if c.detr == "r50" else narrow_detr(
+            c.backbone_width, d, c.heads, c.detr_layers, c.ffn * d)
         self.project = nn.Sequential(nn.Linear(self.detr.d, d), nn.ReLU(), nn.Linear(d, d))
         self.transformer = Transformer(d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 4))
 
     def embed(self, image, padding=None):
-        """image (B, 3, H, W), its padding → v and positions (B, n_v, d), padding (B, n_v) or None.
-        """
+        """image (B, 3, H, W), its padding → v, positions (B, n_v, d), padding (B, n_v) or None."""
         tokens, small = self.detr.encode(image, padding)  # (B, n_v, ·), (B, h, w)
-        # Boxes are fractions of the whole canvas, so these positions count its padding too. They
-        # have length 1, as the tokens of Eq. (1).
+        # A box is a part of the whole canvas, so these positions count padding. Their length is 1,
+        # as that of the tokens in Eq. (1).
         positions = sine_positions(torch.zeros_like(small), self.d)  # (B, d, h, w)
         positions = F.normalize(positions.flatten(2).transpose(1, 2), dim=-1)  # (B, n_v, d)
         return self.project(tokens), positions, None if padding is None else small.flatten(1)
@@ -158,18 +153,6 @@ class Alignment(nn.Module):
         return add_positions(self.compress(((logmel + 4) / 4).transpose(1, 2)).transpose(1, 2))
 
 
-class Output(NamedTuple):
-    """What the losses need of a training step."""
-    box: torch.Tensor  # (B_s, 4)
-    t: torch.Tensor  # (B_m, d)
-    a: torch.Tensor  # (B_m, d)
-    code_loss: torch.Tensor  # (B_s + 2 B_m, d), Eq. (8)
-    codes: dict  # info of the codebooks
-    words_s: torch.Tensor | None  # (B_s, L_t, |V|)
-    words_m: torch.Tensor | None  # (B_m, L_t, |V|)
-    audio: torch.Tensor | None  # (B_m, L_m, c)
-
-
 class Turn(nn.Module):
     def __init__(self, config, tokenizer):
         super().__init__()
@@ -177,12 +160,13 @@ class Turn(nn.Module):
         self.recon_source = config.recon_source if config.lambda_recon else "no"
         self.recon_intermediate = config.recon_intermediate if config.lambda_recon else "no"
 
-    def forward(self, batch: dict) -> Output:
+    def forward(self, batch: dict) -> dict:
         """One training step of both domains, with the reconstructions of Eq. (5), section 3.4.
 
             T̃ˢ = Ω_t(ťˢ, Tˢ_mask),   T̃ᵐ = Ω_t(ǎᵐ, Tᵐ_mask),   Ãᵐ = Ω_a(ťᵐ, Aᵐ_mask)
 
-        batch: see data.py. These are "self" and "cross" of Figure 4, whose other rows are config.
+        These are "self" and "cross" of Figure 4, whose other rows are config. batch: see data.py.
+        Returns what the losses need, by the names of this file; None if it is not reconstructed.
         """
         align, n_s = self.alignment, len(batch["tokens_s"])
         t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))  # (B_s + B_m, d)
@@ -190,7 +174,7 @@ class Turn(nn.Module):
         a_m = align.encode_audio(batch["logmel"])  # (B_m, d)
         (t_s_q, t_m_q, a_m_q), code_loss, codes = align.quantise(t_s, t_m, a_m)
         box = self.localization(batch["image"], t_s_q, batch["padding"])
-        words_s = words_m = audio = None
+        words_s = words_m = audio = None  # T̃ˢ, T̃ᵐ, Ãᵐ
         if self.recon_source == "self":
             words_s = align.reconstruct_text(batch["tokens_s"], batch["text_mask_s"], t_s_q)
         if self.recon_intermediate != "no":
@@ -198,7 +182,8 @@ class Turn(nn.Module):
             for_text, for_audio = (a_m_q, t_m_q) if is_cross else (t_m_q, a_m_q)
             words_m = align.reconstruct_text(batch["tokens_m"], batch["text_mask_m"], for_text)
             audio = align.reconstruct_audio(batch["logmel"], batch["audio_mask"], for_audio)
-        return Output(box, t_m, a_m, code_loss, codes, words_s, words_m, audio)
+        return {"box": box, "t": t_m, "a": a_m, "code_loss": code_loss, "codes": codes,
+                "words_s": words_s, "words_m": words_m, "audio": audio}
 
     def query(self, tokens=None, logmel=None):
         """The query condition q (B, d) of text or of audio (inference, end of section 3.5)."""

@@ -40,16 +40,16 @@ class DomainClassifier(nn.Module):
         return self.out(masked_mean(x, padding))[:, 0]
 
 
-def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainClassifier:
+def train_classifier(source, intermediate, tokenizer, config, device) -> DomainClassifier:
     """Minimise Eq. (11) over the texts of both domains, for config.sampler_epochs epochs.
 
         L_ext = −Σ log σ(Φ(tˢ)) − Σ log(1 − σ(Φ(tᵐ)))
 
-    tokens_s: (n_s, L), tokens_m: (n_m, L). torch's random generator is left as it was.
+    torch's random generator is left as it was.
     """
-    tokens = torch.cat([tokens_s, tokens_m])
-    labels = torch.cat([torch.ones(len(tokens_s)), torch.zeros(len(tokens_m))])
-    size = config.batch_size
+    texts, size = (source.all_texts(), intermediate.all_texts()), config.batch_size
+    tokens = tokenizer.encode(texts[0] + texts[1], config.text_length)  # (n, L)
+    labels = torch.cat([torch.ones(len(texts[0])), torch.zeros(len(texts[1]))])  # (n,)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + SEED_OFFSET)
         classifier = DomainClassifier(tokenizer).to(device)
@@ -72,16 +72,12 @@ def train_classifier(tokens_s, tokens_m, tokenizer, config, device) -> DomainCla
     return classifier.eval()
 
 
-def flat(texts) -> list:
-    return [text for item in texts for text in item]
-
-
 @torch.no_grad()
-def domain_scores(classifier, texts, tokenizer, config, device) -> np.ndarray:
+def domain_scores(classifier, domain, tokenizer, config, device) -> np.ndarray:
     """Φ of the items of a domain, (n,) float64; of an item with several captions their mean."""
-    tokens = tokenizer.encode(flat(texts), config.text_length)
+    tokens = tokenizer.encode(domain.all_texts(), config.text_length)
     logits = torch.cat([classifier(part.to(device)) for part in tokens.split(4096)])
-    counts = np.array([len(item) for item in texts])
+    counts = np.array([len(item) for item in domain.texts])
     return np.add.reduceat(logits.double().cpu().numpy(), np.cumsum(counts) - counts) / counts
 
 
@@ -107,10 +103,9 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
     path, domains = run.folder / "sampling.npz", {"source": source, "intermediate": intermediate}
     signs = {"source": SOURCE, "intermediate": INTERMEDIATE}
     if run.is_main and not (config.resume and path.exists()):
-        tokens = [tokenizer.encode(flat(d.texts), config.text_length) for d in domains.values()]
-        classifier = train_classifier(*tokens, tokenizer, config, run.device)
-        scores = {name: domain_scores(classifier, d.texts, tokenizer, config, run.device)
-                  for name, d in domains.items()}
+        classifier = train_classifier(source, intermediate, tokenizer, config, run.device)
+        scores = {name: domain_scores(classifier, domain, tokenizer, config, run.device)
+                  for name, domain in domains.items()}
         with atomic(path) as f:
             np.savez(f, **scores)
         for name in domains if not config.resume else ():

@@ -18,7 +18,7 @@ from .data import TrainingBatches
 from .domains import load_domains
 from .evaluate import evaluate_best, validate
 from .model import Turn
-from .sampling import adaptive_weights, flat
+from .sampling import adaptive_weights
 from .test_sets import file_test_set
 
 
@@ -26,7 +26,7 @@ def build_tokenizer(config, source, intermediate) -> WordPiece:
     """Of the vocabulary file that is named, or of the words of the training texts."""
     if config.vocabulary:
         return WordPiece.from_file(config.vocabulary)
-    return WordPiece.from_texts(flat([*source.texts, *intermediate.texts]))
+    return WordPiece.from_texts(source.all_texts() + intermediate.all_texts())
 
 
 def parameter_groups(model, config) -> list:
@@ -48,20 +48,19 @@ def loss_terms(output, batch, config) -> dict:
 
     Eq. (7) compares all captions with all audio of the batch, so those of other processes too.
     """
-    t, a = dist.gather_rows(output.t), dist.gather_rows(output.a)
-    zero = output.box.new_zeros(())
-    terms = {"reg": dist.mean(losses.box_regression(output.box, batch["box"])),
-             "iou": dist.mean(losses.box_overlap(output.box, batch["box"])),
-             "code": dist.mean(output.code_loss),
+    t, a, box = dist.gather_rows(output["t"]), dist.gather_rows(output["a"]), output["box"]
+    terms = {"reg": dist.mean(losses.box_regression(box, batch["box"])),
+             "iou": dist.mean(losses.box_overlap(box, batch["box"])),
+             "code": dist.mean(output["code_loss"]),
              "contra": dist.mean(losses.contrast(t, a, config.tau, config.contrast)),
-             "recon_text": zero, "recon_audio": zero}
-    for words, domain in ((output.words_s, "s"), (output.words_m, "m")):
-        if words is not None:
+             "recon_text": box.new_zeros(()), "recon_audio": box.new_zeros(())}
+    for domain in "sm":
+        if (words := output[f"words_{domain}"]) is not None:
             loss = losses.text_reconstruction(words, batch[f"tokens_{domain}"])
             loss = dist.mean(loss, batch[f"text_mask_{domain}"])
             terms["recon_text"] = terms["recon_text"] + loss
-    if output.audio is not None:
-        loss = losses.audio_reconstruction(output.audio, batch["logmel"])
+    if output["audio"] is not None:
+        loss = losses.audio_reconstruction(output["audio"], batch["logmel"])
         terms["recon_audio"] = dist.mean(loss, batch["audio_mask"])
     return {"loss": losses.total(terms, config), **terms}
 
@@ -72,11 +71,8 @@ def train(config) -> dict:
     tokenizer = build_tokenizer(config, source, intermediate)
     batches = TrainingBatches(source, intermediate, tokenizer, config)
     held_out = load_domains(config, "validation")
-    dev = benchmark = None
-    if config.select == "flickr":
-        dev = file_test_set(config, "flickr", config.dev_root)
-    if config.benchmark:
-        benchmark = file_test_set(config, config.benchmark, config.benchmark_root)
+    dev = file_test_set(config, "flickr", config.dev_root) if config.dev_root else None
+    benchmark = config.benchmark and file_test_set(config, config.benchmark, config.benchmark_root)
 
     detr_weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=detr_weights), tokenizer))
