@@ -18,7 +18,7 @@ from . import small
 from .backbones.detr import detr_r50
 from .backbones.resnet import resnet18
 from .config import PRESETS
-from .count import table
+from .count import cost_table
 from .guidance import Guide, SmallGuide, image_batch, og_avc, og_avc_detr
 from .model import Avkd, localization_map
 
@@ -140,7 +140,7 @@ def main(argv=None):
     if args.detr and not args.object_weights:
         parser.error("--detr goes with --object-weights")
     if args.count:
-        print(table(PRESETS[args.preset]))
+        print(cost_table(PRESETS[args.preset]))
         return
     with cli(parser.prog):
         device, start = select_device(args.device), time.time()
