@@ -16,7 +16,6 @@ from torch import nn
 
 from common.io import atomic, load_published
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Scenes
-from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE
 from common.training import cosine_schedule, dist, progress_bar
 from common.training.array_files import exclusive_lock
 

@@ -1,5 +1,8 @@
-"""VGGish (Hershey et al., "CNN Architectures for Large-Scale Audio Classification", ICASSP 2017): its log-mel examples and its
-network with the published key names. The post-processor (PCA, quantisation) is left out: the paper uses the 512-channel map."""
+"""VGGish (Hershey et al., "CNN Architectures for Large-Scale Audio Classification", ICASSP 2017).
+
+Its log-mel front end, and its network with the published key names. The post-processor (PCA,
+quantisation) is left out: the paper uses the map of 512 channels.
+"""
 from functools import lru_cache
 
 import numpy as np
@@ -11,26 +14,31 @@ from common.io import resample
 RATE = 16000  # Hz
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the power of two above the window
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7500.0  # mel bands, their ends in Hz
-FRAMES = 96  # of an example, 0.96 s from its first frame's start to the next example's
+FRAMES = 96  # of an example, 0.96 s
 SAMPLES = (FRAMES - 1) * HOP + WINDOW  # that one example needs: 15 600, 0.975 s
-BEST = {"zeros": 50 * 0.9173473137, "rolloff": 0.9173473137, "beta": 12.9846}  # the published code's resampler, resampy's kaiser_best
 OFFSET = 0.01  # added before the logarithm
+BLOCK = 2**16  # samples whose spectra are in memory at once, on a CPU
+KAISER_BEST = {"zeros": 50 * 0.9173473137, "rolloff": 0.9173473137, "beta": 12.9846}  # resampy's
 
 
 def log_mel(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
-    """(…, n) samples in [-1, 1] → (…, 1 + (n - 400) // 160, 64), log-mel magnitudes, float32, on the waveform's device.
+    """Log-mel magnitudes: (…, n) in [-1, 1] → (…, 1 + (n - 400) // 160, 64), float32.
 
-    n counts after resampling to 16 kHz. Frames without padding, periodic Hann window, magnitudes (not powers) of the
-    spectrum, log(x + 0.01): silence is -4.6. Raises ValueError for n < 400 and for samples that are not floating point.
+    n counts after resampling to 16 kHz. Frames without padding, periodic Hann window, magnitudes
+    (not powers) of the spectrum, log(x + 0.01): silence is -4.6. Raises ValueError if n < 400, or
+    if samples are not floating point.
     """
-    x = resample(waveform, sample_rate, RATE, **BEST)
-    if x.shape[-1] < WINDOW:
-        raise ValueError(f"{x.shape[-1]} samples at {RATE} Hz are shorter than one frame of {WINDOW}")
+    x = resample(waveform, sample_rate, RATE, **KAISER_BEST)
+    n = x.shape[-1]
+    if n < WINDOW:
+        raise ValueError(f"{n} samples at {RATE} Hz are shorter than one frame of {WINDOW}")
     window, filters = _constants(x.device)
+    clips = x.reshape(-1, n).float()  # (N, n)
+    parts = clips.split(len(clips) if x.is_cuda else max(1, BLOCK // n))
     with torch.autocast(x.device.type, enabled=False):
-        frames = x.float().unfold(-1, WINDOW, HOP)  # (…, frames, 400), a view
-        magnitude = torch.fft.rfft(frames * window, FFT).abs()  # (…, frames, 257)
-        return torch.log(magnitude @ filters + OFFSET)  # (…, frames, 64)
+        spectra = (torch.fft.rfft(part.unfold(-1, WINDOW, HOP) * window, FFT) for part in parts)
+        mel = torch.cat([torch.log(spectrum.abs() @ filters + OFFSET) for spectrum in spectra])
+    return mel.reshape(*x.shape[:-1], *mel.shape[1:])  # (…, frames, 64)
 
 
 def segments_at(waveform: torch.Tensor, times, samples: int) -> torch.Tensor:
@@ -63,19 +71,21 @@ class AudioStream:
 
 
 def patches(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
-    """(…, n) samples in [-1, 1] → (…, examples, 1, 96, 64): log_mel in pieces of 96 frames, an incomplete last one dropped.
+    """(…, n) in [-1, 1] → (…, examples, 1, 96, 64): `log_mel` in pieces of 96 frames.
 
-    Raises ValueError where not one is complete: one needs 15 600 samples at 16 kHz, 0.975 s, two need 30 960.
+    An incomplete last one is dropped. Raises ValueError if none is complete: one needs 15 600
+    samples at 16 kHz, 0.975 s, two need 30 960.
     """
     x = log_mel(waveform, sample_rate)
     examples = x.shape[-2] // FRAMES
     if not examples:
-        raise ValueError(f"{x.shape[-2]} frames are less than one example of {FRAMES}, which needs {SAMPLES} samples at {RATE} Hz")
+        raise ValueError(f"{x.shape[-2]} frames are less than one example of {FRAMES}, which "
+                         f"needs {SAMPLES} samples at {RATE} Hz")
     return x[..., :examples * FRAMES, :].unflatten(-2, (examples, 1, FRAMES))
 
 
 def mel_filterbank() -> np.ndarray:
-    """(257, 64) triangles of height 1 at equal steps of HTK mel from 125 to 7500 Hz, linear in *mel*, not in Hz.
+    """(257, 64) triangles of height 1 at equal steps of HTK mel from 125 to 7500 Hz, linear in mel.
 
     The published code also sets the row of DC to 0; with these ends it is 0 already.
     """
@@ -90,11 +100,15 @@ def mel_filterbank() -> np.ndarray:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a tensor made within inference_mode could never be used in training
 def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.hann_window(WINDOW, device=device), torch.from_numpy(mel_filterbank()).float().to(device)
+    filters = torch.from_numpy(mel_filterbank()).float()
+    return torch.hann_window(WINDOW, device=device), filters.to(device)
 
 
 def convolutions(widths=(64, 128, 256, 512)) -> nn.Sequential:
-    """(B, 1, M, N) → (B, widths[3], M // 16, N // 16): 3×3 convolutions with ReLU, the last two widths twice; a pool of 2 after each."""
+    """(B, 1, M, N) → (B, widths[3], M // 16, N // 16): 3×3 convolutions with ReLU.
+
+    The last two widths have two. After each width the map is halved by a maximum.
+    """
     layers, channels = [], 1
     for width, repeats in zip(widths, (1, 1, 2, 2), strict=True):
         for _ in range(repeats):
@@ -107,8 +121,8 @@ def convolutions(widths=(64, 128, 256, 512)) -> nn.Sequential:
 class VGGish(nn.Module):
     """`features` is the convolutions: (B, 1, 96, 64) → (B, widths[3], 6, 4), first time, then mel.
 
-    hidden=None leaves the three layers behind the map out; load_published(model.features, path, prefix="features.") then loads
-    the published file's convolutions, strictly.
+    hidden=None leaves out the three layers behind the map; load_published(model.features, path,
+    prefix="features.") then loads the published file's convolutions, strictly.
     """
 
     def __init__(self, widths=(64, 128, 256, 512), hidden=4096, outputs=128):
@@ -117,16 +131,17 @@ class VGGish(nn.Module):
         self.features = convolutions(widths)
         if hidden is not None:
             flat = widths[-1] * (FRAMES // 16) * (BANDS // 16)
-            self.embeddings = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
-                                            nn.Linear(hidden, outputs), nn.ReLU())
-        for layer in self.features:  # as He et al. 2015: there is no norm, torch's own start would shrink the map a thousandfold
+            self.embeddings = nn.Sequential(
+                nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+                nn.Linear(hidden, outputs), nn.ReLU())
+        for layer in self.features:  # He et al. 2015: without a norm torch's own would vanish
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
 
     def forward(self, patches):
         """patches (B, 1, 96, 64) → embedding (B, 128), none of it negative."""
-        x = self.features(patches).permute(0, 2, 3, 1)  # (B, 6, 4, 512): the published layers take channels last
+        x = self.features(patches).permute(0, 2, 3, 1)  # (B, 6, 4, 512), channels last
         return self.embeddings(x.flatten(1))
 
 
