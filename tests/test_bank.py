@@ -1,4 +1,4 @@
-"""Objects and their sounds: what tells the classes apart, what must not, and folders of anyone's cut-outs."""
+"""The banks of objects: what tells the classes apart, what must not, and folders of cut-outs."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def rng(*seed):
 
 
 def write_folder(root, count=5):
-    """`count` cut-outs (an opaque ellipse off the middle of a transparent picture) with a tone each, in every sound format."""
+    """`count` cut-outs, off-centre opaque ellipses, with a tone each, in all audio formats."""
     root.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:48, :64]
     for i in range(count):
@@ -50,9 +50,8 @@ def probe(train, train_labels, test, test_labels):
 
 
 def test_classes_are_the_product_of_shape_and_texture():
-    assert (
-        len(BANK.names) == len(set(BANK.names)) == len(SHAPES) * len(TEXTURES) == len(TIMBRES) >= 12
-    )
+    assert len(BANK.names) == len(set(BANK.names)) == len(TIMBRES) >= 12
+    assert len(BANK.names) == len(SHAPES) * len(TEXTURES)
     for c in CLASSES:
         assert BANK.names[c] == f"{TEXTURES[c % len(TEXTURES)]} {list(SHAPES)[c // len(TEXTURES)]}"
 
@@ -60,30 +59,21 @@ def test_classes_are_the_product_of_shape_and_texture():
 @pytest.mark.parametrize("cls", CLASSES)
 def test_cutout_is_what_its_name_says(cls):
     texture, shape = BANK.names[cls].split()
+    areas = {"circle": (0.76, 0.8), "ring": (0.5, 0.58), "triangle": (0.35, 0.5)}
+    areas["cross"] = (0.42, 0.56)
     for i in range(5):
         rgb, opaque, colour = BANK.cutout(cls, rng(i), 90, 80)
-        assert (
-            rgb.shape == (80, 90, 3)
-            and rgb.dtype == np.uint8
-            and opaque.shape == (80, 90)
-            and opaque.dtype == bool
-        )
+        assert rgb.shape == (80, 90, 3) and rgb.dtype == np.uint8
+        assert opaque.shape == (80, 90) and opaque.dtype == bool
         assert colour in COLOURS
-        assert opaque[40, 45] == (
-            shape != "ring"
-        )  # a ring is open in the middle, the others are not
-        low, high = {
-            "circle": (0.76, 0.8),
-            "ring": (0.5, 0.58),
-            "triangle": (0.35, 0.5),
-            "cross": (0.42, 0.56),
-        }[shape]
+        assert opaque[40, 45] == (shape != "ring")  # only a ring is open in the middle
+        low, high = areas[shape]
         assert low < opaque.mean() < high
         jumps = np.abs(np.diff(rgb.astype(int), axis=1)).max(-1)[opaque[:, 1:] & opaque[:, :-1]]
         assert (jumps.max() > 15) == (texture != "plain")  # two colours side by side
 
 
-def test_the_named_colour_is_the_hue_seen():
+def test_the_named_colour_is_the_hue_of_the_pixels():
     for i in range(60):
         rgb, opaque, colour = BANK.cutout(i % 12, rng(7, i), 40, 40)
         hue = np.asarray(Image.fromarray(rgb).convert("HSV"))[..., 0][opaque] / 255
@@ -93,25 +83,24 @@ def test_the_named_colour_is_the_hue_seen():
 
 @pytest.mark.parametrize("rate", [16000, 22050])
 @pytest.mark.parametrize("seconds", [1, 10])
-def test_sounds_of_every_length_and_rate(rate, seconds):
+def test_waveforms_of_every_length_and_rate(rate, seconds):
     for cls in CLASSES:
         waveform, times = BANK.waveform(cls, rng(cls), rate * seconds, rate)
         assert waveform.shape == (rate * seconds,) and waveform.dtype == np.float32
-        assert (
-            1 <= times <= 3 and np.isfinite(waveform).all() and 0.03 < np.abs(waveform).max() <= 1
-        )
-        assert 10 ** -1.6 < np.sqrt(np.mean(waveform ** 2)) < 10 ** -0.89
+        assert 1 <= times <= 3 and np.isfinite(waveform).all()
+        assert 0.03 < np.abs(waveform).max() <= 1
+        assert 10**-1.6 < np.sqrt(np.mean(waveform**2)) < 10**-0.89
 
 
-def test_a_sound_is_heard_as_often_as_it_says():
-    seen = set()
+def test_a_waveform_has_as_many_events_as_it_returns():
+    counts = set()
     for i in range(60):
-        cls = i % 10  # 10 is noise in bursts, which has pauses of its own
+        cls = i % 10  # 10 is noise in bursts, which has pauses within an event
         waveform, times = BANK.waveform(cls, rng(3, i), 16000, 16000)
-        heard = np.flatnonzero(waveform)
-        assert 1 + (np.diff(heard) > 100).sum() == times, BANK.names[cls]
-        seen.add(times)
-    assert seen == {1, 2, 3}
+        pauses = (np.diff(np.flatnonzero(waveform)) > 100).sum()
+        assert 1 + pauses == times, BANK.names[cls]
+        counts.add(times)
+    assert counts == {1, 2, 3}
 
 
 def test_pitch_and_onset_vary_within_a_class():
@@ -140,9 +129,8 @@ def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_do
     half = len(labels) * 3 // 5
     for feature in (colour, loud):
         assert probe(feature[:half], labels[:half], feature[half:], labels[half:]) < 0.18
-    assert (
-        probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25
-    )  # not even where the object is known
+    # nor does the mean colour of the object alone
+    assert probe(inside[:half], labels[:half], inside[half:], labels[half:]) < 0.25
 
     frames = waveforms[:, :15872].reshape(len(labels), -1, 512) * np.hanning(512).astype(np.float32)
     spectrum = np.log(np.abs(np.fft.rfft(frames)).mean(1) + 1e-3)
@@ -152,7 +140,7 @@ def test_mean_colour_and_loudness_do_not_give_the_class_away_but_the_spectrum_do
     assert (nearest == labels[half:]).mean() > 0.5
 
 
-def test_loudness_is_drawn_whatever_comes_in():
+def test_loudness_does_not_depend_on_the_input():
     tone = np.sin(np.arange(8000, dtype=np.float32))
     for gain in (1e-3, 1, 1e3):
         np.testing.assert_allclose(
@@ -166,25 +154,23 @@ def test_loudness_is_drawn_whatever_comes_in():
 def test_hiss_is_steady():
     for i in range(5):
         blocks = hiss(rng(i), 16000).reshape(10, -1)
-        levels = np.sqrt((blocks ** 2).mean(1))
+        levels = np.sqrt((blocks**2).mean(1))
         assert levels.min() > 0.7 * levels.max() > 0
 
 
-# Folders ------------------------------------------------------------------------------------------------------------
+# Folders ------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_cutouts(tmp_path):
     bank = Directory(write_folder(tmp_path / "deep" / "er").parent)
     assert bank.names == [f"big thing{i}" for i in range(5)] and not bank.skipped
     for cls in range(5):
-        assert (
-            1.2 < bank.images[cls].width / bank.images[cls].height < 1.6
-        )  # cropped to the ellipse: 40 x 28 pixels
+        image = bank.images[cls]
+        assert 1.2 < image.width / image.height < 1.6  # cropped to the ellipse: 40 x 28 pixels
         rgb, opaque, colour = bank.cutout(cls, rng(cls), 50, 40)
         assert rgb.shape == (40, 50, 3) and opaque.shape == (40, 50) and colour == ""
-        assert (
-            opaque.any(0).all() and opaque.any(1).all() and not opaque[0, 0]
-        )  # it fills its place
+        assert opaque.any(0).all() and opaque.any(1).all()  # it fills its box
+        assert not opaque[0, 0]
         waveform, times = bank.waveform(cls, rng(cls), 16000, 16000)
         assert waveform.shape == (16000,) and waveform.dtype == np.float32 and times == 0
         peak = np.abs(np.fft.rfft(waveform)).argmax()
@@ -199,7 +185,7 @@ def test_draws_differ_and_are_repeatable(tmp_path):
     assert (one == same).all() and (one != other).any()
 
 
-def test_quiet_recordings_are_heard_above_the_noise(tmp_path):
+def test_quiet_recordings_are_louder_than_the_noise(tmp_path):
     write_folder(tmp_path)
     t = np.arange(16000) / 16000
     soundfile.write(
@@ -216,44 +202,42 @@ def test_names_come_from_the_text_or_the_stem(tmp_path):
     assert Directory(tmp_path).names == ["red fire-engine", "cow", "owl", "big thing3", "über"]
 
 
-def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
+def test_unusable_pairs_are_listed_and_left_out(tmp_path):
     write_folder(tmp_path, 5)
     good = tmp_path / "big_thing0.png"
     opaque = Image.open(good).convert("RGB")
     invisible = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     tone = np.sin(np.arange(16000, dtype=np.float32) / 5)
 
-    def pair(name, picture, sound, rate=16000):
-        if isinstance(picture, bytes):
-            (tmp_path / f"{name}.png").write_bytes(picture)
+    def pair(name, image, audio, rate=16000):
+        if isinstance(image, bytes):
+            (tmp_path / f"{name}.png").write_bytes(image)
         else:
-            picture.save(tmp_path / f"{name}.png")
-        if isinstance(sound, bytes):
-            (tmp_path / f"{name}.wav").write_bytes(sound)
+            image.save(tmp_path / f"{name}.png")
+        if isinstance(audio, bytes):
+            (tmp_path / f"{name}.wav").write_bytes(audio)
         else:
-            soundfile.write(tmp_path / f"{name}.wav", sound, rate)
+            soundfile.write(tmp_path / f"{name}.wav", audio, rate)
 
     bad = {
         "no_alpha": (opaque, tone),
         "invisible": (invisible, tone),
-        "not_a_picture": (b"hello", tone),
-        "empty_picture": (b"", tone),
-        "cut_picture": (good.read_bytes()[:60], tone),
-        "not_a_sound": (Image.open(good), b"hello" * 20),
-        "empty_sound": (Image.open(good), b""),
+        "not_an_image": (b"hello", tone),
+        "empty_image": (b"", tone),
+        "cut_image": (good.read_bytes()[:60], tone),
+        "not_audio": (Image.open(good), b"hello" * 20),
+        "empty_audio": (Image.open(good), b""),
         "too_short": (Image.open(good), tone[:1599]),
         "silent": (Image.open(good), 0 * tone),
     }
-    for name, (picture, sound) in bad.items():
-        pair(name, picture, sound)
+    for name, files in bad.items():
+        pair(name, *files)
     pair("just_long_enough", Image.open(good), tone[:1600])
     pair("zz_double", Image.open(good), tone[:1600])  # the same recording again
     pair("zz_namesake", Image.open(good), tone[::2])
     (tmp_path / "zz_namesake.txt").write_text("just long enough")
-    Image.open(good).save(tmp_path / "mute.png")  # no sound: no pair, and nothing wrong with it
-    soundfile.write(
-        tmp_path / "mute_desc.ogg", tone, 16000
-    )  # a spoken description is not its sound
+    Image.open(good).save(tmp_path / "mute.png")  # without audio it is no pair, and not an error
+    soundfile.write(tmp_path / "mute_desc.ogg", tone, 16000)  # a description under another name
 
     bank = Directory(tmp_path)
     assert bank.names == [*(f"big thing{i}" for i in range(5)), "just long enough"]
@@ -272,13 +256,11 @@ def test_too_few_pairs(tmp_path):
         Directory(tmp_path / "missing")
 
 
-def test_scenes_say_once_what_a_folder_lacks(tmp_path, capsys):
+def test_scenes_print_once_what_a_folder_lacks(tmp_path, capsys):
     write_folder(tmp_path)
     soundfile.write(tmp_path / "big_thing2.flac", np.zeros(9000), 9000)
     first, second = Scenes(0, folder=tmp_path), Scenes(1, folder=str(tmp_path))
     assert first.bank is second.bank  # read once
-    assert (
-        capsys.readouterr().out
-        == f"left out: {tmp_path / 'big_thing2.flac'}: the audio is silent\n"
-    )
+    line = f"left out: {tmp_path / 'big_thing2.flac'}: the audio is silent\n"
+    assert capsys.readouterr().out == line
     assert first.names == [f"big thing{i}" for i in (0, 1, 3, 4)]

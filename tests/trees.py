@@ -39,7 +39,7 @@ def refcoco(root, name="refcocog", by="google", train=12, val=4, size=(80, 60)):
 
 
 def clotho(root, train=8, val=4, seconds=0.5):
-    """ROOT/development/*.wav and ROOT/validation/*.wav, with their lists of five captions a clip."""
+    """ROOT/development/*.wav, ROOT/validation/*.wav, and their lists of five captions a clip."""
     scenes = Scenes(6, 32, RATE, seconds)
     for split, clips in (("development", range(train)), ("validation", range(train, train + val))):
         (root / split).mkdir(parents=True, exist_ok=True)
