@@ -36,11 +36,10 @@ def commitment(x, quantised, beta: float):
 class GroupedCodebook(nn.Module):
     """`groups` books of `codes` vectors of length dim / groups; `dim` is the whole d.
 
-    In training the codes are exponential moving averages of their inputs, bias-corrected, with
-    Laplace smoothing of the counts; all of it is in buffers. The averages start at zero: after the
-    first step a code that was never chosen is the zero vector, as in the authors' code, and inputs
-    near zero pick the first of them. Codes that keep their random value until they are chosen stay
-    unused: on synthetic clusters, two books of 256 × 128 ended with a third of the perplexity.
+    In training the codes are bias-corrected moving averages of their inputs, with Laplace smoothing
+    of the counts. The averages start at zero: a code that was never chosen becomes the zero vector,
+    as in the authors' code. Codes that keep their random value until they are chosen stay unused:
+    on synthetic clusters, two books of 256 × 128 ended with a third of the perplexity.
 
     With `revive`, dead codes are moved onto the inputs of the whole batch that are farthest from
     their codes; at the first step this initialises the books from data.

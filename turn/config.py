@@ -15,7 +15,6 @@ class Config(RunConfig):
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
     clip: float = flag(1.0, "maximal norm of the gradient, not in the paper; 0: no limit")
     visual_lr_scale: float = flag(1.0, "learning rate of the DETR in parts of --lr; 0: frozen")
-
     # Inputs (A.2.1)
     scenes: int = flag(8000, "images of the source domain, if --data is scenes")
     sounds: int = flag(4000, "captioned clips of the intermediate domain, if --data is scenes")
@@ -37,7 +36,6 @@ class Config(RunConfig):
     vocabulary: str = flag("", "WordPiece vocabulary; `make weights` fetches BERT's; none: the "
                            "words of the training texts", free_on_resume=True)
     refcoco_split: str = flag("", "unc, google or umd; none: google for refcocog, else unc")
-
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
     detr_weights: str = flag("", "published file for --detr r50; `make weights` fetches it",
@@ -58,7 +56,6 @@ class Config(RunConfig):
     codes: int = flag(256, "number of codes in all codebooks together (Figure 3)")
     decay: float = flag(0.97, "decay of the codebooks' moving averages")
     revive: bool = flag(True, "replace unused codes by inputs")
-
     # Losses (A.2.3), with the switches of Table 4
     lambda_reg: float = flag(1.0, "λ_1, weight of the box regression, Eq. (6)")
     lambda_iou: float = flag(1.0, "λ_2, weight of the GIoU, Eq. (6)")
@@ -69,19 +66,16 @@ class Config(RunConfig):
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
     contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
     recon_source: str = flag("self", "reconstruction in the source domain, Eq. (5)", ("no", "self"))
-    recon_intermediate: str = flag("cross", "the same in the intermediate domain (Figure 4)",
-                                   ("no", "self", "cross"))
+    recon_intermediate: str = flag("cross", "in the other (Figure 4)", ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
     mask_to: float = flag(1.0, "mask ratio in the last epoch (A.2.2)")
-
     # Adaptive sampling (3.6)
     adaptive: bool = flag(True, "draw items by adaptive sampling weights; no: uniformly (Table 4)")
     k: float = flag(5.0, "ratio of the largest to the smallest sampling weight, Eq. (13)")
     sampler_epochs: int = flag(2, "epochs of the domain classifier (A.2.3)")
     sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
-
     # Selection and evaluation
-    select: str = flag("zero", "best.pt is chosen on the two training domains (zero), or on "
+    select: str = flag("zero", "best.pt is the best on the training domains (zero), or on "
                        "Flickr-SoundNet as in the paper (flickr)", ("zero", "flickr"))
     dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", free_on_resume=True)
     benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo")
@@ -113,10 +107,9 @@ class Config(RunConfig):
                  "--seconds must be more than one frame of --n-fft"),
                 (self.text_length >= 3, "--text-length must leave a word between [CLS] and [SEP]"),
                 (self.augment or self.data == "scenes", "only scenes are square: add --augment"),
-                ((self.select == "flickr") == bool(self.dev_root),
-                 "--select flickr goes with --dev-root"),
-                (bool(self.benchmark) == bool(self.benchmark_root),
-                 "--benchmark goes with --benchmark-root")):
+                ((self.select == "flickr") == bool(self.dev_root)
+                 and bool(self.benchmark) == bool(self.benchmark_root),
+                 "--select flickr goes with --dev-root, --benchmark with --benchmark-root")):
             if not is_in_range:
                 raise ValueError(rule)
 

@@ -19,11 +19,8 @@ from .backbones.frontend import logmel_of, read_logmel
 
 
 class Domain:
-    """A list-like: `texts[i]` is a tuple of phrases or captions, [i] = load(items[i]) is either
-
-    an image (H, W, 3) uint8 and a box (4,), cx, cy, w, h in [0, 1]: source domain, or a log-mel
-    spectrogram (L_m, c): intermediate domain.
-    """
+    """A list-like: [i] is an image (H, W, 3) uint8 and a box (4,), cx, cy, w, h in [0, 1] (source),
+    or a log-mel spectrogram (L_m, c) (intermediate); texts[i] are its phrases or captions."""
 
     def __init__(self, items, texts, load=None):
         self.items, self.texts, self.load = items, texts, load
@@ -42,13 +39,12 @@ def load_domains(config, split: str) -> tuple[Domain, Domain]:
     """Source and intermediate domain of a split, "train" or "validation". Raises InputError."""
     if config.data != "scenes":
         return _corpora(config, split)
-    if split == "validation":
-        return (scene_source(VALIDATION, config.held_out, config),
-                scene_intermediate(VALIDATION, config.held_out, config))
-    if config.seed >= VALIDATION:
-        raise InputError("--seed", f"{config.seed} is a held-out seed; take one below {VALIDATION}")
-    return (scene_source(config.seed, config.scenes, config),
-            scene_intermediate(config.seed, config.sounds, config))
+    seed, *counts = VALIDATION, config.held_out, config.held_out
+    if split == "train":
+        seed, *counts = config.seed, config.scenes, config.sounds
+        if seed >= VALIDATION:
+            raise InputError("--seed", f"{seed} is a held-out seed; take one below {VALIDATION}")
+    return scene_source(seed, counts[0], config), scene_intermediate(seed, counts[1], config)
 
 
 def scene_source(seed: int, count: int, config) -> Domain:

@@ -2,8 +2,6 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import shlex
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import metrics
-from common.io import InputError, contact_sheet, overlay, write_image, write_json
-from common.training import (Parser, best_checkpoint, cli, dist, from_dict, load_checkpoint,
-                             markdown_table, progress_bar, select_device, write_results)
+from common import evaluation, metrics
+from common.evaluation import Evaluation
+from common.evaluation.scoring import batches
+from common.evaluation.tables import Table
+from common.io import InputError, overlay
+from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, progress_bar,
+                             select_device)
 
 from .backbones.frontend import logmel_of
 from .backbones.tokenizer import WordPiece
@@ -25,17 +26,11 @@ from .model import Turn
 from .test_sets import SIZE, load_test_sets
 
 QUERIES = {  # what stands for q, in the order of tables and figures
-    "audio": "audio (TURN with query)",
-    "text": "text",
-    "random": "random vector (TURN w/o query)",
-    "shuffled": "control: audio of another sample",
-    "silent": "control: silence",
-    "centre": "baseline: central half",
-    "whole": "baseline: whole image"}
+    "audio": "audio (with query)", "text": "phrase", "random": "random vector (without query)",
+    "shuffled": "control: shuffled audio", "silent": "control: silent audio",
+    "centre": "baseline: centre", "whole": "baseline: whole image"}
 METRICS = {"ciou@0.5": ("cIoU@0.5", metrics.success_rate), "auc": ("AUC", metrics.auc),
            "miou": ("mean IoU", metrics.mean)}
-BATCH = 50
-SHOWN, TILE = 8, (144, 144)  # samples of samples.png, size of each image
 
 
 class Predictor:
@@ -58,10 +53,9 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, images, *queries):
-        """n images (H, W, 3) uint8, each of Q queries q (n, d) → boxes (Q, n, 4).
+        """n images (H, W, 3) uint8, Q times q (n, d) → boxes (Q, n, 4), x0, y0, x1, y1 in [0, 1].
 
-        Boxes are x0, y0, x1, y1 in [0, 1] of the whole image. Only images of one shape are in one
-        batch, so that no box depends on the other images.
+        Only images of one shape are in one batch, so that no box depends on the other images.
         """
         views = [test_view(x, self.config.image_size, self.config.centre_crop) for x in images]
         stream, boxes = self.model.localization, torch.empty(len(queries), len(images), 4)
@@ -75,16 +69,10 @@ class Predictor:
         return corners(torch.stack(whole, 1)).clamp(0, 1)
 
 
-def batches(items: int) -> list:
-    """The indices of this process, BATCH at a time."""
-    rows = list(dist.split(items))
-    return [rows[i:i + BATCH] for i in range(0, len(rows), BATCH)]
-
-
 def encode_queries(predictor, test) -> dict:
     """The query conditions of all samples: {kind: q (N, d)} of QUERIES, without the baselines."""
     audio, text, config, n = [], [], predictor.config, len(test.samples)
-    for rows in progress_bar(batches(n), name=f"encoding queries, {test.name}"):
+    for rows in progress_bar(batches(dist.split(n)), name=f"encoding queries, {test.name}"):
         samples = [test.samples[i] for i in rows]
         audio.append(predictor.encode_audio(torch.stack([test.logmel(s) for s in samples])))
         text.append(predictor.encode_text([test.phrase(s) for s in samples]))
@@ -102,7 +90,7 @@ def score_samples(predictor, test, queries: dict) -> dict:
         m̄ = min(Σⱼ mⱼ / c, 1),   cIoU = IoU(m̄, m̂),   m̂ the mask of the predicted box
     """
     scores, n = {kind: [] for kind in QUERIES}, len(test.samples)
-    for rows in progress_bar(batches(n), name=f"predicting, {test.name}"):
+    for rows in progress_bar(batches(dist.split(n)), name=f"predicting, {test.name}"):
         samples = [test.samples[i] for i in rows]
         gt = np.stack([test.gt_map(s) for s in samples])  # (n, SIZE, SIZE)
         boxes = predictor.predict([test.image(s) for s in samples],
@@ -116,59 +104,57 @@ def score_samples(predictor, test, queries: dict) -> dict:
     return {kind: dist.merge_rows(parts, n).numpy() for kind, parts in scores.items()}
 
 
-def evaluate(predictor, sets: dict, sheet: Path) -> dict:
-    """{prefix: test set} → all metrics. Prints a table, writes a contact sheet of the first set."""
-    result = {}
-    for prefix, test in sets.items():
+def evaluate(predictor, test_sets: dict) -> Evaluation:
+    """{prefix of metrics: test set} → all metrics, a contact sheet of the first set, one table."""
+    result = Evaluation()
+    for prefix, test in test_sets.items():
         queries = encode_queries(predictor, test)
-        if dist.rank() == 0 and not result:
-            write_image(sheet, draw_samples(predictor, test, queries))
         for kind, ciou in score_samples(predictor, test, queries).items():
-            result |= {f"{prefix}{kind}/{key}": f(ciou) for key, (_, f) in METRICS.items()}
-        result[f"{prefix}samples"] = len(test.samples)
-    if dist.rank() == 0 and sets:
-        columns, rows = results_table(result, sets)
-        cells = [[row["name"], *(f"{x:.1f}" for x, in row["values"].values())] for row in rows]
-        sizes = ", ".join(f"{test.name} (N = {len(test.samples)})" for test in sets.values())
-        print(f"\n{sizes}, %\n{markdown_table(cells, ['query', *columns])}")
+            result.metrics |= {f"{prefix}{kind}/{key}": f(ciou) for key, (_, f) in METRICS.items()}
+        result.metrics[f"{prefix}samples"] = len(test.samples)
+        if dist.rank() == 0 and not result.sheets:
+            result.sheets["samples"] = draw_samples(predictor, test, queries)
+    if test_sets:
+        result.tables.append(results_table(result.metrics, test_sets))
+        if dist.rank() == 0:
+            print(result.tables[0])
     return result
 
 
-def results_table(result: dict, sets: dict) -> tuple[list, list]:
-    """The columns and rows of `write_results`, in %: metrics of each test set, kinds of query."""
-    columns = {f"{prefix.replace('/', ': ')}{heading}": (prefix, key)
-               for prefix in sets for key, (heading, _) in METRICS.items()}
-    return list(columns), [
-        {"name": name, "values": {column: [100 * result[f"{prefix}{kind}/{key}"]]
-                                  for column, (prefix, key) in columns.items()}}
-        for kind, name in QUERIES.items()]
+def results_table(values: dict, test_sets: dict) -> Table:
+    """A row for each kind of query, columns of all test sets."""
+    columns = {f"{test.name}: {heading}": f"{prefix}{{}}/{key}"
+               for prefix, test in test_sets.items() for key, (heading, _) in METRICS.items()}
+    rows = [{"name": name, "values": {column: [100 * values[key.format(kind)]]
+                                      for column, key in columns.items()}}
+            for kind, name in QUERIES.items()]
+    return Table(f"TURN, N = {values['samples']}, %", list(columns), rows, values["samples"])
 
 
-def draw_samples(predictor, test, queries: dict) -> np.ndarray:
-    """The first samples: a column for each, a row for each kind of query."""
-    samples = test.samples[:SHOWN]
+def draw_samples(predictor, test, queries: dict) -> dict:
+    """A contact sheet of the first samples: a column for each, a row for each kind of query."""
+    samples, size = test.samples[:evaluation.SHEET_ROWS], evaluation.TILE
     images = [test.image(s) for s in samples]
-    boxes = predictor.predict(images, *(q[:SHOWN] for q in queries.values()))  # (Q, n, 4)
-    tiles = [[overlay(image, boxes=box[None], gt=test.gt_map(s) > 0, size=TILE)
-              for image, box, s in zip(images, of_query, samples)] for of_query in boxes]
-    return contact_sheet(tiles, [test.phrase(s) for s in samples],
-                         [QUERIES[kind] for kind in queries],
-                         "cyan: the predicted box; lime: the ground truth")
+    boxes = predictor.predict(images, *(q[:len(samples)] for q in queries.values()))  # (Q, n, 4)
+    return {"rows": [[overlay(image, boxes=box[None], gt=test.gt_map(s) > 0, size=size)
+                      for image, box, s in zip(images, of_query, samples)] for of_query in boxes],
+            "columns": [test.phrase(s) for s in samples],
+            "captions": [QUERIES[kind] for kind in queries],
+            "legend": "cyan: the predicted box; lime: the ground truth"}
 
 
 @torch.no_grad()
 def validate(model, tokenizer, held_out, dev, config, device) -> dict:
-    """The score that chooses best.pt, and its parts: grounding by text and retrieval of audio by
-    text in the domains of training; with a `dev` set, localization by audio on that (A.2.3).
-    """
+    """The score that chooses best.pt: grounding by text and retrieval of audio by text, both in
+    the domains of training, or with a `dev` set localization by audio on that (A.2.3)."""
     (source, intermediate), predictor = held_out, Predictor(model, tokenizer, config, device)
     ious, t, a = [], [], []
-    for rows in batches(len(source)):
+    for rows in batches(dist.split(len(source))):
         images, gt = zip(*(source[i] for i in rows))
         q = predictor.encode_text([source.texts[i][0] for i in rows])
         gt = corners(torch.from_numpy(np.stack(gt)))
         ious.append(metrics.box_iou(predictor.predict(images, q)[0], gt))
-    for rows in batches(len(intermediate)):
+    for rows in batches(dist.split(len(intermediate))):
         tokens = tokenizer.encode([intermediate.texts[i][0] for i in rows], config.text_length)
         t.append(model.alignment.encode_text(tokens.to(device)))
         logmels = torch.stack([intermediate[i] for i in rows])
@@ -201,49 +187,29 @@ def evaluate_best(run, benchmark) -> dict:
     """The end of a training: metrics.json and samples.png of best.pt, on a TestSet or scenes."""
     run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
-    sets = load_test_sets(run.config) if scenes else {"": benchmark} if benchmark else {}
+    test_sets = load_test_sets(run.config) if scenes else {"": benchmark} if benchmark else {}
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     dist.gather_objects(None)  # best.pt is written
     predictor = load_predictor(run.folder / "best.pt", run.device)
-    result = evaluate(predictor, sets, run.folder / "samples.png")
-    return run.write_metrics({**result, **predictor.report})
+    result = evaluate(predictor, test_sets)
+    result.write_sheets(run.folder)
+    return run.write_metrics({**result.metrics, **predictor.report})
 
 
 def main(argv=None):
-    prog = "python -m turn.evaluate"
-    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    for name, default, text in (
-            ("checkpoint", "", "default: best.pt of the newest run"),
-            ("data", "scenes", "scenes, or a benchmark: vggss, flickr, music-solo, … [scenes]"),
-            ("root", "", "folder of the benchmark"),
-            ("objects", "", "folder of which scenes are composed [that of the training]"),
-            ("out", "", "folder for metrics-DATA.json and samples-DATA.png [the checkpoint's]"),
-            ("out-results", "", "JSON file for the printed table"),
-            ("device", "auto", "cpu, cuda, cuda:1 or auto [auto]")):
-        parser.add_argument(f"--{name}", default=default, help=text)
-    args = parser.parse_args(argv)
-    if not args.data:
-        parser.error("--data must name scenes or a benchmark")
-    with cli(prog):
+    parser = evaluation.evaluation_parser("turn", __doc__.splitlines()[0])
+    args = evaluation.parse_flags(parser, argv)
+    with cli(parser.prog):
         device, start = select_device(args.device), time.time()
         dist.start(device)
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
-        config = replace(predictor.config, objects=args.objects or predictor.config.objects)
-        sets = load_test_sets(config, args.data, args.root)
-        out = Path(args.out or path.parent)
-        out.mkdir(parents=True, exist_ok=True)
-        result = evaluate(predictor, sets, out / f"samples-{args.data}.png")
+        config = evaluation.with_objects(predictor.config, args)
+        result = evaluate(predictor, load_test_sets(config, args.data, args.root))
+        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
-            write_json(out / f"metrics-{args.data}.json", {
-                **result, **predictor.report, "seconds": round(time.time() - start, 1),
-                "seed": config.seed, "preset": config.preset})
-        if dist.rank() == 0 and args.out_results:
-            columns, rows = results_table(result, sets)
-            command = shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])
-            write_results(args.out_results, title=f"TURN on {args.data}", command=command,
-                          columns=columns, rows=rows, n=result["samples"], seeds=(config.seed,))
+            result.write(Path(args.out or path.parent), args, config)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ T̃, T          words, tokens (B, L_t, |V|), (B, L_t)    text: logits, word indi
 Ã, A          audio, logmel (B, L_m, c)       reconstructed and given log-mel spectrogram
 λ_1 … λ_5     config.lambda_reg, _iou, _code, _recon, _contra
 
-Eq. (8) is in codebook.py. Each function returns the loss of each sample or of each part of it;
-train.py averages over all samples, and over masked positions only for Eq. (9).
+Each function returns the losses of all samples, or of all parts of them; train.py averages, for
+Eq. (9) over masked positions only. Eq. (8) is in codebook.py.
 
 >>> box = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
 >>> box_overlap(box, box + 0.1).round(decimals=2)
@@ -26,12 +26,12 @@ def corners(box):
 
 
 def giou(a, b):
-    """Generalised IoU of Rezatofighi et al. 2019; C is the smallest box that holds both.
+    """Generalised IoU of boxes (Rezatofighi et al. 2019); C is the smallest box that holds both.
 
         GIoU = |a ∩ b| / |a ∪ b| − (|C| − |a ∪ b|) / |C|
 
-    a, b: boxes (…, 4) as x0, y0, x1, y1. Returns (…,) in [-1, 1]. `metrics.generalized_box_iou` is
-    the same, but checks its input, for which a GPU has to wait, and is made for no gradient.
+    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1]. Not `metrics.generalized_box_iou`, which
+    checks its input, for which a GPU has to wait, and is made for no gradient.
     """
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     inter = overlap.clamp(min=0).prod(-1)

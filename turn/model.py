@@ -14,11 +14,10 @@ t̄, ā          t, a          (B, d)           aggregated and projected, before
 b̂             box           (B, 4)           cx, cy, w, h in [0, 1]
 T̃, Ã          words, audio  (B, L_t, |V|), (B, L_m, c)    reconstructed text and audio
 Θ_v, Θ_t, Θ_a transformer, text_encoder, audio_encoder
-Ω_t, Ω_a      text_decoder, audio_decoder
-Ψ             codebook
+Ω_t, Ω_a, Ψ   text_decoder, audio_decoder, codebook
 
-B samples of a batch, B_s and B_m of the source and the intermediate domain; suffixes _s and _m are
-the domains. `padding` is True on padding, a `mask` True on what a decoder has to reconstruct.
+B samples of a batch; suffixes _s and _m are the source and the intermediate domain. `padding` is
+True on padding, a `mask` True on what a decoder has to reconstruct.
 
 >>> from turn.config import TINY
 >>> from turn.backbones.tokenizer import WordPiece
@@ -102,9 +101,9 @@ class Alignment(nn.Module):
     def encode_text(self, tokens):
         """The aggregated text, Eq. (3) of section 3.4, projected.
 
-            t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t})
+            t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t}),   without padding
 
-        tokens: (B, L_t). Returns (B, d). Padding does not count in L_t.
+        tokens: (B, L_t). Returns (B, d).
         """
         padding = tokens == self.pad_id  # (B, L_t)
         x = masked_mean(self.text_encoder(self._embed_words(tokens), padding), padding)  # (B, d)
@@ -169,8 +168,8 @@ class Turn(nn.Module):
         Returns what the losses need, by the names of this file; None if it is not reconstructed.
         """
         align, n_s = self.alignment, len(batch["tokens_s"])
-        t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))  # (B_s + B_m, d)
-        t_s, t_m = t[:n_s], t[n_s:]
+        t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))
+        t_s, t_m = t[:n_s], t[n_s:]  # (B_s, d), (B_m, d)
         a_m = align.encode_audio(batch["logmel"])  # (B_m, d)
         (t_s_q, t_m_q, a_m_q), code_loss, codes = align.quantise(t_s, t_m, a_m)
         box = self.localization(batch["image"], t_s_q, batch["padding"])

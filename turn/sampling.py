@@ -53,8 +53,7 @@ def train_classifier(source, intermediate, tokenizer, config, device) -> DomainC
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + SEED_OFFSET)
         classifier = DomainClassifier(tokenizer).to(device)
-        optimizer = torch.optim.AdamW(classifier.parameters(), config.sampler_lr,
-                                      weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=config.weight_decay)
         steps_per_epoch = -(-len(tokens) // size)
         total = config.sampler_epochs * steps_per_epoch
         for step in progress_bar(range(total), name="domain classifier"):
@@ -86,8 +85,7 @@ def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
 
         wᵢ = exp(±Φ(tᵢ)/τ) / Σⱼ exp(±Φ(tⱼ)/τ),   τ = (max Φ − min Φ) / ln k
 
-    scores: (n,); sign: SOURCE (−) or INTERMEDIATE (+). Returns (n,). If all scores are equal, τ is
-    0 and the weights are uniform.
+    scores: (n,); sign: SOURCE (−) or INTERMEDIATE (+). Returns (n,), uniform where τ is 0.
     """
     spread = scores.max() - scores.min()
     if spread == 0 or k == 1:

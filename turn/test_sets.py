@@ -11,7 +11,6 @@ from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
 
-TEST_3 = TEST + 1  # seed of the scenes with three objects
 SIZE = 384  # side of the maps on which boxes are compared, as in the authors' evaluation
 
 
@@ -26,10 +25,9 @@ class TestSet:
     gt_map: Callable  # → (SIZE, SIZE) in [0, 1]
 
 
-def scene_test_set(config, objects: int) -> TestSet:
+def scene_test_set(config, seed: int, objects: int) -> TestSet:
     """Held-out scenes with `objects` objects in each, the same for every seed of training."""
-    scenes = make_scenes(TEST if objects == 2 else TEST_3, config, objects)
-    name = f"scenes of {objects}"
+    scenes, name = make_scenes(seed, config, objects), f"{objects} objects"
     samples = [scenes.pair(i) for i in progress_bar(range(config.held_out), name=name)]
     return TestSet(name, samples, lambda s: s.image,
                    lambda s: logmel_of(torch.from_numpy(s.waveform), config), lambda s: s.phrase,
@@ -51,5 +49,5 @@ def file_test_set(config, name: str, root: str) -> TestSet:
 def load_test_sets(config, data: str = "scenes", root: str = "") -> dict:
     """{prefix of the metrics: test set}. Raises InputError."""
     if data == "scenes":
-        return {"": scene_test_set(config, 2), "three/": scene_test_set(config, 3)}
+        return {"": scene_test_set(config, TEST, 2), "three/": scene_test_set(config, TEST + 1, 3)}
     return {"": file_test_set(config, data, root)}
