@@ -29,7 +29,7 @@ def test_the_paper_and_the_authors_code_are_linked(method):
     for path in (ROOT / method / "README.md", ROOT / method / "model.py"):
         text = path.read_text("utf-8")
         assert re.search(
-            r"https://(arxiv\.org|doi\.org|proceedings|papers|www\.bmvc|ieeexplore)", text
+            r"https://(arxiv\.org|doi\.org|proceedings|openreview\.net|ieeexplore)", text
         ), path
         assert "github.com/" in text, path
 
