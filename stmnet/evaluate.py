@@ -2,7 +2,6 @@
 
 `python -m stmnet.evaluate --checkpoint runs/stmnet/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common import metrics
-from common.io import InputError, inside, write_image, write_json
-from common.training import (Parser, best_checkpoint, cli, dist, fields_free_on_resume, from_dict,
+from common import io, metrics
+from common.evaluation import Evaluation, evaluation_parser, parse_flags, with_objects
+from common.io import InputError
+from common.training import (best_checkpoint, cli, dist, fields_free_on_resume, from_dict,
                              load_checkpoint, progress_bar, resolve, select_device)
 
 from .backbones import faster_rcnn
@@ -26,12 +26,11 @@ from .model import Stmnet
 from .scoring import (SIZE, FrameScores, VideoScores, aggregate, baseline_scores, boxes_to_maps,
                       concatenate, enlarge, foreground_boxes, ground_proposals, iou_of_boxes,
                       score_maps, stability)
-from .tables import results_table, write_tables
+from .tables import notes, results_table
 from .test_sets import test_sets
 
-# Settings that may differ from those of the training: of boxes, of an evaluation.
+# Settings of boxes, which may differ from those of the training.
 BOXES = ("box_map", "proposals", "area_normalised", "confidence", "instances", "nms", "grounded")
-SETTINGS = ("K_evaluated", *BOXES, "blurred", "objects")
 
 
 class Prediction(NamedTuple):
@@ -134,32 +133,32 @@ def score_videos(predictor, test_set, folder=None) -> tuple[VideoScores, list]:
     for i in progress_bar(list(dist.split(len(test_set.ids))), name=test_set.name):
         scores, drawing = score_video(predictor, test_set, i, bool(folder) or i < NUM_VIDEOS)
         if folder:
-            write_image(inside(folder, f"{test_set.ids[i]}.png"), contact_sheet([drawing]))
+            sheet = io.contact_sheet(**contact_sheet([drawing]))
+            io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
         parts[i] = scores, drawing if i < NUM_VIDEOS else None
     parts = {i: part for gathered in dist.gather_objects(parts) for i, part in gathered.items()}
     scores, drawings = zip(*(parts[i] for i in sorted(parts)))
     return concatenate(scores), [drawing for drawing in drawings if drawing]
 
 
-def evaluate(predictor, sets, out, suffix="", folder=None) -> dict:
-    """Flat metrics of all test sets. Prints the table of each, writes a contact sheet into `out`.
-
-    suffix: of the contact sheets' names. folder: see `score_videos`.
-    """
-    config, result = predictor.config, {}
+def evaluate(predictor, sets, folder=None) -> Evaluation:
+    """Metrics, tables and contact sheets of all test sets. Prints the tables."""
+    config, result = predictor.config, Evaluation()
     predictor.model.space_time.memory.K = config.K_evaluated
     for test_set in sets:
         scores, drawings = score_videos(predictor, test_set, folder)
         flat = aggregate(scores, [*predictor.classes, BACKGROUND], config.box_map)
         group = test_set.group  # one that is not empty stands for frames/
-        result |= {group + (key.removeprefix("frames/") if group else key): value
-                   for key, value in flat.items()}
+        result.metrics |= {group + (key.removeprefix("frames/") if group else key): value
+                           for key, value in flat.items()}
+        result.tables.append(results_table(test_set, flat, config))
         if dist.rank() == 0:
-            print(results_table(test_set, result, config))
-            name = group.rstrip("/") or "samples"
-            write_image(Path(out) / f"{name}{suffix}.png", contact_sheet(drawings))
-    return {**result, "samples": len(sets[0].ids), "K_evaluated": config.K_evaluated,
-            "box_map": config.box_map, "blurred": config.blurred, "objects": config.objects}
+            print("\n".join([str(result.tables[-1]), *notes(flat)]))
+            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(drawings)
+    result.metrics |= {"samples": len(sets[0].ids), "K_evaluated": config.K_evaluated,
+                       "box_map": config.box_map, "blurred": config.blurred,
+                       "objects": config.objects}
+    return result
 
 
 def load_predictor(path, device, **changes) -> Predictor:
@@ -189,14 +188,13 @@ def evaluate_best(run, benchmark) -> dict:
     sets = [benchmark] if benchmark else []
     if run.config.data == "scenes" and not benchmark:
         sets = test_sets(run.config, "scenes", "")
-    result = evaluate(predictor, sets, run.folder) if sets else {}
-    return run.write_metrics({**result, **predictor.report})
+    result = evaluate(predictor, sets) if sets else Evaluation()
+    result.write_sheets(run.folder)
+    return run.write_metrics({**result.metrics, **predictor.report})
 
 
-def add_model_flags(parser, names) -> None:
-    """--checkpoint, --device and the settings `names`; --K sets K, or K_evaluated."""
-    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
+def add_setting_flags(parser, names) -> None:
+    """A flag for each of these fields of Config; --K is that of K_evaluated too."""
     for name in names:
         f = Config.__dataclass_fields__[name]
         kind = {"type": f.type, "choices": f.metadata["choices"]}
@@ -206,36 +204,23 @@ def add_model_flags(parser, names) -> None:
 
 
 def main(argv=None):
-    prog = "python -m stmnet.evaluate"
-    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    add_model_flags(parser, SETTINGS)
-    add = parser.add_argument
-    add("--data", default="scenes", help="scenes, ave-boxes or audioset-instrument")
-    add("--root", default="", help="folder of the benchmark")
-    add("--out", default="", help="folder of metrics-DATA.json, contact sheets [the checkpoint's]")
-    add("--sheets", action="store_true", help="a contact sheet of every video, into sheets-DATA")
-    add("--out-results", default="", metavar="FILE", help="JSON file for the table; that of a "
-        "second test set goes beside it")
-    args = parser.parse_args(argv)
-    if not args.data:
-        parser.error("--data must name scenes or a benchmark")
-    with cli(prog):
-        device = select_device(args.device)
+    parser, settings = evaluation_parser("stmnet", __doc__.splitlines()[0]), (
+        "K_evaluated", *BOXES, "blurred")
+    add_setting_flags(parser, settings)
+    parser.add_argument("--sheets", action="store_true", help="also write a contact sheet of every "
+                        "video, into the folder sheets-DATA")
+    args = parse_flags(parser, argv)
+    with cli(parser.prog):
+        device, start = select_device(args.device), time.time()
         dist.start(device)
-        path, start = best_checkpoint("stmnet", args.checkpoint), time.time()
-        predictor = load_predictor(path, device, **{k: getattr(args, k) for k in SETTINGS})
-        config, out = predictor.config, Path(args.out or path.parent)
-        sets = test_sets(config, args.data, args.root)
-        out.mkdir(parents=True, exist_ok=True)  # fails now rather than at the end
-        folder = out / f"sheets-{args.data}" if args.sheets else None
-        result = evaluate(predictor, sets, out, f"-{args.data}", folder)
-        result |= {**predictor.report, "seconds": round(time.time() - start, 1),
-                   "seed": config.seed, "preset": config.preset}
+        path = best_checkpoint("stmnet", args.checkpoint)
+        predictor = load_predictor(path, device, **{k: getattr(args, k) for k in settings})
+        predictor.config = with_objects(predictor.config, args)
+        sets, out = test_sets(predictor.config, args.data, args.root), Path(args.out or path.parent)
+        result = evaluate(predictor, sets, out / f"sheets-{args.data}" if args.sheets else None)
+        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
-            write_json(out / f"metrics-{args.data}.json", result)
-            if args.out_results:
-                command = " ".join([prog, *(sys.argv[1:] if argv is None else argv)])
-                write_tables(Path(args.out_results), command, sets, result, config)
+            result.write(out, args, predictor.config)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 `python -m stmnet.localize --video cello.mp4 --out found.gif`, or `--video FOLDER` with 0000.jpg,
 0001.jpg, … and one audio file, writes the frames with heatmap and boxes, and found.json.
 
-Live: `--stream --frames <(ffmpeg …) --sound <(ffmpeg …) --size 320x240 --fps 4` reads raw rgb24
-frames and raw s16le mono 16 kHz audio from two paths (files, named pipes, /dev/fd/N, or - for
-standard input) and writes a line of JSON as soon as the second half of a frame's audio is there.
-Memory is K steps and one audio segment, however long it runs.
+Live: `--stream --frames <(ffmpeg …) --sound <(ffmpeg …) --size 320x240 --fps 4` reads raw frames
+and audio from two paths (files, named pipes, /dev/fd/N, or - for standard input) and writes a line
+of JSON as soon as a frame's audio segment is there. It keeps K steps and one segment.
 """
 import os
 import re
@@ -22,7 +21,7 @@ from common.io import InputError, append_jsonl, overlay, read_audio, read_image,
 from common.training import Parser, best_checkpoint, cli, select_device
 
 from .backbones.vggish import RATE, AudioStream, segments_at
-from .evaluate import BOXES, add_model_flags, load_predictor
+from .evaluate import BOXES, add_setting_flags, load_predictor
 from .memory import EMPTY
 from .scoring import enlarge
 from .video_io import open_video, write_video
@@ -56,23 +55,18 @@ def blocks_of_file(video, samples: int):
         yield frames, times, segments_at(waveform, times, samples)
 
 
-def blocks_of_stream(frames, audio: AudioStream, fps: float):
-    """Frames one by one, as `localize` takes them."""
-    for number, frame in enumerate(frames):
-        moment = (number + 0.5) / fps
-        yield [frame], [moment], audio.segment(moment)[None]
-
-
-def read_frames(file, path, width: int, height: int):
-    """(H, W, 3) uint8, one after the other. Raises InputError if the stream ends in a frame."""
-    size = width * height * 3
-    while data := file.read(size):
+def blocks_of_stream(frames, audio: AudioStream, width: int, height: int, fps: float):
+    """Frames of a file of raw rgb24, one by one, as `localize` takes them."""
+    number, size = 0, width * height * 3
+    while data := frames.read(size):
         if len(data) < size:
-            raise InputError(path, f"ends within a frame: {len(data)} of {size} bytes")
-        yield np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3)
+            raise InputError("--frames", f"ends within a frame: {len(data)} of {size} bytes")
+        frame, moment = np.frombuffer(bytearray(data), np.uint8), (number + 0.5) / fps
+        yield [frame.reshape(height, width, 3)], [moment], audio.segment(moment)[None]
+        number += 1
 
 
-def localize_file(predictor, args, checkpoint):
+def localize_file(predictor, args):
     out, records, config = Path(args.out), [], predictor.config
     if out.resolve() == Path(args.video).resolve():
         raise InputError(out, "would take the place of the video itself")
@@ -88,7 +82,7 @@ def localize_file(predictor, args, checkpoint):
         write_video(out, images(video), args.fps, video.audio)
     write_json(out.with_suffix(".json"), {
         "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
-        "box_map": config.box_map, "checkpoint": str(checkpoint)})
+        "box_map": config.box_map, "checkpoint": args.checkpoint})
     labels = ", ".join(sorted({record["label"] for record in records}))
     print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
 
@@ -100,10 +94,10 @@ def localize_stream(predictor, args):
         frames, audio = (sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
                          for name in (args.frames, args.sound))
         out = stack.enter_context(open(args.out, "w", encoding="utf-8")) if args.out else sys.stdout
-        frames = read_frames(frames, args.frames, *map(int, args.size.split("x")))
         audio, count, start = AudioStream(audio, predictor.config.samples), 0, time.perf_counter()
+        blocks = blocks_of_stream(frames, audio, *map(int, args.size.split("x")), args.fps)
         try:
-            for *_, record in localize(predictor, blocks_of_stream(frames, audio, args.fps)):
+            for *_, record in localize(predictor, blocks):
                 append_jsonl(out, record)
                 count += 1
         except BrokenPipeError:  # the reader of the lines has ended
@@ -117,8 +111,10 @@ def localize_stream(predictor, args):
 def main(argv=None):
     prog = "python -m stmnet.localize"
     parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    add_model_flags(parser, ("K", *BOXES))
+    add_setting_flags(parser, ("K", *BOXES))
     add = parser.add_argument
+    add("--checkpoint", default="", help="default: best.pt of the newest run")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     add("--video", default="", help="a folder with numbered images and one audio file, or a file")
     add("--out", default="", help=".gif or .mp4 to write [localized.gif]; boxes go to the same "
         "name with .json. With --stream a file of JSON lines [standard output]")
@@ -135,17 +131,14 @@ def main(argv=None):
     is_size = re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", args.size)
     if args.stream and not (args.frames and args.sound and is_size):
         parser.error("--stream needs --frames, --sound and --size WIDTHxHEIGHT")
+    args.out = args.out or ("" if args.stream else "localized.gif")
+    if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4"):
+        parser.error(f"--out {args.out} is neither a .gif nor an .mp4")
     with cli(prog):
-        args.out = args.out or ("" if args.stream else "localized.gif")
-        if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4"):
-            raise InputError(args.out, "the output is a .gif or an .mp4: name it so")
-        checkpoint, device = best_checkpoint("stmnet", args.checkpoint), select_device(args.device)
-        changes = {name: getattr(args, name) for name in ("K", *BOXES)}
-        predictor = load_predictor(checkpoint, device, **changes)
-        if args.stream:
-            localize_stream(predictor, args)
-        else:
-            localize_file(predictor, args, checkpoint)
+        args.checkpoint = str(best_checkpoint("stmnet", args.checkpoint))
+        predictor = load_predictor(args.checkpoint, select_device(args.device),
+                                   **{name: getattr(args, name) for name in ("K", *BOXES)})
+        localize_stream(predictor, args) if args.stream else localize_file(predictor, args)
 
 
 if __name__ == "__main__":

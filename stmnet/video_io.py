@@ -1,6 +1,5 @@
 """Videos of a user: frames and audio from a folder or a video file, and an animation as output."""
 import re
-import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -17,16 +16,9 @@ GIF_WIDTH = 480  # pixels, at most
 
 
 class VideoFile(NamedTuple):
-    frames: list  # paths of the images; number k is shown at (k + 0.5) / fps seconds
+    frames: list  # paths; number k is shown at (k + 0.5) / fps seconds
     audio: Path
     fps: float
-
-
-def ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
-    return program
 
 
 @contextmanager
@@ -46,7 +38,7 @@ def open_video(path, fps):
         to_images = [], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"]
         for target, flags, track in zip(video, (to_images, TO_AUDIO), ("images", "sound track")):
             try:
-                extract(ffmpeg(), path.resolve(), target, *flags)
+                extract("ffmpeg", path.resolve(), target, *flags)
             except InputError as error:
                 is_missing = re.search("not contain any stream|matches no streams", error.reason)
                 raise InputError(path, f"has no {track}" if is_missing else error.reason) from None
@@ -65,9 +57,8 @@ def numbered_images(folder) -> list:
         paths[number] = path
     if not paths:
         raise InputError(folder, f"no frame in it ({', '.join(IMAGES)})")
-    for number in range(min(paths), max(paths)):
-        if number not in paths:
-            raise InputError(folder, f"frame {number} is missing, before {max(paths)}")
+    if missing := set(range(min(paths), max(paths))) - set(paths):
+        raise InputError(folder, f"frame {min(missing)} is missing, before {max(paths)}")
     return [paths[number] for number in sorted(paths)]
 
 
@@ -91,7 +82,7 @@ def write_video(path, images, fps, audio) -> None:
             paths.append(f"{folder}/{len(paths):06d}.png")
             (image if image.size == size else image.resize(size)).save(paths[-1], compress_level=1)
         if path.suffix.lower() == ".mp4":
-            command = [ffmpeg(), "-v", "error", "-nostdin", "-framerate", f"{fps:g}", "-i",
+            command = ["ffmpeg", "-v", "error", "-nostdin", "-framerate", f"{fps:g}", "-i",
                        f"{folder}/%06d.png", "-i", str(audio), "-pix_fmt", "yuv420p", "-vf",
                        "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-f", "mp4", made]  # even sides
             ended = subprocess.run(command, capture_output=True, text=True, errors="replace")

@@ -85,7 +85,7 @@ class BoxPredictor(nn.Module):
 class FasterRcnn(nn.Module):
     """A ResNet without classifier, a pyramid of `width` channels on its stages, and two heads.
 
-    num_classes: with the background, class 0. side, longest: images are resized to a shorter side of
+    num_classes: with background, class 0. side, longest: images are resized to a shorter side of
     `side`, unless the longer one would be over `longest`. anchor: side of the anchors of the
     first level, doubled at each further one. top: how many proposals are taken of each level, and
     left after their suppression. threshold: the least score of a detection; detections: how many
