@@ -15,7 +15,7 @@ fractions = st.floats(0, 1)
 
 
 def scene(width, height, a, b, c, d):
-    """A black image with one white rectangle at least 8 pixels wide and high, and its box (cx, cy, w, h)."""
+    """A black image with a white rectangle, from 8 pixels wide and high, and its box (4,)."""
     w, h = 8 + round(c * (width - 8)), 8 + round(d * (height - 8))
     x, y = round(a * (width - w)), round(b * (height - h))
     image = np.zeros((height, width, 3), np.uint8)
@@ -27,7 +27,7 @@ def brightness(image):
     return (image * torch.from_numpy(STD) + torch.from_numpy(MEAN)).mean(0)  # (h, w) in [0, 1]
 
 
-def drawn_box(grey):
+def visible_box(grey):
     """x0, y0, x1, y1 in pixels of what is brighter than half: right to a pixel."""
     ys, xs = torch.nonzero(grey > 0.5, as_tuple=True)
     return torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
@@ -49,7 +49,7 @@ def corners(box):
     st.booleans(),
     st.sampled_from(["a dog", "the left dog", "dog at the TOP"]),
 )
-def test_the_box_moves_with_its_object_and_stays_in_the_picture(
+def test_the_box_moves_with_its_object_and_stays_in_the_image(
     width, height, a, b, c, d, seed, flip, phrase
 ):
     image, box = scene(width, height, a, b, c, d)
@@ -64,7 +64,7 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(
     inside = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
     assert len(ys) == (inside[2] - inside[0]) * (
         inside[3] - inside[1]
-    )  # what is seen is a rectangle
+    )  # what is not padding is a rectangle
     expected = corners(moved) * SIZE
     assert torch.all(moved[2:] > 0) and moved.dtype == torch.float32
     assert torch.all(expected[:2] >= inside[:2] - 1e-3) and torch.all(
@@ -72,7 +72,7 @@ def test_the_box_moves_with_its_object_and_stays_in_the_picture(
     )
     if (expected[2:] - expected[:2]).min() >= 3:  # a thinner one may be nowhere brighter than half
         grey = torch.where(mask, 0.0, brightness(out))
-        torch.testing.assert_close(drawn_box(grey), expected, rtol=0, atol=1.01)
+        torch.testing.assert_close(visible_box(grey), expected, rtol=0, atol=1.01)
 
 
 def test_crops_scales_and_places_differ_and_follow_the_generator():
@@ -96,9 +96,7 @@ def test_no_crop_where_the_phrase_says_the_place(word):
         for seed in range(30):
             _, mask, moved, _ = train_view(image, box, phrase, SIZE, np.random.default_rng(seed))
             relative.append((moved[2] * SIZE / (~mask).any(0).sum()).item())
-        return (
-            max(relative) > 1.02 * box[2]
-        )  # the object takes more of what is seen than of the picture
+        return max(relative) > 1.02 * box[2]  # the object takes more of the view than of the image
 
     assert not cropped(f"dog on the {word}")
     assert cropped("dog under the bright stop sign")
@@ -106,7 +104,7 @@ def test_no_crop_where_the_phrase_says_the_place(word):
 
 def test_flip_swaps_left_and_right():
     image, box = scene(100, 60, 0, 0.5, 0.3, 0.3)
-    seen = set()
+    sides = set()
     for seed in range(20):
         _, mask, moved, phrase = train_view(
             image,
@@ -121,8 +119,8 @@ def test_flip_swaps_left_and_right():
         columns = torch.nonzero((~mask).any(0)).flatten()
         centre = (columns.min() + columns.max() + 1) / 2 / SIZE
         assert (moved[0] > centre) == mirrored
-        seen.add(mirrored)
-    assert seen == {True, False}
+        sides.add(mirrored)
+    assert sides == {True, False}
     assert train_view(image, box, "left dog", SIZE, np.random.default_rng(0))[3] == "left dog"
 
 
@@ -138,7 +136,7 @@ def test_jitter_changes_colours_and_nothing_else():
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, fractions, fractions, fractions, fractions, st.booleans())
-def test_a_box_found_in_a_test_view_maps_back_to_the_picture(width, height, a, b, c, d, crop):
+def test_a_box_found_in_a_test_view_maps_back_to_the_image(width, height, a, b, c, d, crop):
     image, box = scene(width, height, a, b, c, d)
     out, mask, view = view_of(image, SIZE, crop)
     h, w = out.shape[1:]
@@ -147,7 +145,7 @@ def test_a_box_found_in_a_test_view_maps_back_to_the_picture(width, height, a, b
     grey = brightness(out)
     if (grey > 0.5).sum() == 0:
         return  # cropped away, or too thin
-    x0, y0, x1, y1 = drawn_box(grey)
+    x0, y0, x1, y1 = visible_box(grey)
     found = torch.stack([(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h])
     visible = torch.tensor(
         [
@@ -157,11 +155,11 @@ def test_a_box_found_in_a_test_view_maps_back_to_the_picture(width, height, a, b
             (view.top + h) / view.full_height,
         ]
     )
-    truth = corners(torch.tensor(box))
-    truth = torch.cat([truth[:2].maximum(visible[:2]), truth[2:].minimum(visible[2:])])
+    expected = corners(torch.tensor(box))
+    expected = torch.cat([expected[:2].maximum(visible[:2]), expected[2:].minimum(visible[2:])])
     pixel = 1.01 / min(view.full_width, view.full_height)
-    if not crop or (truth[2:] - truth[:2]).min() > 3 * pixel:
-        torch.testing.assert_close(corners(view.to_image(found)), truth, rtol=0, atol=pixel)
+    if not crop or (expected[2:] - expected[:2]).min() > 3 * pixel:
+        torch.testing.assert_close(corners(view.to_image(found)), expected, rtol=0, atol=pixel)
 
 
 @settings(max_examples=50, deadline=None)
@@ -170,11 +168,11 @@ def test_mapping_back_inverts_the_view(width, height, corner, crop):
     _, _, view = view_of(np.zeros((height, width, 3), np.uint8), SIZE, crop)
     x0, x1 = sorted(corner[:2])
     y0, y1 = sorted(corner[2:])
-    # in pixels of the view, and from there by hand into the whole picture
+    # in pixels of the view, and from there by hand into the whole image
     px = torch.tensor(
         [x0 * view.width, y0 * view.height, x1 * view.width, y1 * view.height], dtype=torch.float64
     )
-    seen = torch.tensor([view.width, view.height] * 2)
+    part = torch.tensor([view.width, view.height] * 2)
     full = torch.tensor([view.full_width, view.full_height] * 2)
     shift = torch.tensor([view.left, view.top] * 2)
 
@@ -182,11 +180,11 @@ def test_mapping_back_inverts_the_view(width, height, corner, crop):
         return torch.cat([(c[:2] + c[2:]) / 2, c[2:] - c[:2]])
 
     torch.testing.assert_close(
-        view.to_image(centred(px / seen)[None])[0], centred((px + shift) / full)
+        view.to_image(centred(px / part)[None])[0], centred((px + shift) / full)
     )
 
 
-def test_what_lies_outside_the_picture_is_cut_off():
+def test_what_lies_outside_the_image_is_cut_off():
     whole = View(0, 0, 64, 64, 64, 64).to_image(
         torch.tensor([[0.5, 0.5, 2.0, 2.0], [0.95, 0.95, 0.2, 0.2]])
     )

@@ -1,4 +1,4 @@
-"""turn/codebook.py: the released class's numbers, the laws of quantisation, and n processes = one."""
+"""turn/codebook.py: the authors' numbers, the laws of quantisation, n processes as one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""turn/data.py and domains.py: a batch is a function of (configuration, step), and no image meets audio."""
+"""turn/data.py, domains.py: batches are functions of (configuration, step); zero-resource."""
 
 from collections import Counter
 from dataclasses import replace
@@ -100,7 +100,7 @@ def test_what_a_batch_holds(parts):
     "batch_size, given, expected", [(8, 4, 4), (8, 7, 7), (2, 0, 5), (4, 0, 10), (8, 0, 20)]
 )
 def test_batches_are_in_proportion_to_the_texts_or_as_told(parts, batch_size, given, expected):
-    """40 phrases, 20 sounds with five captions each: five captions to two phrases."""
+    """40 phrases, 20 clips with five captions each: five captions to two phrases."""
     steps = TrainingBatches(*parts, replace(SMALL, batch_size=batch_size, batch_intermediate=given))
     assert steps.sizes == (batch_size, expected) and steps.steps_per_epoch == 40 // batch_size
 
@@ -115,7 +115,7 @@ def test_processes_share_a_batch(parts, world, monkeypatch):
     for key, value in whole.items():
         for rank, part in enumerate(shares):
             assert torch.equal(value[rank::world], part[key])
-    monkeypatch.setattr(data.dist, "world_size", lambda: 5)  # of 4 sounds
+    monkeypatch.setattr(data.dist, "world_size", lambda: 5)  # of 4 clips
     with pytest.raises(InputError, match="5 processes"):
         TrainingBatches(*parts, SMALL)
 
@@ -123,8 +123,8 @@ def test_processes_share_a_batch(parts, world, monkeypatch):
 def test_without_weights_an_epoch_is_a_shuffle(parts):
     steps = TrainingBatches(*parts, SMALL)
     orders = [steps.order(epoch) for epoch in range(3)]
-    for pictures, sounds in orders:
-        assert sorted(pictures) == list(range(40)) and sorted(sounds) == list(range(20))
+    for order_s, order_m in orders:
+        assert sorted(order_s) == list(range(40)) and sorted(order_m) == list(range(20))
     assert not (orders[0][0] == orders[1][0]).all() and not (orders[0][1] == orders[1][1]).all()
     longer = TrainingBatches(parts[0], scene_intermediate(0, 7, SMALL), parts[2], SMALL).order(0)[1]
     assert len(longer) == 20 and len(set(longer[:7])) == len(set(longer[7:14])) == 7  # whole rounds
@@ -205,8 +205,8 @@ def test_masks_hide_words_and_never_what_is_special(parts):
     assert not empty.any()
 
 
-def test_the_box_moves_with_the_picture(parts):
-    """In what the loop gets, an object is where its box says: the box of a scene's wall is all that is not padding."""
+def test_the_box_moves_with_the_image(parts):
+    """In batches too: the box of a scene's wall is all that is not padding."""
     steps = TrainingBatches(*parts, SMALL)
     walls = {i for i, (text,) in enumerate(parts[0].texts) if text.endswith("wall")}
     found = 0
@@ -238,10 +238,10 @@ def test_the_box_moves_with_the_picture(parts):
 
 
 def test_zero_resource(monkeypatch, tmp_path):
-    """All that a training asks of the scenes, recorded: pictures with phrases, sounds with captions, and never a pair.
+    """A training asks the scenes for images with phrases and audio with captions, never for pairs.
 
-    The two domains are drawn by different functions from different streams of random numbers, so no picture of one belongs to
-    a sound of the other; what pairs them is asked only at the very end, of seeds that no training may have.
+    The two domains come from different streams of random numbers, so no image of one belongs to
+    audio of the other. Pairs are asked for at the end only, of seeds that no training may have.
     """
     asked = []
 
@@ -294,14 +294,14 @@ def test_zero_resource(monkeypatch, tmp_path):
         assert set(item._fields) == {"image", "phrase", "box", "exclusive"}
     assert all(
         isinstance(part, np.ndarray) and len(part) in (32, 4) for part in source[0]
-    )  # a picture and a box
+    )  # an image and a box
     assert isinstance(intermediate[0], torch.Tensor) and intermediate[0].dim() == 2  # a spectrogram
     assert all(isinstance(item, torch.Tensor) and item.dim() == 2 for item in intermediate.items)
     assert set(vars(intermediate)) == {"items", "texts", "load"} and intermediate.load is None
     frames = {tuple(b["logmel"].shape[1:]) for b in batches}
     assert frames == {
         tuple(intermediate[0].shape)
-    }  # rows of a batch: pictures and sounds have no common index
+    }  # rows of a batch: images and audio have no common index
     assert all(len(b["image"]) == 8 and len(b["logmel"]) == 4 for b in batches)
 
 
@@ -334,7 +334,7 @@ def test_sounds_of_files(tmp_path):
     )
     middle = read_logmel(
         tmp_path / "long.wav", config, (12.0, 13.0)
-    )  # one frame of a long video: the sound of then
+    )  # one frame of a long video: the audio of that time
     torch.testing.assert_close(middle, logmel_of(rise[96000:104000], config), atol=0.05, rtol=0.01)
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, (0.0, 0.5)), first)
     torch.testing.assert_close(read_logmel(tmp_path / "long.wav", config, None), first)

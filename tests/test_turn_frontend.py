@@ -1,4 +1,4 @@
-"""turn/frontend.py against the released code's spectrograms, and the laws of masking."""
+"""turn/backbones/frontend.py against the released code's spectrograms, and the laws of masking."""
 
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def test_short_stereo_resampled_and_repeated():
     assert both.shape == (2, 216, 128)
     golden = GOLDEN["short_stereo_logmel_caption_ch0"]
     assert_mel(both[0, ::4], np.exp(golden))
-    # Above 8 kHz there is only what the resampler's filter leaks. torchaudio rounds that filter's phases to float32, which moves
-    # the samples by 2e-6 and these bands by 2e-3; ours are in float64.
+    # Above 8 kHz there is only what the resampler's filter leaks. torchaudio rounds that filter's
+    # phases to float32, which moves the samples by 2e-6 and these bands by 2e-3; ours are float64.
     np.testing.assert_allclose(both[0, ::4, :112], golden[:, :112], rtol=0, atol=1e-3)
     np.testing.assert_allclose(both[0, ::4], golden, rtol=0, atol=3e-3)
 

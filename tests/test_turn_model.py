@@ -90,7 +90,7 @@ def test_shapes_of_a_step(config):
     assert output["codes"]["counts"].sum(1).tolist() == [
         7,
         7,
-    ]  # 3 + 2 texts and 2 sounds choose a code in each group
+    ]  # 3 + 2 texts and 2 clips choose a code in each group
     assert ((output["box"] > 0) & (output["box"] < 1)).all()
 
 
@@ -119,21 +119,21 @@ def test_the_paper_compresses_216_frames_to_54():
 
 
 def test_equation_1(config):
-    """Tokens times q have norm 1 before the transformer, whatever the sizes of both; their scales change nothing."""
+    """Tokens times q have norm 1 before the transformer: the scales of both change nothing."""
     stream = build(config).eval().localization
     v, q = torch.randn(2, 16, config.dim), torch.randn(2, config.dim)
-    seen = []
-    hook = stream.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    inputs = []
+    hook = stream.transformer.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     box = stream.locate(v, torch.zeros(2, 16, config.dim), None, q)
     hook.remove()
-    torch.testing.assert_close(seen[0].norm(dim=-1), torch.ones(2, 16))
+    torch.testing.assert_close(inputs[0].norm(dim=-1), torch.ones(2, 16))
     torch.testing.assert_close(
-        seen[0], v * q[:, None] / (v * q[:, None]).norm(dim=-1, keepdim=True)
+        inputs[0], v * q[:, None] / (v * q[:, None]).norm(dim=-1, keepdim=True)
     )
     torch.testing.assert_close(
         stream.locate(7 * v, torch.zeros(2, 16, config.dim), None, 0.1 * q), box
     )
-    mean = stream.transformer(seen[0]).mean(1)  # Eqs. (1) and (2), written again
+    mean = stream.transformer(inputs[0]).mean(1)  # Eqs. (1) and (2), written again
     w1, w2 = stream.head[0], stream.head[2]
     expected = torch.sigmoid(torch.relu(mean @ w1.weight.T + w1.bias) @ w2.weight.T + w2.bias)
     torch.testing.assert_close(box, expected)
@@ -155,7 +155,7 @@ def test_positions(config):
     torch.testing.assert_close(together, stream.locate(v, positions, mask, q), atol=1e-5, rtol=1e-4)
 
 
-def test_padded_tokens_of_a_picture_change_nothing(config):
+def test_padded_tokens_of_an_image_change_nothing(config):
     stream = build(config).eval().localization
     v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["padding"])
     assert mask[0].any() and not mask[0].all() and not mask[1:].any()
@@ -171,7 +171,7 @@ def test_padded_tokens_of_a_picture_change_nothing(config):
 
 
 def test_no_box_depends_on_the_rest_of_the_batch(config):
-    """Also where pictures differ in shape, and where queries are given together."""
+    """Also where images differ in shape, and where queries are given together."""
     predictor = Predictor(build(config), TOKENIZER, config, torch.device("cpu"))
     rng = np.random.default_rng(0)
     images = [
@@ -260,8 +260,8 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
     by = {"a": q_a, "t": q_t}
     expected = [q_s] * (source == "self") + [by.get(words_from)] * (words_from is not None)
     assert len(guides["text"]) == len(expected) and len(guides["audio"]) == (sound_from is not None)
-    for given, wanted in zip(guides["text"] + guides["audio"], [*expected, by.get(sound_from)]):
-        torch.testing.assert_close(given, wanted)
+    for ours, theirs in zip(guides["text"] + guides["audio"], [*expected, by.get(sound_from)]):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_without_reconstruction_loss_nothing_is_reconstructed():
@@ -320,7 +320,7 @@ def test_random_query():
 
 
 def test_gradients_reach_every_part(config):
-    """Nothing is cut off: what has no gradient is what Eq. (8) leaves to the averages, and keys of a single memory token."""
+    """All parameters but the keys of a single memory token have a gradient."""
     from turn.train import loss_terms
 
     model, batch = build(config), batch_of(config)

@@ -1,4 +1,4 @@
-"""TURN's runs: bad files of its corpora, the paper's preset on published layouts, two processes as one, term by term."""
+"""TURN's runs: bad files of corpora, the paper's preset on published layouts, n processes."""
 
 import os
 import shutil
@@ -20,8 +20,9 @@ from .test_lifecycle import NARROW, bad, done, log, start
 from .test_turn_model import CONFIGS, TOKENIZER, batch_of
 
 PAPER = (
-    f"--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= --batch-size 4 "
-    f"--batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 {NARROW} --image-size 64 --workers 0 --device cpu"
+    "--preset paper --data refcocog+clotho --detr narrow --detr-weights= --vocabulary= "
+    "--batch-size 4 --batch-intermediate 2 --heads 2 --visual-heads 2 --ffn 1 --decoder-layers 1 "
+    f"{NARROW} --image-size 64 --workers 0 --device cpu"
 )
 
 
@@ -33,9 +34,9 @@ def tree(tmp_path_factory):
 
 @pytest.mark.slow
 def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
-    """Lists that are wrong are found before anything is written; a picture or a sound when its turn comes."""
+    """Wrong lists are found before anything is written, an image or audio when it is read."""
     monkeypatch.chdir(tmp_path)
-    picture, sound = (
+    image, audio = (
         "images/mscoco/images/train2014/COCO_train2014_000000000003.jpg",
         "development/clip 3.wav",
     )
@@ -47,14 +48,14 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
         ("refcocog/instances.json", None),
         ("clotho_captions_development.csv", b""),
         ("clotho_captions_validation.csv", b"a,b\n1\n"),
-        (picture, None),
-        (sound, None),
-        (picture, b""),
-        (picture, b"text"),
-        (picture, 100),
-        (sound, b""),
-        (sound, b"text"),
-        (sound, 100),
+        (image, None),
+        (audio, None),
+        (image, b""),
+        (image, b"text"),
+        (image, 100),
+        (audio, b""),
+        (audio, b"text"),
+        (audio, 100),
     ]
     for number, (name, content) in enumerate(cases):
         root = tmp_path / "data"
@@ -65,10 +66,13 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
             (root / name).write_bytes(
                 (tree / name).read_bytes()[:content] if isinstance(content, int) else content
             )
-        flags = f"{PAPER} --root {root} --epochs 1 --no-adaptive --batch-intermediate 4 --name {number}"  # every file is read
+        flags = (
+            f"{PAPER} --root {root} --epochs 1 --no-adaptive --batch-intermediate 4"  # all files
+        )
+        flags += f" --name {number}"
         err = bad("turn.train", flags.split(), capsys, monkeypatch)
         assert Path(name).name in err, (name, err)
-        # what only the loop can find, an undecodable file, it finds in a folder that is there and holds its settings
+        # an undecodable file is found by the loop, after the folder and config.json were written
         assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, (
             name
         )
@@ -77,7 +81,7 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_bad_picture_in_a_worker(tree, tmp_path):
+def test_a_bad_image_in_a_worker(tree, tmp_path):
     """Also where another process finds it."""
     root = tmp_path / "data"
     shutil.copytree(tree, root)
@@ -133,7 +137,7 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
 
 
 def step_of_turn(split):
-    """One step in double precision of a part of a batch: its terms, gradients and buffers. split: rows of both domains."""
+    """A step in double precision: terms, gradients, buffers. split: rows of both domains."""
     result = {}
     for revive in (False, True):
         config = replace(
@@ -146,9 +150,7 @@ def step_of_turn(split):
             lambda module, args, out: (out[0].double(), out[1].double(), out[2])
         )
         parts = [batch_of(config, 3, 2, seed) for seed in range(2)]
-        batch = {
-            k: torch.cat([part[k] for part in parts]) for k in parts[0]
-        }  # 6 pictures, 4 sounds
+        batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}  # 6 images, 4 clips
         own = {k: v[split[len(v) == 4]] for k, v in batch.items()}
         own = {k: v.double() if v.is_floating_point() else v for k, v in own.items()}
         terms = loss_terms(model(own), own, config)
@@ -181,7 +183,7 @@ def one_of_two(rank, folder):
 
 @pytest.mark.slow
 def test_losses_gradients_and_codebooks_of_two_processes_are_those_of_one(tmp_path):
-    """Even and uneven halves of a batch: the convention of common.dist, over all of TURN at once."""
+    """Even and uneven halves of a batch, over all of TURN at once."""
     import socket
 
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""turn/sampling.py: Eqs. (11) to (13), and whether the classifier finds what is exclusive to a domain."""
+"""turn/sampling.py: Eqs. (11) to (13), and whether they find what is exclusive to a domain."""
 
 import math
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_report_shows_the_two_ends():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Small domains, the scores of a classifier trained on them, and what is exclusive in truth."""
+    """Small domains, the scores of a classifier trained on them, and what is exclusive."""
     config = replace(
         TINY,
         image_size=32,
@@ -151,7 +151,7 @@ def test_the_classifier_tells_the_domains_apart(scenes):
 
 @pytest.mark.slow
 def test_the_classifier_finds_what_is_exclusive(scenes):
-    """The walls and the hisses, which the scenes mark as exclusive, are drawn less often than what both domains can name."""
+    """Walls and hisses, which scenes mark as exclusive, are drawn less often than the rest."""
     made = make_scenes(0, scenes[0])
     for make, values, sign in zip((made.grounding, made.caption), scenes[3], (-1, 1)):
         w = sampling_weights(values, 5, sign)

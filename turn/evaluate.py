@@ -184,7 +184,7 @@ def load_predictor(path, device) -> Predictor:
 
 
 def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: metrics.json and samples.png of best.pt, on a TestSet or scenes."""
+    """The end of a training: metrics.json and samples.png of best.pt, on a test set or scenes."""
     run.end_training()
     scenes = run.config.data == "scenes" and not benchmark
     test_sets = load_test_sets(run.config) if scenes else {"": benchmark} if benchmark else {}

@@ -15,7 +15,7 @@ SIZE = 384  # side of the maps on which boxes are compared, as in the authors' e
 
 
 @dataclass(frozen=True)
-class TestSet:
+class BoxTestSet:
     """Samples, and functions of a sample."""
     name: str
     samples: list
@@ -25,23 +25,23 @@ class TestSet:
     gt_map: Callable  # → (SIZE, SIZE) in [0, 1]
 
 
-def scene_test_set(config, seed: int, objects: int) -> TestSet:
+def scene_test_set(config, seed: int, objects: int) -> BoxTestSet:
     """Held-out scenes with `objects` objects in each, the same for every seed of training."""
     scenes, name = make_scenes(seed, config, objects), f"{objects} objects"
     samples = [scenes.pair(i) for i in progress_bar(range(config.held_out), name=name)]
-    return TestSet(name, samples, lambda s: s.image,
+    return BoxTestSet(name, samples, lambda s: s.image,
                    lambda s: logmel_of(torch.from_numpy(s.waveform), config), lambda s: s.phrase,
                    lambda s: metrics.boxes_to_map(s.box[None] * SIZE, SIZE))
 
 
-def file_test_set(config, name: str, root: str) -> TestSet:
+def file_test_set(config, name: str, root: str) -> BoxTestSet:
     """What is on disk of a benchmark; its class names are the phrases. Raises InputError."""
     if name in benchmarks.UNANNOTATED:
         raise InputError("--data", f"{name} has no boxes: it cannot be evaluated on")
     samples = [s for s in benchmarks.load_samples(name, root) if s.sounding]
     if not samples:
         raise InputError(root, f"no sample of {name} is here")
-    return TestSet(name, samples, lambda s: read_image(s.image),
+    return BoxTestSet(name, samples, lambda s: read_image(s.image),
                    lambda s: read_logmel(s.audio, config, s.seconds),
                    lambda s: f"the {s.label or 'object'}", lambda s: benchmarks.gt_map(s, SIZE))
 
