@@ -1,4 +1,4 @@
-"""avkd's evaluation: what guides the maps, of a model on scenes and on files, what is counted; localisation."""
+"""avkd's evaluation: guidance, a model on scenes and on files, costs, localization."""
 
 import json
 import re
@@ -10,14 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avkd import evaluate, localize, small
+from avkd import evaluate, guidance, localize, small
 from avkd.config import PAPER, TINY
 from avkd.count import cost
-from common.evaluation.measure import measure
 from avkd.model import Avkd, localization_map
 from avkd.backbones.resnet import resnet18
-from common.evaluation.test_sets import FileSet, SceneSet, others
-from common.evaluation.figures import samples
+from common.evaluation import (
+    CONTROLS,
+    FileTestSet,
+    SceneTestSet,
+    draw_samples,
+    score_samples,
+    shuffled_partners,
+)
+from common.evaluation.scoring import make_batch
 from avkd.backbones.views import normalise
 from common import metrics
 from common.training import as_dict
@@ -43,15 +49,22 @@ CONFIG = replace(
     teacher_steps=2,
 )
 CPU = torch.device("cpu")
-KINDS = {"AVC", "OG-AVC", "OG-AVC-DETR", "silent", "shuffled"}
+COLUMNS = {*evaluate.VARIANTS, *CONTROLS.values()}
 
 
 def saved(config, path):
     """A checkpoint of a new model; the small teacher of its scenes is beside it."""
     torch.manual_seed(0)
     config = replace(config, out=str(path.parent / "runs"))
-    torch.save({"method": "avkd", "config": as_dict(config), "model": Avkd(config).state_dict(),
-                "report": {"validation/i2a_r@1": 0.5}}, path)
+    torch.save(
+        {
+            "method": "avkd",
+            "config": as_dict(config),
+            "model": Avkd(config).state_dict(),
+            "report": {"validation/i2a_r@1": 0.5},
+        },
+        path,
+    )
     return path
 
 
@@ -67,17 +80,22 @@ def disk(tmp_path_factory):
     return root
 
 
+def predict(predictor, test, rows):
+    return predictor.predict(make_batch(test, predictor.encode_test_audio(test), rows)).heatmaps
+
+
 def bad(module, flags, capsys):
     """Run a command: status 2 and one line on stderr, which is returned."""
     with pytest.raises(SystemExit) as ended:
         module.main([str(flag) for flag in flags])
     err = capsys.readouterr().err
     assert ended.value.code == 2
-    line, = [line for line in err.splitlines() if "listed" not in line]
+    (line,) = [line for line in err.splitlines() if "listed" not in line]
     return line
 
 
 # What guides the maps
+
 
 def drawn(seed, *shape):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
@@ -93,38 +111,40 @@ def unit(x):
 def test_confident_is_the_mean_of_the_sure_queries(n, queries, seed):
     confidence, maps = 0.6 * drawn(seed, n, queries), drawn(seed + 1, n, queries, 2, 3)
     confidence[0, 0] = 0.3  # is enough
-    found, there = evaluate.confident(confidence, maps)
-    assert found.shape == (n, 2, 3) and there.shape == (n,) and there[0]
+    found, has_detection = guidance.confident_mean(confidence, maps)
+    assert found.shape == (n, 2, 3) and has_detection.shape == (n,) and has_detection[0]
     for i in range(n):
         sure = [maps[i, q] for q in range(queries) if confidence[i, q] >= 0.3]
-        assert there[i] == bool(sure)
+        assert has_detection[i] == bool(sure)
         torch.testing.assert_close(found[i], sum(sure) / len(sure) if sure else torch.zeros(2, 3))
 
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 4), seed=st.integers(0, 99))
-def test_guided_is_the_formula(n, seed):
+def test_guidance_is_the_formula(n, seed):
     avc, objects, detections = (
         9 * drawn(seed, n, 4, 5) - 3,
         2 * drawn(seed + 1, n, 4, 5),
         drawn(seed + 2, n, 4, 5),
     )
-    there = drawn(seed + 3, n) < 0.5
+    has_detection = drawn(seed + 3, n) < 0.5
     by_two, by_three = (
-        evaluate.guided(avc, objects),
-        evaluate.guided_by_detr(avc, objects, detections, there),
+        guidance.og_avc(avc, objects),
+        guidance.og_avc_detr(avc, objects, detections, has_detection),
     )
     for i in range(n):
         a, o, d = (unit(x[i]) for x in (avc, objects, detections))
         torch.testing.assert_close(by_two[i], 0.6 * a + 0.4 * o)
-        torch.testing.assert_close(by_three[i], (a + o + d) / 3 if there[i] else (a + o) / 2)
+        torch.testing.assert_close(
+            by_three[i], (a + o + d) / 3 if has_detection[i] else (a + o) / 2
+        )
     torch.testing.assert_close(
-        evaluate.guided(5 * avc + 1, objects / 3), by_two
+        guidance.og_avc(5 * avc + 1, objects / 3), by_two
     )  # each from 0 to 1, whatever its range
     torch.testing.assert_close(
-        evaluate.guided_by_detr(avc, 5 * objects, detections - 1, there), by_three
+        guidance.og_avc_detr(avc, 5 * objects, detections - 1, has_detection), by_three
     )
-    nothing = evaluate.guided_by_detr(
+    nothing = guidance.og_avc_detr(
         avc, objects, torch.zeros(n, 4, 5), torch.zeros(n, dtype=torch.bool)
     )
     torch.testing.assert_close(nothing, (metrics.normalise(avc) + metrics.normalise(objects)) / 2)
@@ -132,7 +152,7 @@ def test_guided_is_the_formula(n, seed):
 
 @settings(max_examples=20, deadline=None)
 @given(which=st.integers(0, 2), at=st.integers(1, 18), seed=st.integers(0, 99))
-def test_guided_grows_with_each_of_its_maps(which, at, seed):
+def test_guidance_grows_with_each_of_its_maps(which, at, seed):
     """By its weight; nothing else moves while the least and the greatest stay."""
     maps = [drawn(seed + k, 1, 20) for k in range(3)]
     for x in maps:
@@ -147,42 +167,42 @@ def test_guided_grows_with_each_of_its_maps(which, at, seed):
         )
         assert (after - before)[~here].abs().max() == 0
         return float((after - before)[at] / step)
+
     if which < 2:
-        assert gain(evaluate.guided, of=2) == pytest.approx((0.6, 0.4)[which], rel=1e-3)
-        assert gain(evaluate.guided_by_detr, torch.tensor([False])) == pytest.approx(
-            1 / 2, rel=1e-3
-        )
-    assert gain(evaluate.guided_by_detr, torch.tensor([True])) == pytest.approx(1 / 3, rel=1e-3)
+        assert gain(guidance.og_avc, of=2) == pytest.approx((0.6, 0.4)[which], rel=1e-3)
+        assert gain(guidance.og_avc_detr, torch.tensor([False])) == pytest.approx(1 / 2, rel=1e-3)
+    assert gain(guidance.og_avc_detr, torch.tensor([True])) == pytest.approx(1 / 3, rel=1e-3)
 
 
 def test_objects_of_published_networks():
-    """The mean over ResNet-18's channels; attention of the queries whose best class, not "no object", reaches 0.3."""
+    """The mean over channels; attention of queries whose best class but "no object" reaches 0.3."""
 
     class Queries(torch.nn.Module):
         def forward(self, x):
+            sizes.append(x.shape[-1])
             logits = torch.zeros(len(x), 3, 5)
             logits[:, 0, 4], logits[:, 1, 1], logits[0, 2, 3] = (
                 9.0,
                 1.5,
                 3.0,
-            )  # no object; 0.53; 0.83 in the first picture
+            )  # no object; 0.53; 0.83 in the first image
             return {
                 "pred_logits": logits
                 - 2 * (torch.arange(len(x)) > 1)[:, None, None] * logits.clamp(max=3),
                 "attention": attention,
             }
 
-    attention, views, sizes = drawn(3, 3, 3, 2, 2), drawn(4, 3, 3, 64, 64), []
+    attention, sizes = drawn(3, 3, 3, 2, 2), []
+    images = list((255 * drawn(4, 3, 64, 64, 3)).byte().numpy())
     torch.manual_seed(0)
     body = resnet18().eval()
     with torch.no_grad():
-        objects, (found, there) = evaluate.Objects(body, Queries(), 800).maps(
-            lambda size: sizes.append(size) or views
-        )
+        objects, (found, has_detection) = guidance.Guide(body, Queries(), 800)(images)
+        views = guidance.image_batch(images, 224, CPU)
         torch.testing.assert_close(objects, body.features(normalise(views)).mean(1))
-        assert evaluate.Objects(body).maps(lambda size: views)[1] is None
-    assert sizes == [224, 800]  # whatever the AVC model sees
-    assert there.tolist() == [True, True, False]
+        assert guidance.Guide(body)(images)[1] is None
+    assert views.shape == (3, 3, 224, 224) and sizes == [800]  # whatever the AVC model sees
+    assert has_detection.tolist() == [True, True, False]
     torch.testing.assert_close(
         found,
         torch.stack([(attention[0, 1] + attention[0, 2]) / 2, attention[1, 1], torch.zeros(2, 2)]),
@@ -191,70 +211,84 @@ def test_objects_of_published_networks():
 
 # Of a model
 
+
 @pytest.mark.slow
 def test_maps_and_controls(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "interactive")
+    predictor, test = (
+        evaluate.load_predictor(checkpoint, CPU, make=True),
+        SceneTestSet(CONFIG, "interactive"),
+    )
     assert (
-        isinstance(predictor.objects, evaluate.SmallObjects)
+        isinstance(predictor.guide, guidance.SmallGuide)
         and "small visual teacher" in predictor.note
     )
     rows = [0, 3]
-    maps, features = predictor.on(test)(rows)
-    assert set(maps) == KINDS and features == {}
-    views = predictor.views([test.image(i) for i in rows], CONFIG.image_size)
+    maps = predict(predictor, test, rows)
+    assert set(maps) == COLUMNS
+    views = guidance.image_batch([test.image(i) for i in rows], CONFIG.image_size, CPU)
     with torch.no_grad():
         f_v = predictor.model.look(views)
-        for kind, a in (("AVC", [test.waveform(i) for i in rows]), ("silent", [torch.zeros(1000)] * 2),
-                        ("shuffled", [test.waveform(j) for j in others(test.groups)[rows]])):
+        for column, a in (
+            ("avc/", [test.waveform(i) for i in rows]),
+            ("control/silent_", [torch.zeros(1000)] * 2),
+            ("control/shuffled_", [test.waveform(j) for j in shuffled_partners(test.groups)[rows]]),
+        ):
             torch.testing.assert_close(
-                maps[kind], localization_map(f_v, predictor.listen(torch.stack(a)))
+                maps[column], localization_map(f_v, predictor.encode_audio(torch.stack(a)))
             )
         large = [
             metrics.resize(x, 224)
             for x in (
-                maps["AVC"],
-                predictor.objects.detector.body.features(normalise(views)).mean(1),
+                maps["avc/"],
+                predictor.guide.teacher.body.features(normalise(views)).mean(1),
             )
         ]
-        found = predictor.objects.detector(views).softmax(1)[:, :-1]  # (2, classes, h, w)
-    torch.testing.assert_close(maps["OG-AVC"], evaluate.guided(*large))
+        found = predictor.guide.teacher(views).softmax(1)[:, :-1]  # (2, classes, h, w)
+    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large))
     sure = found.amax((2, 3)) >= 0.3
     mean = torch.stack(
         [x[s].mean(0) if s.any() else torch.zeros_like(x[0]) for x, s in zip(found, sure)]
     )
     torch.testing.assert_close(
-        maps["OG-AVC-DETR"], evaluate.guided_by_detr(*large, metrics.resize(mean, 224), sure.any(1))
+        maps["og_detr/"], guidance.og_avc_detr(*large, metrics.resize(mean, 224), sure.any(1))
     )
-    for i, j in enumerate(others(test.groups)):
+    for i, j in enumerate(shuffled_partners(test.groups)):
         assert test.groups[i] != test.groups[j]
 
 
 @pytest.mark.slow
-def test_the_silent_control_does_not_depend_on_the_sound(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
-    before = predictor.on(test)([1, 4])[0]
-    test.waveform = lambda i, heard=test.waveform: heard(i).flip(0) * 0.3
-    after = predictor.on(test)([1, 4])[0]
-    assert torch.equal(before["silent"], after["silent"])
-    assert all(not torch.equal(before[kind], after[kind]) for kind in KINDS - {"silent"})
+def test_the_silent_control_does_not_depend_on_the_audio(checkpoint):
+    predictor, test = (
+        evaluate.load_predictor(checkpoint, CPU, make=True),
+        SceneTestSet(CONFIG, "pair"),
+    )
+    before = predict(predictor, test, [1, 4])
+    test.waveform = lambda i, waveform=test.waveform: waveform(i).flip(0) * 0.3
+    after = predict(predictor, test, [1, 4])
+    for column in COLUMNS:
+        assert torch.equal(before[column], after[column]) == (column == "control/silent_")
 
 
 @pytest.mark.slow
 def test_a_model_that_does_not_listen(checkpoint):
-    """Its numbers are the same for every sound; a model that does has others somewhere."""
-    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
-    merged = measure(predictor.on(test), test, "AVC")
-    assert not np.array_equal(merged["AVC"]["ciou"], merged["silent"]["ciou"])
+    """Its scores are the same for any audio; those of a model that listens differ somewhere."""
+    predictor, test = (
+        evaluate.load_predictor(checkpoint, CPU, make=True),
+        SceneTestSet(CONFIG, "pair"),
+    )
+    merged = score_samples(predictor, test, predictor.encode_test_audio(test))[0]
+    assert not np.array_equal(merged["avc/"]["ciou"], merged["control/silent_"]["ciou"])
     torch.nn.init.zeros_(predictor.model.F_a.projection.weight)
-    merged = measure(predictor.on(test), test, "AVC")
-    for kind in ("shuffled", "silent"):
+    merged = score_samples(predictor, test, predictor.encode_test_audio(test))[0]
+    for column in CONTROLS.values():
         for name in ("ciou", "ciou_adaptive", "pointing", "mask_iou"):
-            np.testing.assert_array_equal(merged["AVC"][name], merged[kind][name])
+            np.testing.assert_array_equal(merged["avc/"][name], merged[column][name])
 
 
 @pytest.mark.slow
 def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
-    evaluate.main(f"--checkpoint {checkpoint} --out {tmp_path} --device cpu".split())
+    command = f"--checkpoint {checkpoint} --out {tmp_path} --out-results {tmp_path}/table.json"
+    evaluate.main([*command.split(), "--device", "cpu"])
     found, text = read_json(tmp_path / "metrics-scenes.json"), capsys.readouterr().out
     local = [
         f"{name}{rule}{at}"
@@ -277,7 +311,7 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         for prefix in ("avc/", "og/", "og_detr/", "control/silent_", "control/shuffled_")
         for name in of_each
     }
-    wanted |= {f"floor/{name}_ciou@0.5" for name in ("centre", "whole", "ceiling")} | {
+    wanted |= {f"baseline/{name}_ciou@0.5" for name in ("centre", "whole", "upper_bound")} | {
         "avc/ciou_exact@0.5",
         "avc/iiou_adaptive_exact",
     }
@@ -294,42 +328,51 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
     assert all(
         0 <= x <= 1
         for name, x in found.items()
-        if re.match("(avc|og|og_detr|control|floor)/", name)
+        if re.match("(avc|og|og_detr|control|baseline)/", name)
     )
-    assert found["floor/ceiling_ciou@0.5"] >= max(
-        found["avc/ciou@0.5"], found["floor/whole_ciou@0.5"]
+    assert found["baseline/upper_bound_ciou@0.5"] >= max(
+        found["avc/ciou@0.5"], found["baseline/whole_ciou@0.5"]
     )
     for heading in (
         "AVC",
         "OG-AVC",
         "OG-AVC-DETR",
-        "silent",
-        "shuffled",
-        "ceiling",
-        "small visual teacher's",
+        "silent audio",
+        "shuffled audio",
+        "baseline: centre",
+        "baseline: whole image",
+        "upper bound",
+        "small visual teacher",
     ):
         assert heading in text
     for name in ("samples", "sounds"):
         assert read_image(tmp_path / f"{name}-scenes.png").shape[2] == 3
     assert {p.name for p in tmp_path.iterdir()} == {
         "metrics-scenes.json",
+        "table.json",
         "samples-scenes.png",
         "sounds-scenes.png",
     }
+    table = read_json(tmp_path / "table.json")
+    assert table["n"] == 6 and table["seeds"] == [0] and "N = 6" in table["title"]
+    assert table["command"].startswith("python -m avkd.evaluate --checkpoint ")
+    row = next(row for row in table["rows"] if row["name"] == "pairs: cIoU@0.5 adaptive")
+    for column, key in (("AVC", "avc/"), ("silent audio", "control/silent_")):
+        assert row["values"][column] == [100 * found[f"{key}ciou_adaptive@0.5"]]
 
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_maps(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU, make=True), SceneSet(CONFIG, "pair")
-    found, pages = evaluate.evaluate(predictor, [test])
-    maps, truth = predictor.on(test)(list(range(6)))[0], np.stack([test.truth(i) for i in range(6)])
-    for prefix, kind in (
-        ("avc/", "AVC"),
-        ("og/", "OG-AVC"),
-        ("og_detr/", "OG-AVC-DETR"),
-        ("control/silent_", "silent"),
-    ):
-        x = metrics.resize(maps[kind], 224).numpy()
+    predictor, test = (
+        evaluate.load_predictor(checkpoint, CPU, make=True),
+        SceneTestSet(CONFIG, "pair"),
+    )
+    result = evaluate.evaluate(predictor, [test])
+    found, pages = result.metrics, result.sheets
+    maps = predict(predictor, test, range(6))
+    truth = np.stack([test.gt_map(i) for i in range(6)])
+    for prefix in ("avc/", "og/", "og_detr/", "control/silent_"):
+        x = metrics.resize(maps[prefix], 224).numpy()
         ciou = metrics.ciou(metrics.binarize(x, "median"), truth)
         assert found[f"{prefix}ciou@0.5"] == metrics.success_rate(ciou) and found[
             f"{prefix}auc"
@@ -337,27 +380,24 @@ def test_scores_are_those_of_the_maps(checkpoint):
         assert found[f"{prefix}pointing"] == metrics.success_rate(metrics.pointing(x, truth))
     assert found["samples"] == 6 and set(pages) == {"samples"}
     assert pages["samples"]["columns"] == [
-        "truth",
+        "ground truth",
         "AVC",
         "OG-AVC",
         "OG-AVC-DETR",
-        "map, another sample's sound",
-        "map, silence",
+        "shuffled audio",
+        "silent audio",
     ]
-    page = samples(
-        predictor.on(SceneSet(CONFIG, "interactive")),
-        SceneSet(CONFIG, "interactive"),
-        evaluate.MAPS,
-    )
+    test = SceneTestSet(CONFIG, "interactive")
+    page = draw_samples(predictor, test, predictor.encode_test_audio(test), evaluate.VARIANTS)
     assert (
-        page["columns"] == ["truth 1", "AVC 1", "truth 2", "AVC 2"]
+        page["columns"] == ["ground truth 1", "AVC 1", "ground truth 2", "AVC 2"]
         and [len(row) for row in page["rows"]] == [4] * 3
     )
 
 
 @pytest.mark.slow
 def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
-    """A model of files has no small teacher; a published ResNet-18 guides it, and says what it does without DETR."""
+    """A model of files has no small teacher; a published ResNet-18 guides it, DETR is missed."""
     path = saved(replace(CONFIG, data="vggsound", hints="none"), tmp_path / "best.pt")
     command = f"--checkpoint {path} --data flickr --root {disk} --device cpu".split()
     evaluate.main([*command, "--out", str(tmp_path / "alone")])
@@ -389,22 +429,24 @@ def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
         "seconds": guided["seconds"],
     }
     predictor, test = (
-        evaluate.load(path, CPU, tmp_path / "resnet18.pth"),
-        FileSet(CONFIG, "flickr", disk),
+        evaluate.load_predictor(path, CPU, tmp_path / "resnet18.pth"),
+        FileTestSet(CONFIG, "flickr", disk),
     )
     body, rows = load_published(resnet18(), tmp_path / "resnet18.pth").eval(), [0, 5]
-    maps, views = predictor.on(test)(rows)[0], predictor.views([test.image(i) for i in rows], 224)
-    assert test.aligned  # not as scenes and VGG-SS are resized
+    maps = predict(predictor, test, rows)
+    views = guidance.image_batch([test.image(i) for i in rows], 224, CPU)
+    assert test.align_corners  # not as scenes and VGG-SS are resized
     with torch.no_grad():
         large = [
-            metrics.resize(x, 224, aligned=test.aligned)
-            for x in (maps["AVC"], body.features(normalise(views)).mean(1))
+            metrics.resize(x, 224, "sslalign", test.align_corners)
+            for x in (maps["avc/"], body.features(normalise(views)).mean(1))
         ]
-    torch.testing.assert_close(maps["OG-AVC"], evaluate.guided(*large))
+    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large))
     assert not (tmp_path / "runs").exists()  # nothing was trained for it
 
 
 # Bad input
+
 
 def test_bad_checkpoints(tmp_path, capsys):
     whole, out = (
@@ -438,13 +480,13 @@ def test_bad_checkpoints(tmp_path, capsys):
     }.items():
         (tmp_path / f"{name}.pt").write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}\.pt: [^\n]*$"):
-            evaluate.load(tmp_path / f"{name}.pt", CPU)
+            evaluate.load_predictor(tmp_path / f"{name}.pt", CPU)
     torch.save({"fc1.weight": torch.zeros(2)}, tmp_path / "published.pt")
     with pytest.raises(InputError, match=r"published\.pt: [^\n]*$"):
-        evaluate.load(tmp_path / "published.pt", CPU)
+        evaluate.load_predictor(tmp_path / "published.pt", CPU)
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(InputError, match=r"wrong\.pth: not the weights of this ResNet[^\n]*$"):
-        evaluate.load(whole, CPU, tmp_path / "wrong.pth")
+        evaluate.load_predictor(whole, CPU, tmp_path / "wrong.pth")
     assert not out.exists()
 
 
@@ -474,8 +516,9 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
 
 # Counting
 
+
 def test_the_cost_of_a_layer():
-    """A convolution: a multiplication and an addition for each output, channel and place of its kernel, counted as one."""
+    """A convolution: one multiply-add for each output, channel and place of its kernel."""
     layer = torch.nn.Conv2d(3, 8, 5, padding=2)
     assert cost(layer, lambda: layer(torch.zeros(1, 3, 10, 12))) == (
         8 * 3 * 25 + 8,
@@ -513,8 +556,9 @@ def test_the_table_of_the_paper_s_variants(capsys):
 
 # Localisation
 
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", evaluate.MAPS)
+@pytest.mark.parametrize("variant", evaluate.VARIANTS.values())
 def test_localize(variant, checkpoint, tmp_path, capsys):
     rng, (height, width) = np.random.default_rng(0), (70, 100)
     write_image(tmp_path / "in.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -543,9 +587,11 @@ def test_localize(variant, checkpoint, tmp_path, capsys):
     assert all(
         0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"]
     )
-    predictor, image = evaluate.load(checkpoint, CPU), read_image(tmp_path / "in.png")
-    shown, boxes = localize.localize(predictor, image, tmp_path / "in.wav", variant)
-    assert shown.shape == (224, 224) and shown.max().item() == pytest.approx(found["similarity"])
+    predictor, image = evaluate.load_predictor(checkpoint, CPU), read_image(tmp_path / "in.png")
+    heatmap, boxes = localize.localize(predictor, image, tmp_path / "in.wav", variant)
+    assert heatmap.shape == (224, 224) and heatmap.max().item() == pytest.approx(
+        found["similarity"]
+    )
     np.testing.assert_allclose(
         boxes[:, :4] * torch.tensor([width, height, width, height]), found["boxes"], rtol=1e-5
     )
@@ -583,4 +629,5 @@ def test_localize_refuses(tmp_path, capsys):
 def test_the_small_detector_s_scenes_are_no_others():
     """No seed of training, validation or test."""
     from common.benchmarks.pairs import TEST, VALIDATION
+
     assert small.SEED > VALIDATION and small.SEED not in (TEST, VALIDATION)

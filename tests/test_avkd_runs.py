@@ -137,14 +137,14 @@ def test_other_objects_and_back(cutouts, tmp_path, monkeypatch, capsys):
         )
         assert (
             crossed["samples"] == own["samples"] == 8
-            and crossed["floor/centre_auc"] != own["floor/centre_auc"]
+            and crossed["baseline/centre_auc"] != own["baseline/centre_auc"]
         )
         assert (runs / name / f"samples-scenes-{there}.png").is_file()
     same = (
         read_json(runs / "b" / "metrics-scenes-procedural.json"),
         read_json(runs / "a" / "metrics.json"),
     )
-    assert same[0]["floor/centre_auc"] == same[1]["floor/centre_auc"]  # the same scenes
+    assert same[0]["baseline/centre_auc"] == same[1]["baseline/centre_auc"]  # the same scenes
     assert "gone" in bad(
         "avkd.evaluate",
         f"--checkpoint {runs / 'a' / 'best.pt'} --objects gone",

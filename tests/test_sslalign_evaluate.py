@@ -1,4 +1,4 @@
-"""sslalign's evaluation: of a model, of saved maps, on scenes and on files; sheets and localisation."""
+"""sslalign's evaluation: of a model, of saved heatmaps, on scenes and files; localization."""
 
 import json
 import re
@@ -15,11 +15,19 @@ from common.io import InputError, read_audio, read_image, read_json, write_audio
 from tests.layouts import write
 from common.scenes import Scenes
 from sslalign import crossmodal, evaluate, localize, saved
+from sslalign.backbones.views import test_view
 from sslalign.config import TINY
-from common.evaluation.measure import measure
 from sslalign.model import Sslalign, cosine_map
-from common.evaluation.test_sets import FileSet, SceneSet, others, sets_of
-from common.evaluation.figures import samples
+from common.evaluation import (
+    CONTROLS,
+    FileTestSet,
+    SceneTestSet,
+    draw_samples,
+    score_samples,
+    shuffled_partners,
+    test_sets,
+)
+from common.evaluation.scoring import make_batch
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +44,7 @@ CONFIG = replace(
     hop=32,
 )
 CPU = torch.device("cpu")
+HEATMAP = {"": "heatmap"}
 LAYOUTS = {
     "vggss": ("pairs", "retrieval", "alignment"),
     "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),
@@ -74,11 +83,25 @@ def results(checkpoint, disk, tmp_path_factory):
     for data in ("scenes", *LAYOUTS):
         out = tmp_path_factory.mktemp(f"out-{data}")
         evaluate.main(
-            f"--checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {out} --device cpu "
-            f"--save-maps {out / 'maps'}".split()
+            f"--checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {out} "
+            f"--device cpu --save-maps {out / 'maps'}".split()
         )
         found[data] = read_json(out / f"metrics-{data}.json"), out
     return found
+
+
+def score(predictor, test):
+    return score_samples(predictor, test, predictor.encode_test_audio(test))[0]
+
+
+def encode_images(predictor, test, rows):
+    x = torch.stack([test_view(test.image(i), CONFIG.image_size) for i in rows])
+    with torch.no_grad():
+        return predictor.model.look(x)
+
+
+def predict(predictor, test, rows):
+    return predictor.predict(make_batch(test, predictor.encode_test_audio(test), rows))
 
 
 def bad(module, flags, capsys):
@@ -87,11 +110,12 @@ def bad(module, flags, capsys):
         module.main([str(flag) for flag in flags])
     err = capsys.readouterr().err
     assert ended.value.code == 2
-    line, = [line for line in err.splitlines() if "listed" not in line]
+    (line,) = [line for line in err.splitlines() if "listed" not in line]
     return line
 
 
 # Numbers
+
 
 def test_every_number_of_the_interface(results):
     found, out = results["scenes"]
@@ -133,10 +157,10 @@ def test_every_number_of_the_interface(results):
     assert all(
         0 <= x <= 1
         for name, x in found.items()
-        if re.match("(pairs|interactive|masks|extended|retrieval|control|floor)/", name)
+        if re.match("(pairs|interactive|masks|extended|retrieval|control|baseline)/", name)
     )
-    assert found["floor/ceiling_ciou@0.5"] >= max(
-        found["pairs/ciou@0.5"], found["floor/whole_ciou@0.5"]
+    assert found["baseline/upper_bound_ciou@0.5"] >= max(
+        found["pairs/ciou@0.5"], found["baseline/whole_ciou@0.5"]
     )
     for name in ("samples", "compositional"):
         assert read_image(out / f"{name}-scenes.png").shape[2] == 3
@@ -146,10 +170,11 @@ def test_every_number_of_the_interface(results):
 def test_saved_maps_give_the_same_numbers(data, results, checkpoint, disk, tmp_path, capsys):
     ours, out = results[data]
     evaluate.main(
-        f"--maps {out / 'maps'} --checkpoint {checkpoint} --data {data} --root {disk.get(data, '.')} --out {tmp_path}".split()
+        f"--maps {out / 'maps'} --checkpoint {checkpoint} --data {data} "
+        f"--root {disk.get(data, '.')} --out {tmp_path}".split()
     )
     text, again = capsys.readouterr().out, read_json(tmp_path / f"metrics-{data}.json")
-    assert "cannot be made without the model" in text and "shuffled |" not in text
+    assert "cannot be made without the model" in text and "shuffled audio |" not in text
     of_model = {
         name for name in ours if not name.startswith("control") and "_projected" not in name
     } - {"seconds"}
@@ -161,28 +186,34 @@ def test_saved_maps_give_the_same_numbers(data, results, checkpoint, disk, tmp_p
 
 def test_what_files_feed(results, disk):
     for name, feeds in LAYOUTS.items():
-        test, (found, _) = FileSet(CONFIG, name, disk[name]), results[name]
-        assert set(test.feeds) == set(feeds)
-        assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "floor"}
+        test, (found, _) = FileTestSet(CONFIG, name, disk[name]), results[name]
+        assert set(test.metric_groups) == set(feeds)
+        assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "baseline"}
         assert (
             test.waveform(0).shape == (1000,)
-            and test.truth(0).shape == (224, 224)
+            and test.gt_map(0).shape == (224, 224)
             and found["samples"] == len(test.ids)
         )
-    test = FileSet(CONFIG, "vggss-extended", disk["vggss-extended"])
-    assert test.sounding.sum() == 3 and not test.truth(int(np.flatnonzero(~test.sounding)[0])).any()
+    test = FileTestSet(CONFIG, "vggss-extended", disk["vggss-extended"])
+    assert (
+        test.has_source.sum() == 3
+        and not test.gt_map(int(np.flatnonzero(~test.has_source)[0])).any()
+    )
     write(Scenes(4, 48, 4000, 0.4), disk["vggss"] / "s4", "avsbench-s4", 1)
-    test = FileSet(CONFIG, "avsbench-s4", disk["vggss"] / "s4")  # its clips are of 5 s
+    test = FileTestSet(CONFIG, "avsbench-s4", disk["vggss"] / "s4")  # its clips are of 5 s
     torch.testing.assert_close(test.waveform(3), read_audio(test.samples[3].audio)[0][9500:10500])
-    assert [s.feeds for s in sets_of(CONFIG, "scenes", "")][1:] == [("interactive",), ("extended",)]
+    assert [s.metric_groups for s in test_sets(CONFIG, "scenes", "")][1:] == [
+        ("interactive",),
+        ("extended",),
+    ]
 
 
-def test_a_copy_of_the_truth_is_found(disk, tmp_path, capsys):
-    """Another method's maps, of sizes of their own, without vectors: (nearly) the ceiling; no retrieval."""
-    test, rng = FileSet(CONFIG, "is3", disk["is3"]), np.random.default_rng(0)
+def test_a_copy_of_the_ground_truth_is_found(disk, tmp_path, capsys):
+    """Another method's maps, of any size, without vectors: nearly the upper bound, no retrieval."""
+    test, rng = FileTestSet(CONFIG, "is3", disk["is3"]), np.random.default_rng(0)
     for i, key in enumerate(test.ids):
         side = 224 if i % 2 else 448
-        truth = np.kron(test.truth(i), np.ones((side // 224, side // 224)))
+        truth = np.kron(test.gt_map(i), np.ones((side // 224, side // 224)))
         np.save(tmp_path / f"{key}.npy", truth + 0.5 * rng.random(truth.shape))
     evaluate.main(
         [
@@ -198,18 +229,18 @@ def test_a_copy_of_the_truth_is_found(disk, tmp_path, capsys):
     )
     found = read_json(tmp_path / "metrics-is3.json")
     assert found["interactive/iiou_adaptive"] == 1 == found["pairs/pointing"]
-    assert found["pairs/auc"] == pytest.approx(found["floor/ceiling_auc"], abs=0.05)
+    assert found["pairs/auc"] == pytest.approx(found["baseline/upper_bound_auc"], abs=0.05)
     assert (
         "retrieval/a2i_r@1_instance" not in found
-        and "6 found / 6 listed, 3 pictures" in capsys.readouterr().out
+        and "6 found / 6 listed, 3 images" in capsys.readouterr().out
     )
 
 
 def test_what_is_silent_needs_no_vectors(results, disk, tmp_path):
     ours, out = results["vggss-extended"]
-    test = FileSet(CONFIG, "vggss-extended", disk["vggss-extended"])
+    test = FileTestSet(CONFIG, "vggss-extended", disk["vggss-extended"])
     for i, key in enumerate(test.ids):
-        for kind in ("npy", "npz") if test.sounding[i] else ("npy",):
+        for kind in ("npy", "npz") if test.has_source[i] else ("npy",):
             (tmp_path / f"{key}.{kind}").write_bytes((out / "maps" / f"{key}.{kind}").read_bytes())
     evaluate.main(
         [
@@ -230,88 +261,104 @@ def test_what_is_silent_needs_no_vectors(results, disk, tmp_path):
 
 # Controls
 
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_others_are_of_another_picture(groups):
-    found, several = others(groups), len(set(groups)) > 1
+def test_partners_are_of_another_image(groups):
+    found, several = shuffled_partners(groups), len(set(groups)) > 1
     assert all((groups[i] != groups[j]) == several for i, j in enumerate(found))
 
 
-def test_others_are_half_the_list_away():
-    assert others(range(7)).tolist() == [3, 4, 5, 6, 0, 1, 2] and others(
-        ["a", "a", "b", "b"]
-    ).tolist() == [2, 3, 0, 1]
-    assert others(["a", "a", "a", "b"]).tolist() == [3, 3, 3, 1]
+def test_partners_are_half_the_list_away():
+    for groups, partners in (
+        (range(7), [3, 4, 5, 6, 0, 1, 2]),
+        (["a", "a", "b", "b"], [2, 3, 0, 1]),
+        (["a", "a", "a", "b"], [3, 3, 3, 1]),
+    ):
+        assert shuffled_partners(groups).tolist() == partners
 
 
-def test_the_shuffled_sound_is_of_another_picture(checkpoint):
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "interactive")
-    maps, features = predictor.on(test)([0, 3])
-    v = predictor.look([test.image(0), test.image(3)])
-    for kind, a in (("model", [test.waveform(0), test.waveform(3)]), ("silent", [torch.zeros(1000)] * 2),
-                    ("shuffled", [test.waveform(j) for j in others(test.groups)[[0, 3]]])):
-        a = predictor.listen(torch.stack(a))
-        torch.testing.assert_close(maps[kind], cosine_map(v, a))
-        assert (kind == "model") == torch.allclose(features["audio"], a, atol=1e-6)
-    assert test.groups[0] != test.groups[others(test.groups)[0]]
+def test_shuffled_audio_is_of_another_image(checkpoint):
+    predictor, test = evaluate.load_predictor(checkpoint, CPU), SceneTestSet(CONFIG, "interactive")
+    maps, features = predict(predictor, test, [0, 3])
+    v = encode_images(predictor, test, [0, 3])
+    partners = shuffled_partners(test.groups)
+    for column, a in (
+        ("", [test.waveform(0), test.waveform(3)]),
+        ("control/silent_", [torch.zeros(1000)] * 2),
+        ("control/shuffled_", [test.waveform(j) for j in partners[[0, 3]]]),
+    ):
+        a = predictor.encode_audio(torch.stack(a))
+        torch.testing.assert_close(maps[column], cosine_map(v, a))
+        assert (column == "") == torch.allclose(features["audio"], a, atol=1e-6)
+    assert test.groups[0] != test.groups[partners[0]]
 
 
 def test_a_model_that_does_not_listen(checkpoint):
-    """Its numbers are the same for every sound; a model that does has others somewhere."""
-    predictor, test = evaluate.load(checkpoint, CPU), SceneSet(CONFIG, "pair")
-    merged = measure(predictor.on(test), test, "model")
-    assert not np.array_equal(merged["model"]["ciou"], merged["silent"]["ciou"])
+    """Its scores are the same for any audio; those of a model that listens differ somewhere."""
+    predictor, test = evaluate.load_predictor(checkpoint, CPU), SceneTestSet(CONFIG, "pair")
+    merged = score(predictor, test)
+    assert not np.array_equal(merged[""]["ciou"], merged["control/silent_"]["ciou"])
     for name, x in predictor.model.audio.named_parameters():
         if "bn" in name or "downsample" in name:
             x.data.fill_(float("bias" in name))
-    merged = measure(predictor.on(test), test, "model")
-    for kind in ("shuffled", "silent"):
+    merged = score(predictor, test)
+    for column in CONTROLS.values():
         for name in ("ciou", "ciou_adaptive", "pointing", "mask_iou"):
-            np.testing.assert_array_equal(merged["model"][name], merged[kind][name])
+            np.testing.assert_array_equal(merged[""][name], merged[column][name])
 
 
 def test_object_guided_refinement(checkpoint, tmp_path):
-    predictor, test = evaluate.load(checkpoint, CPU, ogl=True), SceneSet(CONFIG, "pair")
-    assert predictor.objects is predictor.model.visual and "the model itself" in predictor.note
-    merged = measure(predictor.on(test), test, "model")
-    assert not np.array_equal(merged["model"]["ciou"], merged["object-guided"]["ciou"])
-    maps, features = predictor.on(test)([2, 4])
-    v = predictor.look([test.image(2), test.image(4)])
-    large = [metrics.resize(x, 224) for x in (maps["model"], v.mean(1))]
-    torch.testing.assert_close(maps["object-guided"], metrics.object_guided(*large, alpha=0.4))
+    predictor, test = (
+        evaluate.load_predictor(checkpoint, CPU, ogl=True),
+        SceneTestSet(CONFIG, "pair"),
+    )
+    assert predictor.object_net is predictor.model.visual and "the model itself" in predictor.note
+    merged = score(predictor, test)
+    assert not np.array_equal(merged[""]["ciou"], merged["ogl/"]["ciou"])
+    maps, features = predict(predictor, test, [2, 4])
+    v = encode_images(predictor, test, [2, 4])
+    large = [metrics.resize(x, 224) for x in (maps[""], v.mean(1))]
+    torch.testing.assert_close(maps["ogl/"], metrics.object_guided(*large, alpha=0.4))
     torch.testing.assert_close(
         features["visual_projected"], predictor.model.p_v(v.mean((2, 3))).detach()
     )
     for x in predictor.model.visual.parameters():  # without an object anywhere, nothing changes
         x.data.zero_()
-    predictor.objects, predictor.model = (
+    predictor.object_net, predictor.model = (
         predictor.model.visual,
-        evaluate.load(checkpoint, CPU).model,
+        evaluate.load_predictor(checkpoint, CPU).model,
     )
-    merged = measure(predictor.on(test), test, "model")
-    np.testing.assert_allclose(merged["model"]["ciou"], merged["object-guided"]["ciou"], atol=1e-3)
+    merged = score(predictor, test)
+    np.testing.assert_allclose(merged[""]["ciou"], merged["ogl/"]["ciou"], atol=1e-3)
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(InputError, match=r"wrong\.pth"):
-        evaluate.load(checkpoint, CPU, ogl=True, object_weights=tmp_path / "wrong.pth")
+        evaluate.load_predictor(checkpoint, CPU, ogl=True, object_weights=tmp_path / "wrong.pth")
 
 
 # Bad input
 
+
 def test_bad_maps(disk, tmp_path, capsys):
-    test = FileSet(CONFIG, "vggss", disk["vggss"])
-    command = ["--maps", tmp_path, "--data", "vggss", "--root", disk["vggss"], "--out", tmp_path / "out"]
+    test = FileTestSet(CONFIG, "vggss", disk["vggss"])
+    command = [
+        "--maps",
+        tmp_path,
+        "--data",
+        "vggss",
+        "--root",
+        disk["vggss"],
+        "--out",
+        tmp_path / "out",
+    ]
     for key in test.ids[:-1]:
         np.save(tmp_path / f"{key}.npy", np.random.default_rng(0).random((7, 7)))
     assert f"1 of 6 maps are missing, the first is {test.ids[-1]}.npy" in bad(
         evaluate, command, capsys
     )
     path, whole = tmp_path / f"{test.ids[-1]}.npy", np.ones((7, 7))
-    header = (
-        b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (100000, 1000000), }".ljust(
-            127
-        )
-        + b"\n"
-    )
+    fields = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000, 1000000), }"
+    header = (b"\x93NUMPY\x01\x00v\x00" + fields).ljust(127) + b"\n"
     cases = {
         "not finite": np.where(np.eye(7), np.inf, whole),
         "not finite ": whole * 1e300,
@@ -340,7 +387,7 @@ def test_bad_maps(disk, tmp_path, capsys):
 
 def test_bad_vectors(disk, tmp_path, capsys):
     """Nobody needs vectors, but those that are there must be right."""
-    test = FileSet(CONFIG, "vggss", disk["vggss"])
+    test = FileTestSet(CONFIG, "vggss", disk["vggss"])
     command = [
         "--maps",
         tmp_path,
@@ -407,8 +454,9 @@ def test_bad_flags(checkpoint, disk, tmp_path, capsys):
 
 # Sheets, localisation
 
+
 def test_compositional_retrieval():
-    """lambda = 1 finds the picture itself, 0 what its sound finds; what is left out is never found."""
+    """lambda = 1 finds the image itself, 0 what its audio finds; what is excluded is not found."""
     visual, audio = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
     assert crossmodal.nearest(crossmodal.compositional(7 * visual, audio, 1), visual, 1)[
         :, 0
@@ -426,26 +474,27 @@ def test_compositional_retrieval():
 
 
 def test_sheets(checkpoint, disk):
-    predictor, interactive = evaluate.load(checkpoint, CPU), FileSet(CONFIG, "is3", disk["is3"])
-    answer = predictor.on(interactive)
-    page = samples(answer, interactive, evaluate.MAPS)
+    predictor, interactive = (
+        evaluate.load_predictor(checkpoint, CPU),
+        FileTestSet(CONFIG, "is3", disk["is3"]),
+    )
+    audio = predictor.encode_test_audio(interactive)
+    page = draw_samples(predictor, interactive, audio, HEATMAP)
     assert (
-        page["columns"] == ["truth 1", "map 1", "truth 2", "map 2"]
+        page["columns"] == ["ground truth 1", "heatmap 1", "ground truth 2", "heatmap 2"]
         and [len(row) for row in page["rows"]] == [4] * 3
     )
     assert page["captions"][0] == " | ".join(interactive.labels[:2])
-    page = samples(
-        predictor.on(SceneSet(CONFIG, "extended")), SceneSet(CONFIG, "extended"), evaluate.MAPS
-    )
+    extended = SceneTestSet(CONFIG, "extended")
+    page = draw_samples(predictor, extended, predictor.encode_test_audio(extended), HEATMAP)
     assert (
         len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 4
-    )  # what does not sound has no truth to show
-    page = crossmodal.compositions(
-        {k: x.numpy() for k, x in answer(list(range(6)))[1].items()}, interactive
-    )
+    )  # without a source there is no ground truth to show
+    features = predict(predictor, interactive, range(6)).features
+    page = crossmodal.draw_compositions({k: x.numpy() for k, x in features.items()}, interactive)
     assert (
         len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3
-    )  # three pictures, of which two are asked with
+    )  # three images, of which two are asked with
 
 
 @pytest.mark.parametrize("height,width", [(70, 100), (1, 40), (200, 30)])
@@ -454,7 +503,8 @@ def test_localize(height, width, checkpoint, tmp_path, capsys):
     write_image(tmp_path / "in.png", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
     write_audio(tmp_path / "in.wav", rng.normal(0, 0.1, 3000), 11025)
     localize.main(
-        f"--image {tmp_path}/in.png --audio {tmp_path}/in.wav --out {tmp_path}/a/b.png --checkpoint {checkpoint}".split()
+        f"--image {tmp_path}/in.png --audio {tmp_path}/in.wav --out {tmp_path}/a/b.png "
+        f"--checkpoint {checkpoint}".split()
     )
     assert f"{tmp_path}/a/b.png" in capsys.readouterr().out and read_image(
         tmp_path / "a/b.png"
