@@ -5,6 +5,8 @@ import pytest
 import soundfile
 from PIL import Image
 
+from common.io import InputError
+from common.scenes import Scenes
 from common.scenes.objects import (
     COLOURS,
     SHAPES,
@@ -15,8 +17,6 @@ from common.scenes.objects import (
     hiss,
     loudness,
 )
-from common.io import InputError
-from common.scenes import Scenes
 
 BANK = Procedural()
 CLASSES = range(len(BANK.names))

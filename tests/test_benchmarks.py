@@ -1,4 +1,5 @@
 """The readers on excerpts of the published files, against the published rasterisation."""
+
 import json
 import shutil
 from pathlib import Path
@@ -8,15 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.benchmarks import (
+    READERS,
+    UNANNOTATED,
+    gt_map,
+    is_on_disk,
+    listed_samples,
+    load_samples,
+)
 from common.benchmarks.annotations import clip_id, from_grid
-from common.benchmarks import READERS, listed_samples, load_samples, is_on_disk, gt_map
 from common.io import InputError, write_image
 
 pytestmark = pytest.mark.slow
 
 EXCERPTS = Path(__file__).parent / "annotations"
 GOLDENS = Path(__file__).parent / "goldens" / "metrics.npz"
-XML = "<annotation>{}</annotation>"
 
 
 def touch(path):
@@ -25,19 +32,16 @@ def touch(path):
 
 
 def xml(people):
-    """One annotator after the other, each a list of boxes."""
-    edges = ("xmin", "ymin", "xmax", "ymax")
-    one = "<bbox><name>x</name>{}</bbox>"
-    return XML.format(
-        "".join(
-            "<person>"
-            + "".join(
-                one.format("".join(f"<{e}>{v}</{e}>" for e, v in zip(edges, box))) for box in boxes
-            )
-            + "</person>"
-            for boxes in people
-        )
-    )
+    """Flickr-SoundNet's annotation with the boxes of each annotator."""
+    persons = ""
+    for boxes in people:
+        persons += "<person>"
+        for box in boxes:
+            edges = zip(("xmin", "ymin", "xmax", "ymax"), box)
+            edges = "".join(f"<{name}>{value}</{name}>" for name, value in edges)
+            persons += f"<bbox><name>x</name>{edges}</bbox>"
+        persons += "</person>"
+    return f"<annotation>{persons}</annotation>"
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ LISTED = {
 
 @pytest.mark.parametrize("name", READERS)
 def test_excerpts(name, root, capsys):
-    """Every published file is read as it is; what exists is loaded, and how many of how many is said."""
+    """Published files are read unchanged; samples on disk are loaded, and their number printed."""
     samples = listed_samples(name, root)
     assert len(samples) == LISTED[name]
     assert len({sample.id for sample in samples}) == len(samples)
@@ -95,20 +99,16 @@ def test_excerpts(name, root, capsys):
         assert root in sample.image.parents and root in sample.audio.parents
         touch(sample.image)
         touch(sample.audio)
-        if name not in ("vggsound", "flickr-soundnet", "ave") and sample.boxes is not None:
+        if name not in UNANNOTATED and sample.boxes is not None:
             assert gt_map(sample, 32).shape == (32, 32)
-    annotated = (
-        [s for s in samples if s.boxes is not None]
-        if name not in ("vggsound", "flickr-soundnet", "ave")
-        else samples
-    )
+    annotated = [s for s in samples if s.boxes is not None or name in UNANNOTATED]
     assert [s.id for s in load_samples(name, root)] == [s.id for s in annotated]
     assert f"{name}: {len(annotated)} found / {len(samples)} listed" in capsys.readouterr().err
     lost = annotated[-1]
     lost.audio.unlink()
-    kept = [s.id for s in annotated if s.audio != lost.audio]
-    if kept:
-        assert [s.id for s in load_samples(name, root)] == kept
+    rest = [s.id for s in annotated if s.audio != lost.audio]
+    if rest:
+        assert [s.id for s in load_samples(name, root)] == rest
 
 
 def test_details_of_the_excerpts(root):
@@ -164,7 +164,7 @@ def test_pixel_boxes_as_published(name, file, root):
 
 
 def test_vggss_boxes_as_published(root):
-    """Among them edges of -2.9e16, boxes without area, boxes beyond the picture; at 224 and at TURN's 384 pixels."""
+    """With edges of -2.9e16, boxes without area or beyond the image; at 224 and 384 pixels."""
     golden = np.load(GOLDENS)
     boxes = [
         b[:n].tolist() for b, n in zip(golden["raster_vggss_boxes"], golden["raster_vggss_count"])
@@ -245,7 +245,7 @@ def test_is3_groups(stem, group, label, tmp_path):
         "gt_box": [0.0, 0, 9, 9],
     }
     (tmp_path / "synthetic3240_bbox.json").write_text(json.dumps([entry]))
-    sample, = listed_samples("is3", tmp_path)
+    (sample,) = listed_samples("is3", tmp_path)
     assert (sample.group, sample.label) == (group, label)
     assert sample.audio == tmp_path / f"audio_waw/{stem}.wav" and sample.masks is None
     with pytest.raises(ValueError, match="has no mask"):
@@ -262,13 +262,12 @@ def test_jpeg_masks_are_cut_at_128(root):
     expected = np.zeros((64, 64))
     expected[:, :20] = 1
     np.testing.assert_array_equal(gt_map(first, 64, masks=True), expected)
-    assert gt_map(first, 224, masks=True).mean() == pytest.approx(
-        20 / 64, abs=0.02
-    )  # of 224: resized before it is cut
+    share = gt_map(first, 224, masks=True).mean()  # resized before it is binarized
+    assert share == pytest.approx(20 / 64, abs=0.02)
 
 
 def test_lists(root):
-    """Another list is taken by path or by name in metadata/; ids that nobody annotated count as missing, not as errors."""
+    """A list is a path or a name in metadata/; ids without annotations are missing, not errors."""
     (root / "own.txt").write_text(
         "gEvCUcZ6w88_000030\nzpWuikVorYg_32000_42000\nzpWuikVorYg_000032.mp4\nnowhere0000_000001\n"
     )
@@ -299,7 +298,7 @@ def test_ave_splits(content, header, root):
     path = root / "metadata/ave_Annotations.txt"
     path.write_text(header + path.read_text())
     (root / "metadata/testSet.txt").write_text(content)
-    sample, = listed_samples("ave", root, "testSet.txt")
+    (sample,) = listed_samples("ave", root, "testSet.txt")
     assert (sample.id, sample.seconds) == ("MH3m4AwEcRY", (6, 8))
 
 
@@ -430,7 +429,7 @@ def test_mutated_annotations(tmp_path_factory, which, at, noise):
     if file == "vggss_test_plus_silent.csv":
         shutil.copy(EXCERPTS / "vggss.json", root)
     at %= len(data)
-    data[at:at + len(noise)] = noise
+    data[at : at + len(noise)] = noise
     (root / file).write_bytes(data)
     try:
         for sample in listed_samples(name, root):

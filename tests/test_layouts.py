@@ -1,16 +1,18 @@
 """Embedded scenes written in every benchmark's layout and read back by its reader."""
+
 import os
 
 import numpy as np
 import pytest
 
-from common.benchmarks import listed_samples, load_samples, gt_map
+from common.benchmarks import gt_map, listed_samples, load_samples
 from common.io import read_audio, read_image
-from tests.layouts import LAYOUTS, write
 from common.scenes import Scenes
+from tests.layouts import LAYOUTS, write
 
 SIZE, COUNT = 112, 6  # pixels of 112 are pixels of 224 too
 SCENES = Scenes(5, size=SIZE, seconds=0.25)
+VIDEOS = ("ave", "audioset-instrument", "avsbench-s4", "avsbench-ms3")
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +20,7 @@ def disk(tmp_path_factory):
     """Every layout once."""
     roots = {name: tmp_path_factory.mktemp(name) for name in LAYOUTS}
     for name, root in roots.items():
-        write(
-            SCENES,
-            root,
-            name,
-            2 if name in ("ave", "audioset-instrument", "avsbench-s4", "avsbench-ms3") else COUNT,
-        )
+        write(SCENES, root, name, 2 if name in VIDEOS else COUNT)
     return roots
 
 
@@ -58,25 +55,21 @@ def test_layouts_keep_boxes_and_masks(name, kind, disk):
         expected[y0:y1, x0:x1] = 1
         np.testing.assert_array_equal(gt_map(sample, 224), expected)
         assert sample.sounding == scene.sounding and sample.label in (scene.name or None, None)
-        picture = read_image(sample.image).astype(int)
-        assert np.abs(picture - scene.image).mean() < 10  # JPEG
+        image = read_image(sample.image).astype(int)
+        assert np.abs(image - scene.image).mean() < 10  # JPEG
         waveform = read_audio(sample.audio)[0].numpy()
         np.testing.assert_allclose(waveform, scene.waveform, atol=2**-15)
         if sample.masks:
             assert (gt_map(sample, SIZE, masks=True) != scene.mask).mean() < 0.01
     if kind == "interactive":
         groups = [s.group for s in samples]
-        assert (
-            groups[::2] == groups[1::2]
-            and len(set(groups)) == COUNT // 2
-            and all(s.masks for s in samples)
-        )
+        assert groups[::2] == groups[1::2] and len(set(groups)) == COUNT // 2
+        assert all(s.masks for s in samples)
 
 
 def test_layout_flickr(disk):
-    for sample, scene in zip(
-        load_samples("flickr", disk["flickr"]), map(SCENES.pair, range(COUNT)), strict=True
-    ):
+    samples = load_samples("flickr", disk["flickr"])
+    for sample, scene in zip(samples, map(SCENES.pair, range(COUNT)), strict=True):
         assert len(sample.boxes) == 2  # annotators, who agree
         np.testing.assert_allclose(sample.boxes, [[scene.box], [scene.box]], atol=0.5 / 256 + 1e-6)
         assert set(np.unique(gt_map(sample, 64))) == {0, 1}
@@ -111,9 +104,8 @@ def test_layout_videos(disk):
     samples = load_samples("ave", root)
     assert [s.label for s in samples] == [v.name for v in videos]
     assert all(len(os.listdir(s.image)) == 40 for s in samples)
-    assert [
-        s.id for name in ("trainSet", "testSet") for s in load_samples("ave", root, f"{name}.txt")
-    ] == [s.id for s in samples]
+    splits = [load_samples("ave", root, f"{name}.txt") for name in ("trainSet", "testSet")]
+    assert [s.id for split in splits for s in split] == [s.id for s in samples]
     for frame in load_samples("ave-boxes", root):
         video, t = videos[int(frame.group.removeprefix("scene"))], 4 * int(frame.seconds[0])
         np.testing.assert_allclose(frame.boxes, [video.boxes[t]], atol=1e-6)
@@ -121,7 +113,7 @@ def test_layout_videos(disk):
         assert frame.label == str(video.labels[t]) and video.sounding[t]
     for sample, video in zip(samples, videos):
         start, end = sample.seconds
-        outside = np.r_[video.sounding[:int(start) * 4], video.sounding[int(end) * 4:]]
+        outside = np.r_[video.sounding[: int(start) * 4], video.sounding[int(end) * 4 :]]
         assert not outside.any()
 
 
@@ -134,12 +126,10 @@ def test_layout_music(disk):
 
 
 def test_layout_training(disk):
-    assert (
-        len(load_samples("vggsound", disk["vggsound"])) == COUNT - 2
-    )  # the test rows are not trained on
-    assert [s.label for s in load_samples("vggsound", disk["vggsound"], "vggss_144k.txt")] == [
-        SCENES.pair(n).name for n in range(COUNT)
-    ]
+    # without a list the test rows are left out
+    assert len(load_samples("vggsound", disk["vggsound"])) == COUNT - 2
+    labels = [s.label for s in load_samples("vggsound", disk["vggsound"], "vggss_144k.txt")]
+    assert labels == [SCENES.pair(n).name for n in range(COUNT)]
     assert len(load_samples("flickr-soundnet", disk["flickr-soundnet"], "flickr_10k.txt")) == COUNT
     with pytest.raises(ValueError, match="has no boxes"):
         gt_map(load_samples("flickr-soundnet", disk["flickr-soundnet"])[0], 8)

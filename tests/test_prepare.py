@@ -1,4 +1,4 @@
-"""`python -m common.benchmarks`: counting what is there, and making it from videos with ffmpeg, a fake and a real one."""
+"""`python -m common.benchmarks`: check and prepare, with a fake ffmpeg and a real one."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from common.benchmarks import listed_samples, load_samples
-from common.io import read_audio, read_image
-from tests.layouts import write
 from common.benchmarks.prepare import main
+from common.io import read_audio, read_image
 from common.scenes import Scenes
+from tests.layouts import write
 
 FAKE = """#!{python}
 import os, sys, time
@@ -38,17 +38,19 @@ if "bad" in video.stem:
 @pytest.fixture
 def run(capsys):
     """The command → exit status, stdout, stderr."""
+
     def call(*args):
         with pytest.raises(SystemExit) as ended:
             main([str(arg) for arg in args])
         captured = capsys.readouterr()
         return ended.value.code, captured.out, captured.err
+
     return call
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """A fake ffmpeg first on PATH, that copies its input; → the log of its arguments, a line a call."""
+    """A fake ffmpeg on PATH that copies its input → the log of its arguments, one line a call."""
     folder, log = tmp_path / "bin", tmp_path / "log"
     folder.mkdir()
     (folder / "ffmpeg").write_text(FAKE.format(python=sys.executable, log=str(log)))
@@ -107,7 +109,7 @@ def test_check(tmp_path, run):
 
 @pytest.mark.parametrize(
     "what,damage",
-    [("image", b"no picture"), ("audio", b""), ("image", None), ("audio", None), ("mask", b"x")],
+    [("image", b"no image"), ("audio", b""), ("image", None), ("audio", None), ("mask", b"x")],
 )
 def test_check_finds_what_cannot_be_read(what, damage, tmp_path, run):
     """None: the second half of the file is missing."""
@@ -115,7 +117,7 @@ def test_check_finds_what_cannot_be_read(what, damage, tmp_path, run):
     sample = listed_samples("is3", tmp_path)[2]
     path = sample.masks[0] if what == "mask" else getattr(sample, what)
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) // 2] if damage is None else damage)
+    path.write_bytes(data[: len(data) // 2] if damage is None else damage)
     code, out, err = run("check", "is3", tmp_path)
     assert code == 1 and "unreadable  1" in out and "found       4" in out
     assert err.count("\n") == 1 and err.startswith(f"{path}: ")
@@ -140,7 +142,7 @@ def test_check_of_videos(tmp_path, run):
 
 @pytest.mark.slow
 def test_the_command_itself(tmp_path):
-    """In its own process: one line and exit status 2 for wrong input, quiet bars where there is no terminal."""
+    """A process: one line and exit status 2 for bad input, no progress bars without a terminal."""
 
     def call(*args):
         return subprocess.run(
@@ -152,11 +154,8 @@ def test_the_command_itself(tmp_path):
         )
 
     ended = call("check", "vggss", tmp_path)
-    assert (
-        ended.returncode == 2
-        and ended.stderr.count("\n") == 1
-        and "vggss.json: no such file" in ended.stderr
-    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "vggss.json: no such file" in ended.stderr
     write(Scenes(3, size=64, seconds=0.5), tmp_path, "vggss", 2)
     ended = call("check", "vggss", tmp_path)
     assert ended.returncode == 0 and ended.stderr == "" and "found       2" in ended.stdout
@@ -179,18 +178,14 @@ def test_prepare(tmp_path, run, fake):
         "audio/late_000003.wav",
         "frames/-aaaaaaaaaa_000001.jpg",
     ]
-    assert (
-        err.count("bad_000002.mp4: Invalid data found") == 2
-        and "late_000003.mp4: ffmpeg made no late_000003.jpg" in err
-    )
+    assert err.count("bad_000002.mp4: Invalid data found") == 2
+    assert "late_000003.mp4: ffmpeg made no late_000003.jpg" in err
     calls = fake.read_text().splitlines()
     assert len(calls) == 6
-    frame, = [call for call in calls if "-aaa" in call and "-ss" in call]
-    assert (
-        frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame
-    )  # the frame at 5.0 s
-    sound, = [call for call in calls if "-aaa" in call and "-ss" not in call]
-    assert "-ac 1 -ar 16000" in sound
+    (frame,) = [call for call in calls if "-aaa" in call and "-ss" in call]
+    assert frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame
+    (audio,) = [call for call in calls if "-aaa" in call and "-ss" not in call]
+    assert "-ac 1 -ar 16000" in audio
 
     fake.write_text("")
     code, out, _ = run("prepare", "vggss", videos, root)
@@ -198,10 +193,8 @@ def test_prepare(tmp_path, run, fake):
     assert len(fake.read_text().splitlines()) == 3  # what was done is skipped
     (root / "own.txt").write_text("-aaaaaaaaaa_000001\n")
     fake.write_text("")
-    assert (
-        run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0
-        and fake.read_text() == ""
-    )
+    assert run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0
+    assert fake.read_text() == ""
     assert [s.id for s in load_samples("vggss", root)] == ["-aaaaaaaaaa_000001"]
 
 
@@ -219,23 +212,20 @@ def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
     ]
     assert "fps=4 -start_number 0" in fake.read_text()
     fake.write_text("")
-    assert (
-        run("prepare", "ave-boxes", tmp_path / "videos", root)[0] == 0 and fake.read_text() == ""
-    )  # the same frames
+    assert run("prepare", "ave-boxes", tmp_path / "videos", root)[0] == 0
+    assert fake.read_text() == ""  # the same frames
 
 
 def test_prepare_music_takes_the_numbered_frame(tmp_path, run, fake):
     shutil.copytree(Path(__file__).parent / "annotations", tmp_path / "metadata")
-    assert (
-        run("prepare", "music-duet", clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000"), tmp_path)[0]
-        == 0
-    )
+    videos = clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000")
+    assert run("prepare", "music-duet", videos, tmp_path)[0] == 0
     assert (tmp_path / "frames/HnUOaSfTA6c_0_1000/frame_175/05257.jpg").is_file()
     assert "-ss 175.233 " in fake.read_text()
 
 
 def test_prepare_silent_pairs(tmp_path, run, fake):
-    """The picture comes from one video, the sound from another."""
+    """The image is from one video, the audio from another."""
     root = vggss(tmp_path / "root")
     (root / "metadata" / "vggss_test_plus_silent.csv").write_text(
         "video,audio,label\na,b,non-sounding\n"
@@ -267,33 +257,27 @@ def test_prepare_refuses(tmp_path, run, fake):
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_with_the_real_ffmpeg(tmp_path, run):
-    """Frame n of a 25 fps video is grey 37 n mod 256: the picture at 5.0 s is frame 125; frame k of a video shows
-    (k + 0.5) / 4 s."""
+    """Frame n of a 25 fps video has the grey value 37 n mod 256.
+
+    The image at 5.0 s is frame 125; frame k of a video is at (k + 0.5) / 4 s.
+    """
     key = "-aaaaaaaaaa_000001"
     root = vggss(tmp_path / "root", key, "short_000001", "broken_000001")
     videos = tmp_path / "videos"
     videos.mkdir()
 
-    def film(path, seconds):
-        picture = [
-            "-f",
-            "lavfi",
-            "-i",
-            "color=black:s=32x32:r=25,format=gray,geq=lum='mod(37*N,256)'",
-        ]
-        sound = ["-f", "lavfi", "-i", "sine=440:sample_rate=44100"]
-        coded = ["-t", str(seconds), "-c:v", "ffv1", "-c:a", "pcm_s16le", "-ac", "2", str(path)]
-        subprocess.run(["ffmpeg", "-v", "error", *picture, *sound, *coded], check=True)
+    def make_video(path, seconds):
+        images = "color=black:s=32x32:r=25,format=gray,geq=lum='mod(37*N,256)'"
+        inputs = ["-f", "lavfi", "-i", images, "-f", "lavfi", "-i", "sine=440:sample_rate=44100"]
+        output = f"-t {seconds} -c:v ffv1 -c:a pcm_s16le -ac 2 {path}".split()
+        subprocess.run(["ffmpeg", "-v", "error", *inputs, *output], check=True)
 
-    film(videos / f"{key}.mkv", 10)
-    film(videos / "short_000001.mkv", 3)
+    make_video(videos / f"{key}.mkv", 10)
+    make_video(videos / "short_000001.mkv", 3)
     (videos / "broken_000001.mp4").write_text("no video")
     code, out, err = run("prepare", "vggss", videos, root, "--jobs", 2)
-    assert (
-        code == 1
-        and "3 files made, 0 existed, 3 failed" in out
-        and "short_000001.jpg: the video ends before" in err
-    )
+    assert code == 1 and "3 files made, 0 existed, 3 failed" in out
+    assert "short_000001.jpg: the video ends before" in err
     assert np.abs(read_image(root / f"frames/{key}.jpg").astype(int) - 37 * 125 % 256).max() <= 2
     waveform, rate = read_audio(root / f"audio/{key}.wav")
     assert rate == 16000 and abs(len(waveform) - 160_000) <= 16 and waveform.std() > 0.05

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.scenes.objects import COLOURS
 from common.scenes import Scenes
 from common.scenes.composition import COUNTS, PLACES, background, place, tight_boxes
+from common.scenes.objects import COLOURS
 from tests.test_bank import write_folder
 
 pytestmark = pytest.mark.slow
