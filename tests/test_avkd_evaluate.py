@@ -53,7 +53,7 @@ COLUMNS = {*evaluate.VARIANTS, *CONTROLS.values()}
 
 
 def saved(config, path):
-    """A checkpoint of a new model; the small teacher of its scenes is beside it."""
+    """A checkpoint of a new model; the small teacher of its scenes goes beside it."""
     torch.manual_seed(0)
     config = replace(config, out=str(path.parent / "runs"))
     torch.save(
@@ -70,7 +70,9 @@ def saved(config, path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return saved(CONFIG, tmp_path_factory.mktemp("model") / "best.pt")
+    path = saved(CONFIG, tmp_path_factory.mktemp("model") / "best.pt")
+    evaluate.load_predictor(path, CPU, make=True)  # trains the small teacher
+    return path
 
 
 @pytest.fixture(scope="module")
