@@ -180,7 +180,7 @@ class Scenes:
             words.insert(0, scene.colours[k])
         if rng.random() < 0.2 and (areas[k] < 0.7 * smallest or areas[k] > 1.4 * largest):
             words.insert(0, "small" if areas[k] < smallest else "large")
-        places = [words for words, (axis, sign) in PLACES.items()
+        places = [text for text, (axis, sign) in PLACES.items()
                   if (sign * (centres[k, axis] - centres[rest, axis])).min() > 0.15
                   and sign * (centres[k, axis] - 0.5) > 0]
         if places and rng.random() < 0.3:

@@ -250,8 +250,10 @@ TIMBRES = (
     lambda rng, t, f: _noise_band(rng, t, 1.2 * f, 150),  # rumble
     lambda rng, t, f: _noise_band(rng, t, 14 * f, 1500),  # hiss
     lambda rng, t, f: _chirp(t, f, 2, 10, rng.uniform(3, 5), rng),  # rising sweeps
-    lambda rng, t, f: _chirp(t, f, 10, 2, rng.uniform(3, 5), rng),  # falling sweeps, then ticks:
-    lambda rng, t, f: np.exp(-250 * (t % np.float32(1 / rng.uniform(14, 20)))) * _sin(9 * f * t),
+    lambda rng, t, f: _chirp(t, f, 10, 2, rng.uniform(3, 5), rng),  # falling sweeps
+    lambda rng, t, f: (np.exp(-250 * (t % np.float32(1 / rng.uniform(14, 20))))
+                       * _sin(9 * f * t)),  # ticking
     lambda rng, t, f: _noise_band(rng, t, 6 * f, 900) * (_slow(t, 5, 7, rng) > 0),  # noise bursts
-    lambda rng, t, f: np.where(_slow(t, 3, 4, rng) > 0, _sin(3 * f * t), _sin(4.5 * f * t)),  # two
+    # two tones in turn
+    lambda rng, t, f: np.where(_slow(t, 3, 4, rng) > 0, _sin(3 * f * t), _sin(4.5 * f * t)),
 )
