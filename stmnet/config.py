@@ -3,7 +3,7 @@ from dataclasses import dataclass, replace
 
 from common.training import RunConfig, flag
 
-from .backbones.vggish import BANDS, HOP, RATE, WINDOW
+from .backbones.vggish import HOP, RATE, WINDOW
 
 FREE = {"free_on_resume": True}
 BOX_MAPS = ("attention", "scores")
@@ -31,7 +31,7 @@ class Config(RunConfig):
     segment_seconds: float = flag(0.25, "audio around a frame (not in the paper; VGGish's is 0.96)")
     augment: bool = flag(False, "resize frames by 1.1 and crop all of a clip at one random place")
     background: bool = flag(True, "a class for steps at which nothing sounds (Figure 6)")
-    confidence: float = flag(0.5, "a least probability of classes, in place of background", **FREE)
+    confidence: float = flag(0.5, "a least probability of classes, instead of background", **FREE)
 
     # Encoders (3.1, 4.2)
     encoders: str = flag("frozen", "or train them too (not in the paper)", ("train", "frozen"))
@@ -78,13 +78,13 @@ class Config(RunConfig):
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
         is_vggish = self.audio == "vggish" and self.audio_width == 64
         has_weights = bool(self.vision_weights and self.audio_weights)
-        is_square = self.image_size % 16 == 0 and self.image_size >= 32
         rules = {
             "--held-out, --test-videos and --video-seconds must be at least 2":
                 min(self.held_out, self.test_videos, self.video_seconds) >= 2,
             "--epochs or --steps must not be 0": self.epochs or self.steps,
             "--segment-seconds must be between 0.16 and 60": 0.16 <= self.segment_seconds <= 60,
-            "--image-size must be a multiple of 16 from 32 up": is_square,
+            "--image-size must be a multiple of 16 from 32 up":
+                self.image_size % 16 == 0 and self.image_size >= 32,
             "--image-size leaves a map of one position, after --blocks and --last-stride":
                 self.image_size >= 2**len(self.blocks) * 2 * self.last_stride,
             "--benchmark goes with --benchmark-root":
@@ -93,27 +93,21 @@ class Config(RunConfig):
                 2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
             "--encoders frozen on files needs --vision-weights and --audio-weights":
                 self.encoders == "train" or self.data == "scenes" or has_weights,
-            "--blurred is between 0 and 1": 0 <= self.blurred <= 1,
+            "--blurred, --nms and --confidence are between 0 and 1":
+                all(0 <= x <= 1 for x in (self.blurred, self.nms, self.confidence)),
             "--tau must be positive": 0 < self.tau < float("inf"),
             "--vision-weights need --blocks 3 8 36 3 --width 64 --bottleneck":
                 is_resnet152 or not self.vision_weights,
             "--audio-weights need --audio vggish --audio-width 64":
-                is_vggish or not self.audio_weights,
-            "--nms is between 0 and 1": 0 <= self.nms <= 1,
-            "--confidence is between 0 and 1": 0 <= self.confidence <= 1}
+                is_vggish or not self.audio_weights}
         for message, is_met in rules.items():
             if not is_met:
                 raise ValueError(message)
 
     @property
-    def patch(self) -> tuple[int, int]:
-        """Frames and bands of the log-mel patch of a segment: 96 × 64 for 0.96 s."""
-        return round(self.segment_seconds * RATE / HOP), BANDS
-
-    @property
     def samples(self) -> int:
-        """Samples of a segment: what the frames of its patch cover."""
-        return (self.patch[0] - 1) * HOP + WINDOW
+        """n, samples of a segment: what the frames of its log-mel cover."""
+        return (round(self.segment_seconds * RATE / HOP) - 1) * HOP + WINDOW
 
 
 TINY = Config()

@@ -77,21 +77,17 @@ class FileClips:
 
 
 def count_frames(folder) -> int:
-    """How many frames 0000.jpg, 0001.jpg, … a folder has.
-
-    Raises InputError if there is not one second of them, or if one in the middle is missing.
-    """
+    """How many frames 0000.jpg, 0001.jpg, … a folder has, a second of them at least."""
     names = {name for name in os.listdir(folder) if name.endswith(".jpg")}
-    for k in range(len(names)):
-        if f"{k:04d}.jpg" not in names:
-            raise InputError(folder, f"frame {k:04d}.jpg is missing")
+    if missing := {f"{k:04d}.jpg" for k in range(len(names))} - names:
+        raise InputError(folder, f"frame {min(missing)} is missing")
     if len(names) < FRAME_RATE:
         raise InputError(folder, f"{len(names)} frames are not one second of {FRAME_RATE}")
     return len(names)
 
 
 def load_videos(config, file) -> list:
-    """The samples of a list of AVE; with --skip-bad without those of which a file is unreadable."""
+    """The samples of a list of AVE; with --skip-bad those whose files can all be read."""
     def read_frames(folder):
         for k in range(count_frames(folder)):
             read_image(folder / f"{k:04d}.jpg")
@@ -99,7 +95,7 @@ def load_videos(config, file) -> list:
     samples = benchmarks.load_samples("ave", config.root, file or None)
     if config.skip_bad:
         samples = benchmarks.readable_samples(samples, "image", read_frames)
-        samples = benchmarks.readable_samples(samples, "audio", lambda path: read_audio(path, RATE))
+        samples = benchmarks.readable_samples(samples, "audio", read_audio)
     return samples
 
 
@@ -114,12 +110,13 @@ def ave_clips(config):
     if config.held_out_list:
         held_out = load_videos(config, config.held_out_list)
     else:  # those with the smallest checksums: the same for every seed
-        ids = sorted((s.id for s in samples), key=lambda name: zlib.crc32(name.encode()))
-        first = set(ids[:config.held_out])
-        held_out = [s for s in samples if s.id in first]
-        samples = [s for s in samples if s.id not in first]
-        if not samples:
-            raise InputError("--held-out", f"{config.held_out} of {len(ids)} videos leave none")
+        if len(samples) <= config.held_out:
+            raise InputError("--held-out", f"{config.held_out} of {len(samples)} videos leave none "
+                             "to train on")
+        checksums = {s.id: zlib.crc32(s.id.encode()) for s in samples}
+        limit = sorted(checksums.values())[config.held_out]
+        held_out = [s for s in samples if checksums[s.id] < limit]
+        samples = [s for s in samples if checksums[s.id] >= limit]
     return FileClips(samples, names, config), FileClips(held_out, names, config)
 
 
@@ -128,8 +125,7 @@ def training_clips(config):
     if config.data == "ave":
         return ave_clips(config)
     if config.data != "scenes":
-        raise InputError("--data", f"{config.data!r} is neither scenes nor ave: only they have a "
-                         "list of training videos")
+        raise InputError("--data", f"{config.data!r} is neither scenes nor ave")
     if config.seed >= VALIDATION:
         raise InputError("--seed", f"{config.seed} is a held-out seed: use one below {VALIDATION}")
     return (SceneClips(config.seed, config.scenes, config),

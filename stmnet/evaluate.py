@@ -55,7 +55,7 @@ class Predictor:
     def encode_frames(self, frames):
         """T images (H, W, 3) uint8 → features_v (1, T, Dᵥ, h, w)."""
         views = torch.stack([test_view(f, self.config.image_size) for f in frames])
-        return self.model.encode_frames(views.to(self.device)[None])
+        return self.model.visual_encoder(views.to(self.device))[None]
 
     @torch.no_grad()
     def predict(self, features_v, segments, past=EMPTY) -> Prediction:
@@ -64,7 +64,7 @@ class Predictor:
         Without a background class, a frame whose best class has a lower probability than
         config.confidence is background.
         """
-        features_a = self.model.encode_audio(segments.to(self.device)[None])
+        features_a = self.model.audio_encoder(segments.to(self.device))[None]
         *output, memory = self.model.space_time(features_v, features_a, past)
         logits, alpha, scores = (x[0].float().cpu() for x in output)
         confidence, best = logits.softmax(-1).max(-1)  # (T,)
@@ -78,17 +78,15 @@ class Predictor:
         if not self.detector:
             maps = enlarge(prediction.heatmaps[self.config.box_map])
             return foreground_boxes(maps, prediction.labels)
-        maps = metrics.resize(prediction.heatmaps["attention"], SIZE)
-        maps = maps / maps.sum((1, 2), keepdim=True)
-        return [torch.zeros(0, 5) if label == BACKGROUND else self.proposals(frame, alpha)
-                for frame, alpha, label in zip(frames, maps, prediction.labels)]
-
-    def proposals(self, frame, alpha):
-        """The detector's boxes of one frame, scored by alpha (SIZE, SIZE): (n, 5)."""
-        image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1) / 255  # (3, H, W)
-        boxes = self.detector.proposals([image], self.config.instances)[0]["boxes"].cpu()
-        height, width = frame.shape[:2]
-        return ground_proposals(boxes / torch.tensor([width, height] * 2), alpha, self.config)
+        maps, results = metrics.resize(prediction.heatmaps["attention"], SIZE), []
+        for frame, alpha, label in zip(frames, maps, prediction.labels):
+            boxes = torch.zeros(0, 4)
+            if label != BACKGROUND:
+                image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1) / 255  # (3, H, W)
+                boxes = self.detector.proposals([image], self.config.instances)[0]["boxes"].cpu()
+                boxes = boxes / torch.tensor([frame.shape[1], frame.shape[0]] * 2)
+            results.append(ground_proposals(boxes, alpha / alpha.sum(), self.config))
+        return results
 
 
 def shuffled_audio(test_set, i, steps: int):
@@ -97,67 +95,59 @@ def shuffled_audio(test_set, i, steps: int):
     return segments[torch.arange(steps) % len(segments)]
 
 
-def score_video(predictor, test_set, i, needs_drawing: bool) -> tuple:
-    """Video i of a test set → VideoScores, what `draw_video_rows` makes of it or None."""
-    video, box_map = test_set.video(i), predictor.config.box_map
+def score_video(predictor, test_set, i) -> VideoScores:
+    video, config = test_set.video(i), predictor.config
     gt, features_v = boxes_to_maps(video.boxes), predictor.encode_frames(video.frames)
     prediction = predictor.predict(features_v, video.segments)
     columns = {f"{name}/": score_maps(enlarge(maps), gt, prediction.labels, video.times)
                for name, maps in prediction.heatmaps.items()}
-    if predictor.detector or needs_drawing:
-        boxes = predictor.boxes(video.frames, prediction)
     if predictor.detector:
+        boxes = predictor.boxes(video.frames, prediction)
         columns["proposals/"] = FrameScores(iou_of_boxes(boxes, gt))
     controls = {"control/silent_": torch.zeros_like(video.segments)}
     if len(test_set.ids) > 1:
         controls["control/shuffled_"] = shuffled_audio(test_set, i, len(video.segments))
     for prefix, segments in controls.items():
         control = predictor.predict(features_v, segments)
-        columns[prefix] = score_maps(enlarge(control.heatmaps[box_map]), gt, control.labels,
+        columns[prefix] = score_maps(enlarge(control.heatmaps[config.box_map]), gt, control.labels,
                                      video.times)
-    scores = VideoScores(columns | baseline_scores(gt), stability(gt > 0, gt, video.times),
-                         gt.flatten(1).any(1).numpy(), video.is_silent, np.array(video.labels),
-                         np.array(prediction.labels))
-    if needs_drawing:
-        return scores, draw_video_rows(video, prediction.heatmaps[box_map], boxes,
-                                       prediction.labels)
-    return scores, None
+    return VideoScores(columns | baseline_scores(gt), stability(gt > 0, gt, video.times),
+                       gt.flatten(1).any(1).numpy(), video.is_silent, np.array(video.labels),
+                       np.array(prediction.labels))
 
 
-def score_videos(predictor, test_set, folder=None) -> tuple[VideoScores, list]:
-    """All videos of a test set, by all processes → their scores, drawings of the first ones.
-
-    folder: where every video gets a contact sheet of its own, or None.
-    """
-    parts = {}
-    for i in progress_bar(list(dist.split(len(test_set.ids))), name=test_set.name):
-        scores, drawing = score_video(predictor, test_set, i, bool(folder) or i < NUM_VIDEOS)
-        if folder:
-            sheet = io.contact_sheet(**contact_sheet([drawing]))
-            io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
-        parts[i] = scores, drawing if i < NUM_VIDEOS else None
-    parts = {i: part for gathered in dist.gather_objects(parts) for i, part in gathered.items()}
-    scores, drawings = zip(*(parts[i] for i in sorted(parts)))
-    return concatenate(scores), [drawing for drawing in drawings if drawing]
+def draw_video(predictor, test_set, i) -> tuple:
+    """The rows of a contact sheet, see `draw_video_rows`."""
+    video = test_set.video(i)
+    prediction = predictor.predict(predictor.encode_frames(video.frames), video.segments)
+    return draw_video_rows(video, prediction.heatmaps[predictor.config.box_map],
+                           predictor.boxes(video.frames, prediction), prediction.labels)
 
 
-def evaluate(predictor, sets, folder=None) -> Evaluation:
+def score_videos(predictor, test_set) -> VideoScores:
+    """The scores of all videos of a test set, in their order, by all processes."""
+    rows = progress_bar(list(dist.split(len(test_set.ids))), name=test_set.name)
+    parts = dist.gather_objects({i: score_video(predictor, test_set, i) for i in rows})
+    scores = {i: x for part in parts for i, x in part.items()}
+    return concatenate([scores[i] for i in sorted(scores)])
+
+
+def evaluate(predictor, sets) -> Evaluation:
     """Metrics, tables and contact sheets of all test sets. Prints the tables."""
     config, result = predictor.config, Evaluation()
     predictor.model.space_time.memory.K = config.K_evaluated
     for test_set in sets:
-        scores, drawings = score_videos(predictor, test_set, folder)
+        scores, group = score_videos(predictor, test_set), test_set.group
         flat = aggregate(scores, [*predictor.classes, BACKGROUND], config.box_map)
-        group = test_set.group  # one that is not empty stands for frames/
         result.metrics |= {group + (key.removeprefix("frames/") if group else key): value
                            for key, value in flat.items()}
         result.tables.append(results_table(test_set, flat, config))
         if dist.rank() == 0:
             print("\n".join([str(result.tables[-1]), *notes(flat)]))
-            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(drawings)
-    result.metrics |= {"samples": len(sets[0].ids), "K_evaluated": config.K_evaluated,
-                       "box_map": config.box_map, "blurred": config.blurred,
-                       "objects": config.objects}
+            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(
+                [draw_video(predictor, test_set, i) for i in range(len(test_set.ids))[:NUM_VIDEOS]])
+    result.metrics |= {"samples": len(sets[0].ids)} | {
+        name: getattr(config, name) for name in ("K_evaluated", "box_map", "blurred", "objects")}
     return result
 
 
@@ -204,8 +194,8 @@ def add_setting_flags(parser, names) -> None:
 
 
 def main(argv=None):
-    parser, settings = evaluation_parser("stmnet", __doc__.splitlines()[0]), (
-        "K_evaluated", *BOXES, "blurred")
+    parser = evaluation_parser("stmnet", __doc__.splitlines()[0])
+    settings = ("K_evaluated", *BOXES, "blurred")
     add_setting_flags(parser, settings)
     parser.add_argument("--sheets", action="store_true", help="also write a contact sheet of every "
                         "video, into the folder sheets-DATA")
@@ -217,10 +207,15 @@ def main(argv=None):
         predictor = load_predictor(path, device, **{k: getattr(args, k) for k in settings})
         predictor.config = with_objects(predictor.config, args)
         sets, out = test_sets(predictor.config, args.data, args.root), Path(args.out or path.parent)
-        result = evaluate(predictor, sets, out / f"sheets-{args.data}" if args.sheets else None)
+        result = evaluate(predictor, sets)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(out, args, predictor.config)
+        for test_set in sets if args.sheets else ():
+            for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
+                sheet = contact_sheet([draw_video(predictor, test_set, i)])
+                path = io.inside(out / f"sheets-{args.data}", f"{test_set.ids[i]}.png")
+                io.write_image(path, io.contact_sheet(**sheet))
 
 
 if __name__ == "__main__":

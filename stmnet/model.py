@@ -39,6 +39,11 @@ class Output(NamedTuple):
     memory: Memory  # for the steps that follow
 
 
+def each_step(network, x):
+    """The network of each step of each clip: (B, T, …) → (B, T, …)."""
+    return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 def projection(channels, C, depth):
     """`depth` 1×1 convolutions with ReLU (4.2): (N, channels, h, w) → (N, C, h, w)."""
     layers = []
@@ -67,8 +72,8 @@ class SpaceTime(nn.Module):
         features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m, n), `past`: the memory that the call
         for the steps before has returned. Features that are vectors are maps of one position.
         """
-        x_v = self.project_v(features_v.flatten(0, 1)).unflatten(0, features_v.shape[:2])
-        x_a = self.project_a(features_a.flatten(0, 1)).unflatten(0, features_a.shape[:2])
+        x_v = each_step(self.project_v, features_v)  # (B, T, C, h, w)
+        x_a = each_step(self.project_a, features_a)  # (B, T, C, m, n)
         with torch.autocast(x_v.device.type, enabled=False):  # exponentials need float32
             x_av_hat, x_a_hat, memory = self.memory(x_a.float(), x_v.float(), past)
             scores = self.memory.scores(x_av_hat, x_a_hat)  # (B, T, h, w)
@@ -99,14 +104,7 @@ class Stmnet(nn.Module):
             self.audio_encoder.eval()
         return self
 
-    def encode_frames(self, frames):
-        """(B, T, 3, S, S) → (B, T, Dᵥ, h, w)."""
-        return self.visual_encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-
-    def encode_audio(self, segments):
-        """(B, T, n) → (B, T, Dₐ, m, n)."""
-        return self.audio_encoder(segments.flatten(0, 1)).unflatten(0, segments.shape[:2])
-
     def forward(self, frames, segments) -> Output:
         """frames (B, T, 3, S, S), segments (B, T, n) → Output."""
-        return self.space_time(self.encode_frames(frames), self.encode_audio(segments))
+        return self.space_time(each_step(self.visual_encoder, frames),
+                               each_step(self.audio_encoder, segments))

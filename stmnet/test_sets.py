@@ -17,8 +17,7 @@ from .backbones.vggish import RATE, segments_at
 from .data import BACKGROUND, INT16, TEST, make_scenes
 
 BENCHMARKS = ("ave-boxes", "audioset-instrument")
-GRAIN = 4  # frames a second that are drawn of scenes, each within one stretch of sound or silence
-OFFSET = 2  # which of them is taken in every second: the one at 0.625 s
+GRAIN, OFFSET = 4, 2  # frames a second that scenes are drawn at, and which one of each is taken
 
 
 class Video(NamedTuple):
@@ -38,8 +37,7 @@ class SceneVideos:
         self.config, self.turns, self.num_listed = config, turns, None
         self.name, self.group = ("scenes, two take turns", "turns/") if turns else ("scenes", "")
         self.scenes = make_scenes(TEST, config)
-        kind = "turns" if turns else "video"
-        self.ids = [f"{kind}-{i:06d}" for i in range(config.test_videos)]
+        self.ids = [f"{'turns' if turns else 'video'}-{i:06d}" for i in range(config.test_videos)]
 
     def video(self, i) -> Video:
         c = self.config
@@ -49,11 +47,11 @@ class SceneVideos:
         waveform = torch.from_numpy(np.rint(scene.waveform * INT16) / INT16).float()
         first = np.maximum(0, ((times - half) * GRAIN).astype(int))
         end = np.ceil((times + half) * GRAIN).astype(int)
-        is_silent = [not scene.sounding[a:b].any() for a, b in zip(first, end)]
-        boxes = [box[None] if box[2:].any() else box[None][:0] for box in scene.boxes[steps]]
+        is_silent = np.array([not scene.sounding[a:b].any() for a, b in zip(first, end)])
+        boxes = [box[None][:int(box[2:].any())] for box in scene.boxes[steps]]
         labels = [self.scenes.names[k] if k >= 0 else BACKGROUND for k in scene.labels[steps]]
-        return Video(list(scene.frames[steps]), segments_at(waveform, times, c.samples), times,
-                     boxes, labels, np.array(is_silent))
+        segments = segments_at(waveform, times, c.samples)
+        return Video(list(scene.frames[steps]), segments, times, boxes, labels, is_silent)
 
 
 class FileVideos:
@@ -62,17 +60,15 @@ class FileVideos:
     def __init__(self, config, name: str, root: str):
         if name not in BENCHMARKS:
             raise InputError(name, f"none of {', '.join(BENCHMARKS)}, which have boxes of frames")
-        self.config, self.name, self.group = config, name, ""
+        self.config, self.name, self.group, self.videos = config, name, "", {}
         self.num_listed = len(benchmarks.listed_samples(name, root))
         samples = benchmarks.load_samples(name, root)
         if config.skip_bad:
             samples = benchmarks.readable_samples(samples, "image", read_image)
-            samples = benchmarks.readable_samples(samples, "audio",
-                                                  lambda path: read_audio(path, RATE))
-        self.events = {}  # names of AVE's events: its boxes have numbers
+            samples = benchmarks.readable_samples(samples, "audio", read_audio)
+        self.events = {}  # labels of AVE's videos: its boxes have numbers
         if name == "ave-boxes" and (Path(root) / "metadata" / "Annotations.txt").is_file():
             self.events = {s.id: s.label for s in benchmarks.listed_samples("ave", root)}
-        self.videos = {}
         for sample in samples:
             self.videos.setdefault(sample.group, []).append(sample)
         self.ids = sorted(self.videos)
@@ -80,13 +76,12 @@ class FileVideos:
     def video(self, i) -> Video:
         samples = sorted(self.videos[self.ids[i]], key=lambda s: s.seconds)
         times = np.array([s.seconds[0] + 0.5 / FRAME_RATE for s in samples])  # each second's first
-        waveform = read_audio(samples[0].audio, RATE)[0]
-        labels = [self.events.get(s.group, s.label) if len(s.boxes) else BACKGROUND
-                  for s in samples]
-        return Video([read_image(s.image) for s in samples],
-                     segments_at(waveform, times, self.config.samples), times,
-                     [s.boxes for s in samples], labels,
-                     np.array([not len(s.boxes) for s in samples]))
+        segments = segments_at(read_audio(samples[0].audio, RATE)[0], times, self.config.samples)
+        is_silent = np.array([not len(s.boxes) for s in samples])
+        labels = [BACKGROUND if silent else self.events.get(s.group, s.label)
+                  for s, silent in zip(samples, is_silent)]
+        return Video([read_image(s.image) for s in samples], segments, times,
+                     [s.boxes for s in samples], labels, is_silent)
 
 
 def test_sets(config, data: str, root: str) -> list:
@@ -94,6 +89,3 @@ def test_sets(config, data: str, root: str) -> list:
     if data == "scenes":
         return [SceneVideos(config), SceneVideos(config, turns=True)]
     return [FileVideos(config, data, root)]
-
-
-test_sets.__test__ = False  # not a test, though pytest looks for this name

@@ -1,7 +1,6 @@
 """Train stmnet: `python -m stmnet.train` on scenes, `--preset paper --root AVE` as in the paper.
 
-It is trained on seconds of videos and the category of what sounds in them. No box is read, neither
-in the loop nor to choose best.pt.
+It reads seconds of videos and the category of what sounds in them, but no box.
 """
 import time
 import zlib
@@ -30,9 +29,8 @@ def validate(model, held_out, config, device) -> dict:
     model.eval()
     config, rows, scores = replace(config, augment=False), list(dist.split(len(held_out.ids))), []
     for i in progress_bar(range(0, len(rows), 16), name="validation"):
-        batch = stack_clips([load_clip(held_out, j, config,
-                                       np.random.default_rng([VALIDATION_CLIP, j]))
-                             for j in rows[i:i + 16]])
+        rngs = {j: np.random.default_rng([VALIDATION_CLIP, j]) for j in rows[i:i + 16]}
+        batch = stack_clips([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
         batch = {k: v.to(device) for k, v in batch.items()}
         logits = model(batch["frames"], batch["segments"]).logits  # (B, T, classes)
         scores.append(torch.stack([event_loss(logits, batch["labels"]),
@@ -44,9 +42,7 @@ def validate(model, held_out, config, device) -> dict:
 def train(config) -> dict:
     run = Run("stmnet", config)
     source, held_out = training_clips(config)
-    benchmark = None
-    if config.benchmark:
-        benchmark = FileVideos(config, config.benchmark, config.benchmark_root)
+    benchmark = config.benchmark and FileVideos(config, config.benchmark, config.benchmark_root)
     if config.proposals and not Path(config.proposals).is_file():  # read at the end, missed now
         raise InputError(config.proposals, "no such file")
     batches = TrainingBatches(source, config)
