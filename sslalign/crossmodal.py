@@ -4,7 +4,7 @@ N image–audio pairs have features `visual` and `audio` (N, c) of the backbones
 trained, `visual_projected` and `audio_projected` (N, d).
 
 >>> visual, audio = torch.eye(3), torch.eye(3)[[1, 0, 2]]
->>> score_cross_modal({"visual": visual, "audio": audio}, [None] * 3)["retrieval/a2i_r@1_instance"]
+>>> score_cross_modal({"visual": visual, "audio": audio}, ["a", "a", None])["alignment/cosine"]
 0.3333333333333333
 >>> nearest(compositional(visual[:1], visual[1:2]), visual, 2)
 tensor([[0, 1]])
@@ -19,18 +19,20 @@ from common.io import overlay
 from common.training import markdown_table
 
 RECALLS = (1, 5, 10)
-NUM_NEAREST = 5  # images found, in the figure
+NUM_NEAREST = 5  # images of the figure
 
 
-def score_cross_modal(features: dict, labels) -> dict:
-    """Retrieval (Table V) and alignment (Table VI) of N matched pairs, keys as in metrics.json.
+def score_cross_modal(features: dict, labels, has_source=None) -> dict:
+    """Retrieval (Table V) and alignment (Table VI) of matched pairs, keys as in metrics.json.
 
     labels: N names. Recall of a category is left out if one is None; the paper does not say whether
-    it reports that or recall of the instance.
+    it reports that or recall of the instance. has_source: (N,) bool, others are left out.
     """
+    rows = np.arange(len(labels)) if has_source is None else np.flatnonzero(has_source)
+    features = {name: x[rows] for name, x in features.items()}
     result, gts = {}, {"instance": None}
-    if None not in list(labels):
-        gts["category"] = labels
+    if None not in (names := [labels[i] for i in rows]):
+        gts["category"] = names
     for suffix in ("", "_projected"):
         if f"visual{suffix}" in features:
             pair = features[f"audio{suffix}"], features[f"visual{suffix}"]
@@ -45,7 +47,7 @@ def score_cross_modal(features: dict, labels) -> dict:
             "alignment/magnitude": mean, "alignment/magnitude_std": deviation}
 
 
-def table(result: dict) -> str:
+def cross_modal_table(result: dict) -> str:
     """A row for each kind of retrieval, and a line on the alignment of the backbones' features."""
     rows = []
     for way, words in (("a2i", "audio → image"), ("i2a", "image → audio")):
@@ -72,7 +74,7 @@ def compositional(visual, audio, lam=0.5):
 def nearest(z, gallery, k: int, excluded=None):
     """The k rows of gallery (N, d) nearest to each z (n, d) by cosine → (n, k) indices.
 
-    excluded: (n, m), indices that are not found.
+    excluded: (n, m), indices that do not count.
     """
     scores = F.normalize(z, dim=-1) @ F.normalize(gallery, dim=-1).T  # (n, N)
     if excluded is not None:
@@ -93,12 +95,12 @@ def draw_compositions(features: dict, test_set) -> dict:
     partners = torch.from_numpy(shuffled_partners(names))
     query = torch.stack([torch.arange(len(gallery)), partners], 1)[:SHEET_ROWS]  # (n, 2)
     z = compositional(visual[query[:, 0]], audio[query[:, 1]])
-    found = nearest(z, visual, max(0, min(NUM_NEAREST, len(gallery) - 2)), query)
-    rows = torch.cat([query, found], 1).tolist()
+    neighbours = nearest(z, visual, max(0, min(NUM_NEAREST, len(gallery) - 2)), query)
+    rows = torch.cat([query, neighbours], 1).tolist()
     return {"rows": [[overlay(test_set.image(int(gallery[i])), size=TILE) for i in row]
                      for row in rows],
             "columns": ["image", "whose audio is added",
-                        *(f"nearest {k + 1}" for k in range(found.shape[1]))],
+                        *(f"nearest {k + 1}" for k in range(neighbours.shape[1]))],
             "captions": [f"{names[i]} + audio of {names[j]}: {', '.join(names[k] for k in rest)}"
                          for i, j, *rest in rows],
             "legend": "z = (v + a) / 2 of unit features; the image and that of the audio are "

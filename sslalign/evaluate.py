@@ -1,14 +1,12 @@
 """sslalign's evaluation (4.1.2 to 4.5, 4.8), of a checkpoint or of any method's saved heatmaps.
 
-`python -m sslalign.evaluate --checkpoint runs/sslalign/NAME/best.pt --data scenes|BENCHMARK
-    --root DIR [--save-maps DIR]`
-`python -m sslalign.evaluate --maps DIR --data BENCHMARK --root DIR` (the files: sslalign/saved.py)
+`python -m sslalign.evaluate --checkpoint runs/sslalign/NAME/best.pt --data vggss --root DIR`
+`python -m sslalign.evaluate --maps DIR --data vggss --root DIR` (the files: sslalign/saved.py)
 """
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from common import evaluation, metrics
@@ -19,7 +17,7 @@ from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpo
 from .backbones.resnet import resnet18
 from .backbones.views import normalise, test_view
 from .config import PRESETS, TINY
-from .crossmodal import draw_compositions, score_cross_modal, table
+from .crossmodal import cross_modal_table, draw_compositions, score_cross_modal
 from .model import Sslalign, cosine_map
 from .saved import MapWriter, SavedMaps
 
@@ -28,10 +26,8 @@ AUDIO = {"matched": "", **CONTROLS}  # audio → column of its heatmaps
 
 
 class Predictor:
-    """A trained model. `report` is of its validation.
-
-    object_net: a network whose features show objects, for object-guided refinement (--ogl,
-    Table II), or None.
+    """A trained model, and a network whose features show objects, or None. `report` is of its
+    validation.
     """
 
     def __init__(self, model, config, device, report=None, object_net=None, note=""):
@@ -49,14 +45,15 @@ class Predictor:
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
         """Heatmaps of the model, refined ones and those of the controls; features of the pairs."""
-        x = torch.stack([test_view(image, self.config.image_size) for image in batch.images])
-        x = x.to(self.device)
+        views = [test_view(image, self.config.image_size) for image in batch.images]
+        x = torch.stack(views).to(self.device)
         v = self.model.look(x)  # once for all audio
         heatmaps = {AUDIO[kind]: cosine_map(v, a.to(self.device)).cpu()
                     for kind, a in batch.audio.items()}
-        if self.object_net is not None:
-            maps = heatmaps[""], object_map(self.object_net, x).cpu()
-            maps = [metrics.resize(m, SIZE, PROTOCOL, batch.align_corners) for m in maps]
+        if self.object_net is not None:  # EZ-VSL's refinement (Table II, w/ OGL)
+            objects = self.object_net.features(normalise(x)).mean(1).cpu()  # (n, h, w)
+            maps = [metrics.resize(maps, SIZE, PROTOCOL, batch.align_corners)
+                    for maps in (heatmaps[""], objects)]
             heatmaps["ogl/"] = metrics.object_guided(*maps, alpha=0.4)
         return Prediction(heatmaps, self.features(v, batch.audio["matched"]))
 
@@ -69,46 +66,31 @@ class Predictor:
         return {name: x.float().cpu() for name, x in features.items()}
 
 
-def object_map(net, x):
-    """Objects by EZ-VSL's rule: the mean over channels of a ResNet's last map, which is ≥ 0.
-
-    x (n, 3, H, W) in [0, 1] → (n, h, w).
-    """
-    return net.features(normalise(x)).mean(1)
-
-
 def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
     """Metrics, tables and contact sheets of all test sets. Prints the tables.
 
-    predictor: a Predictor or SavedMaps. maps_folder: where heatmaps and features are written to.
+    predictor: a Predictor or SavedMaps. maps_folder: where heatmaps and features are written.
     """
     result = Evaluation()
     for test_set in test_sets:
-        audio, has_source = predictor.encode_test_audio(test_set), test_set.has_source
+        audio, groups = predictor.encode_test_audio(test_set), test_set.metric_groups
         writer = MapWriter(predictor, maps_folder) if maps_folder else predictor
         scores, features = evaluation.score_samples(writer, test_set, audio)
         cross_modal = {}
-        if features and "retrieval" in test_set.metric_groups:
-            cross_modal = score_cross_modal({name: x[has_source] for name, x in features.items()},
-                                            np.array(test_set.labels)[has_source])
-        result.add(test_set, scores, VARIANTS, cross_modal and f"\n{table(cross_modal)}",
-                   predictor.note)
+        if features and "retrieval" in groups:
+            cross_modal = score_cross_modal(features, test_set.labels, test_set.has_source)
+        text = f"\n{cross_modal_table(cross_modal)}" if cross_modal else ""
+        result.add(test_set, scores, VARIANTS, text, predictor.note)
         result.metrics |= cross_modal
-        if dist.rank() > 0:
-            continue
-        if "samples" not in result.sheets or "interactive" in test_set.metric_groups:
-            result.sheets["samples"] = evaluation.draw_samples(predictor, test_set, audio,
-                                                               {"": "heatmap"})
-        if cross_modal and "visual_projected" in features:
+        if dist.rank() == 0 and ("samples" not in result.sheets or "interactive" in groups):
+            result.sheets["samples"] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
+        if dist.rank() == 0 and cross_modal and "visual_projected" in features:
             result.sheets["compositional"] = draw_compositions(features, test_set)
     return result
 
 
 def load_predictor(path, device, ogl=False, object_weights="") -> Predictor:
-    """The Predictor of a checkpoint, with `ogl` one that also refines heatmaps by objects.
-
-    Raises InputError.
-    """
+    """The Predictor of a checkpoint; `ogl`: with refinement by objects. Raises InputError."""
     checkpoint = load_checkpoint(path, "sslalign")
     try:
         config = from_dict(PRESETS, checkpoint["config"])
@@ -119,10 +101,10 @@ def load_predictor(path, device, ogl=False, object_weights="") -> Predictor:
     model = model.to(device, memory_format=torch.channels_last)
     net, note = None, ""
     if ogl:
-        net = model.visual
-        if object_weights:
-            net = load_published(resnet18(), object_weights).to(device).eval()
-        note = f"Objects are of {object_weights or 'the visual encoder of the model itself'}."
+        net, note = model.visual, "Objects are of the visual encoder of the model itself."
+    if object_weights:
+        net = load_published(resnet18(), object_weights).to(device).eval()
+        note = f"Objects are of {object_weights}."
     return Predictor(model, config, device, checkpoint.get("report"), net, note)
 
 
@@ -145,12 +127,12 @@ def main(argv=None):
     parser = evaluation.evaluation_parser("sslalign", __doc__.splitlines()[0])
     parser.add_argument("--ogl", action="store_true", help="also refine the heatmaps by objects "
                         "(Table II, w/ OGL)")
-    parser.add_argument("--object-weights", default="", help="published ResNet-18 for --ogl [the "
-                        "visual encoder]")
-    parser.add_argument("--save-maps", default="", help="write heatmaps and features here")
-    parser.add_argument("--maps", default="", help="folder of heatmaps to evaluate instead of a "
-                        "model's (see sslalign/saved.py); scenes are then those of --checkpoint "
-                        "or, without, of the preset tiny")
+    for name, text in (
+            ("object-weights", "published ResNet-18 for --ogl [the visual encoder]"),
+            ("save-maps", "folder to write heatmaps and features to"),
+            ("maps", "folder of heatmaps to evaluate instead of a model's (sslalign/saved.py); "
+             "scenes are those of --checkpoint or, without, of the preset tiny")):
+        parser.add_argument(f"--{name}", default="", help=text)
     args = evaluation.parse_flags(parser, argv)
     if args.maps and (args.ogl or args.save_maps):
         parser.error("--ogl and --save-maps need a model, not --maps")
@@ -167,8 +149,8 @@ def main(argv=None):
         if args.maps:
             predictor = SavedMaps(args.maps)
         config = evaluation.with_objects(config, args)
-        test_sets = evaluation.test_sets(config, args.data, args.root)
-        result = evaluate(predictor, test_sets, args.save_maps)
+        sets = evaluation.test_sets(config, args.data, args.root)
+        result = evaluate(predictor, sets, args.save_maps)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or args.maps or path.parent), args, config)

@@ -5,12 +5,12 @@ import torch
 from common import metrics
 from common.io import overlay, write_image, write_json
 
-from .scoring import PROTOCOL, make_batch
+from .scoring import CONTROLS, PROTOCOL, make_batch
+from .tables import HEADINGS
 from .test_sets import SIZE
 
 SHEET_ROWS, TILE = 8, (144, 144)
 LEGEND = "lime: the ground truth · heatmap: from dark violet, its minimum, to pale yellow"
-CONTROLS = {"control/shuffled_": "shuffled audio", "control/silent_": "silent audio"}
 
 
 def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
@@ -22,7 +22,10 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     is_interactive, members = "interactive" in test_set.metric_groups, {}
     for i in np.flatnonzero(test_set.has_source):
         members.setdefault(test_set.groups[i] if is_interactive else i, []).append(int(i))
-    headings = dict([*headings.items()][:1]) if is_interactive else {**headings, **CONTROLS}
+    if is_interactive:
+        headings = dict([*headings.items()][:1])
+    else:
+        headings = {**headings, **{c: HEADINGS[c] for c in CONTROLS.values()}}
     sheet = {"rows": [], "columns": [], "captions": [], "legend": LEGEND}
     for samples in list(members.values())[:SHEET_ROWS]:
         heatmaps = predictor.predict(make_batch(test_set, audio, samples)).heatmaps

@@ -1,8 +1,7 @@
 """From heatmaps to scores of samples, and from scores to metrics.
 
-Heatmaps that are scored together are a *column* of the results: the model's own, those of a control
-or of a baseline. A column is named by its prefix in metrics.json. N: samples of the test set, n:
-samples of a batch, S = SIZE: side of the maps.
+A *column* of the results is the model's own heatmaps, or those of a control or a baseline, named by
+its prefix in metrics.json. N samples of a test set, n of a batch; maps are S × S, S = SIZE.
 
 >>> scores = {"ciou": np.array([0.9, 0.2, 0.6, 0.7]), "pointing": np.array([1.0, 0, 1, 1])}
 >>> aggregate(scores, ["interactive"], groups=["a", "a", "b", "b"])
@@ -57,16 +56,15 @@ def encode_test_audio(predictor, test_set) -> dict:
 
 
 def make_batch(test_set, audio: dict, rows) -> Batch:
-    """Samples `rows` of a test set, of which `audio` is the encoded audio."""
+    """Samples `rows` of a test set with their part of its encoded audio."""
     rows = list(rows)
     return Batch([test_set.image(i) for i in rows], {kind: x[rows] for kind, x in audio.items()},
                  test_set.align_corners, [test_set.ids[i] for i in rows])
 
 
 def score_samples(predictor, test_set, audio: dict) -> tuple[dict, dict]:
-    """Predict and score a whole test set; each process does its part, and has the results of all.
-
-    Returns scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}.
+    """Predict and score a test set, each process its part, all with the results of all samples:
+    scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}.
     """
     parts, merged, count = {}, {}, len(test_set.ids)
     for rows in progress_bar(batches(dist.split(count)), name=f"heatmaps, {test_set.name}"):
@@ -120,12 +118,11 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> di
 
 
 def f_of_masks(pred, masks, beta2=0.3):
-    """`metrics.f_curves` of predictions that are masks, (n, S, S) bool → (n, 2).
+    """`metrics.f_curves` of masks (n, S, S) bool → (n, 2); NaN without ground truth.
 
         F = (1 + β²) P R / (β² P + R),  P = hits / predicted pixels,  R = hits / gt pixels
 
-    Such a curve has two values: at threshold 0 that of the whole image, at the 254 others that of
-    the mask. NaN without ground truth.
+    Such a curve is that of the whole image at threshold 0, and of the mask at the 254 others.
     """
     gt = masks > 0
     hits, area, pixels = (pred & gt).sum((1, 2)), gt.sum((1, 2)), gt[0].size
@@ -135,21 +132,20 @@ def f_of_masks(pred, masks, beta2=0.3):
 
 
 def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
-    """`score_maps` of what does not look at the image, and the best that a heatmap can reach.
+    """`score_maps` without a look at the image, and the best that a heatmap can reach.
 
-    centre: a heatmap that falls from the middle to the edges; its upper half is the central square
-    of half the area. whole: all of the image is foreground.
+    centre: a heatmap that falls from the middle to the edges. whole: all is foreground.
     """
     ring = np.abs(2 * np.arange(SIZE) - (SIZE - 1))  # whole numbers, so that ties are exact
     centre = 1 - np.maximum(ring[:, None], ring).astype(np.float32) / SIZE  # (S, S)
     centre = score_maps(np.broadcast_to(centre, gt.shape), gt, masks, has_confidence)
     whole, best = {}, {}
-    for name, truth in (("ciou", gt), ("mask_ciou", masks)):
-        if truth is not None:
-            values = metrics.baseline_values(truth)
+    for name, target in (("ciou", gt), ("mask_ciou", masks)):
+        if target is not None:
+            values = metrics.baseline_values(target)
             whole[name] = values["whole"]
             best[name] = values.get("upper_bound", values.get("ceiling"))
-            best[f"{name}_adaptive"] = (truth > 0).any((1, 2)).astype(np.float64)  # less one pixel
+            best[f"{name}_adaptive"] = (target > 0).any((1, 2)).astype(np.float64)  # less one pixel
     return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
 
 
@@ -167,10 +163,9 @@ METRICS = {  # group → metric → the score that it is of, and how; {} is one 
 
 
 def aggregate(scores: dict, metric_groups, groups=None, has_source=None) -> dict:
-    """Metrics of a column, {"GROUP/METRIC": fraction}, as far as it has the scores for them.
+    """Metrics of a column, {"GROUP/METRIC": fraction}, of which it has the scores (`score_maps`).
 
-    scores: see `score_maps`. groups: (N,), the image of each sample. has_source: (N,) bool; samples
-    without a source count in extended/ only.
+    groups: (N,), the image of each sample. has_source: (N,) bool; others count in extended/ only.
     """
     has_source = np.ones(len(scores["ciou"]), bool) if has_source is None else has_source
     result = {}

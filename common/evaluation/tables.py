@@ -71,21 +71,20 @@ class Evaluation:
 
 
 def results_table(test_set, results: dict, headings: dict, num_undefined: int) -> Table:
-    """results: {column: {"GROUP/METRIC": fraction}}, the model's own column first.
-
-    A metric by an exact rule is a row if it differs from the one by the published rule.
-    num_undefined: samples with neither ground truth nor prediction, which are misses.
+    """results: {column: {"GROUP/METRIC": fraction}}, the model's own column first. A metric by an
+    exact rule is a row if it differs from the one by the published rule.
     """
-    groups, own, headings = test_set.metric_groups, next(iter(results)), {**headings, **HEADINGS}
+    groups, model = test_set.metric_groups, next(iter(results.values()))
     title = [f"{test_set.name}, N = {len(test_set.ids)}",
              test_set.num_listed and f"{len(test_set.ids)} found / {test_set.num_listed} listed",
              "interactive" in groups and f"{len(set(test_set.groups))} images",
              "extended" in groups and f"{test_set.has_source.sum()} with a visible source",
              num_undefined and f"{num_undefined} with neither ground truth nor prediction",
              f"protocol {PROTOCOL}, %"]
-    names = [name for name, x in results[own].items() if "_exact" not in name
-             or f"{100 * x:.1f}" != f"{100 * results[own][name.replace('_exact', '')]:.1f}"]
-    columns = {heading: results[c] for c, heading in headings.items() if c in results}
+    names = [name for name, x in model.items() if "_exact" not in name
+             or f"{100 * x:.1f}" != f"{100 * model[name.replace('_exact', '')]:.1f}"]
+    columns = {heading: results[column] for column, heading in {**headings, **HEADINGS}.items()
+               if column in results}
     rows = [{"name": spell(name), "values": {heading: [100 * x[name]]
                                              for heading, x in columns.items() if name in x}}
             for name in names]
@@ -108,8 +107,8 @@ def metric_keys(results: dict) -> dict:
     {'avc/auc': 0.6, 'control/silent_masks_auc': 0.1}
     """
     keys = {}
-    for column, found in results.items():
-        for metric, x in found.items():
+    for column, values in results.items():
+        for metric, x in values.items():
             group, name = metric.split("/")
             short = name if group == "pairs" or name.startswith("i") else f"{group}_{name}"
             keys[f"{column}{short}" if column else metric] = x

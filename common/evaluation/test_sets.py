@@ -65,9 +65,8 @@ class FileTestSet:
         self.has_source = np.array([s.sounding for s in self.samples])
         if not self.has_source.any():
             raise InputError(root, f"no sample of {name} here shows what sounds")
-        self.clip = config.seconds
-        if name.startswith("avsbench"):  # its clips are of 5 s
-            self.clip = max(5.0, config.crop)
+        # AVSBench's clips are of 5 s.
+        self.clip = max(5.0, config.crop) if name.startswith("avsbench") else config.seconds
         has_masks = all(s.masks for s in self.samples if s.sounding)
         is_for = {"pairs": True, "interactive": name in INTERACTIVE,
                   "extended": not self.has_source.all(), "masks": has_masks,
@@ -102,10 +101,8 @@ test_sets.__test__ = False  # pytest takes it for a test
 
 
 def shuffled_partners(groups) -> np.ndarray:
-    """(N,) groups → (N,), for each sample the one whose audio it gets in the control.
-
-    It is the sample half the list away, as neighbours in a list may be of one video, or the first
-    after that of another group; the sample itself if there is no other group.
+    """(N,) groups → (N,), for each sample the one whose audio it gets in the control: the one half
+    the list away, or the first after that of another group, or itself if there is none.
 
     >>> shuffled_partners(["a", "a", "b", "b"])
     array([2, 3, 0, 1])
