@@ -52,7 +52,7 @@ def test_cells_are_the_loop_over_cells(side, count, seed):
 
 
 def test_cells_show_what_is_in_the_scene():
-    scenes = small.scenes_of(3, TINIER)
+    scenes = small.make_scenes(3, TINIER)
     images, targets = small.detections(scenes, TINIER, 4)
     assert (
         images.shape == (4, 3, 48, 48)
@@ -73,7 +73,7 @@ def test_the_small_teachers_learn(tmp_path):
     """Of scenes of another seed they know more than chance: 12 classes. Each learns its own task from its own scenes."""
     config, other = (
         replace(TINIER, teacher_steps=110, out=str(tmp_path)),
-        small.scenes_of(5, TINIER),
+        small.make_scenes(5, TINIER),
     )
     detector, listener = small.teacher("e_v", config), small.teacher("e_a", config)
     with torch.no_grad():
