@@ -114,8 +114,7 @@ TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="ave", epochs=30, batch_size=128, lr=1e-4, schedule="constant",
     image_size=256, augment=True, segment_seconds=0.96, background=False, blocks=(3, 8, 36, 3),
-    width=64, bottleneck=True, last_stride=2, audio="vggish", audio_width=64,
-    vision_weights="third_party/weights/resnet152-394f9c45.pth",
-    audio_weights="third_party/weights/vggish-10086976.pth",
-    C=256, similarity="dot", tau=1.0, workers=8)
+    width=64, bottleneck=True, last_stride=2, audio="vggish", audio_width=64, C=256, tau=1.0,
+    vision_weights="third_party/weights/resnet152-394f9c45.pth", similarity="dot", workers=8,
+    audio_weights="third_party/weights/vggish-10086976.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

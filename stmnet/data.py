@@ -1,11 +1,9 @@
 """Training data (4.2): a random second of a video, T frames with the audio around each, and labels.
 
 A source of clips has `ids`, `classes` (names, `background` last if it is one) and `draw(i, rng)` →
-frames (T of (H, W, 3) uint8), segments (T, n), labels (T,). A step has the label of its video or,
-with a background class, `background` if nothing sounds then, which AVE says for each second, scenes
-for each frame. In the paper every step has it: "we include the whole length of every video".
+frames (T of (H, W, 3) uint8), segments (T, n), labels (T,). A step has the label of its video, as
+in the paper, or with a background class `background` if nothing sounds then.
 """
-import os
 import zlib
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common import benchmarks
-from common.benchmarks import FRAME_RATE
+from common.benchmarks import FRAME_RATE, listed_samples, load_samples, readable_samples
+from common.benchmarks.videos import numbered_images
 from common.io import InputError, read_audio, read_image
 from common.scenes import Scenes
 from common.training import check_batch_size, dist, progress_bar
@@ -24,8 +22,7 @@ from .backbones.views import draw_view, test_view, train_view
 
 VALIDATION, TEST = 10**6, 10**6 + 19  # seeds of held-out scenes; --seed of training is smaller
 ORDER, CLIP, VALIDATION_CLIP = 20, 21, 22  # streams of random numbers
-BACKGROUND = "background"
-INT16 = 32767
+BACKGROUND, INT16 = "background", 32767
 
 
 def make_scenes(seed: int, config) -> Scenes:
@@ -61,8 +58,11 @@ class FileClips:
     def __init__(self, samples, names, config):
         self.samples, self.config, self.ids = samples, config, [s.id for s in samples]
         self.classes = [*names, *[BACKGROUND] * config.background]
-        self.seconds = [count_frames(s.image) // FRAME_RATE
+        self.seconds = [len(numbered_images(s.image)) // FRAME_RATE
                         for s in progress_bar(samples, name="counting frames")]
+        if samples and not min(self.seconds):
+            sample = samples[self.seconds.index(0)]
+            raise InputError(sample.image, f"less than {FRAME_RATE} frames, one second")
 
     def draw(self, i, rng):
         sample, c = self.samples[i], self.config
@@ -71,31 +71,20 @@ class FileClips:
         is_event = sample.seconds[0] <= second < sample.seconds[1] or not c.background
         label = self.classes.index(sample.label if is_event else BACKGROUND)
         images = [read_image(sample.image / f"{k:04d}.jpg") for k in frames]
-        times = (frames + 0.5) / FRAME_RATE
-        segments = segments_at(read_audio(sample.audio, RATE)[0], times, c.samples)
-        return images, segments, np.full(c.T, label)
-
-
-def count_frames(folder) -> int:
-    """How many frames 0000.jpg, 0001.jpg, … a folder has, a second of them at least."""
-    names = {name for name in os.listdir(folder) if name.endswith(".jpg")}
-    if missing := {f"{k:04d}.jpg" for k in range(len(names))} - names:
-        raise InputError(folder, f"frame {min(missing)} is missing")
-    if len(names) < FRAME_RATE:
-        raise InputError(folder, f"{len(names)} frames are not one second of {FRAME_RATE}")
-    return len(names)
+        waveform, times = read_audio(sample.audio, RATE)[0], (frames + 0.5) / FRAME_RATE
+        return images, segments_at(waveform, times, c.samples), np.full(c.T, label)
 
 
 def load_videos(config, file) -> list:
     """The samples of a list of AVE; with --skip-bad those whose files can all be read."""
     def read_frames(folder):
-        for k in range(count_frames(folder)):
-            read_image(folder / f"{k:04d}.jpg")
+        for path in numbered_images(folder):
+            read_image(path)
 
-    samples = benchmarks.load_samples("ave", config.root, file or None)
+    samples = load_samples("ave", config.root, file or None)
     if config.skip_bad:
-        samples = benchmarks.readable_samples(samples, "image", read_frames)
-        samples = benchmarks.readable_samples(samples, "audio", read_audio)
+        samples = readable_samples(samples, "image", read_frames)
+        samples = readable_samples(samples, "audio", read_audio)
     return samples
 
 
@@ -105,7 +94,7 @@ def ave_clips(config):
         raise InputError("--T", f"{config.T} does not divide {FRAME_RATE}, the frames a second")
     if not config.root or not Path(config.root).is_dir():
         raise InputError(config.root or "--root", "not a folder; --root names that of ave")
-    names = sorted({s.label for s in benchmarks.listed_samples("ave", config.root)})
+    names = sorted({s.label for s in listed_samples("ave", config.root)})
     samples = load_videos(config, config.train_list)
     if config.held_out_list:
         held_out = load_videos(config, config.held_out_list)
@@ -133,13 +122,10 @@ def training_clips(config):
 
 
 def load_clip(source, i: int, config, rng) -> dict:
-    """A random second of video i → {"frames" (T, 3, S, S), "segments" (T, n), "labels" (T,)}.
-
-    With config.augment all frames are cropped at one place (4.2) and uint8.
-    """
+    """A random second of video i → {"frames" (T, 3, S, S), "segments" (T, n), "labels" (T,)}."""
     frames, segments, labels = source.draw(i, rng)
-    if config.augment:
-        crop = (*draw_view(config.image_size, rng)[:2], False)  # the paper mirrors nothing
+    if config.augment:  # all frames are cropped at one place (4.2); the paper mirrors nothing
+        crop = (*draw_view(config.image_size, rng)[:2], False)
         views = [train_view(frame, config.image_size, crop) for frame in frames]
     else:
         views = [test_view(frame, config.image_size) for frame in frames]

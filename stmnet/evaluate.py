@@ -12,7 +12,6 @@ import torch
 
 from common import io, metrics
 from common.evaluation import Evaluation, evaluation_parser, parse_flags, with_objects
-from common.io import InputError
 from common.training import (best_checkpoint, cli, dist, fields_free_on_resume, from_dict,
                              load_checkpoint, progress_bar, resolve, select_device)
 
@@ -29,7 +28,6 @@ from .scoring import (SIZE, FrameScores, VideoScores, aggregate, baseline_scores
 from .tables import notes, results_table
 from .test_sets import test_sets
 
-# Settings of boxes, which may differ from those of the training.
 BOXES = ("box_map", "proposals", "area_normalised", "confidence", "instances", "nms", "grounded")
 
 
@@ -59,11 +57,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, features_v, segments, past=EMPTY) -> Prediction:
-        """Features of T frames, their audio segments (T, n), the memory of the steps before.
-
-        Without a background class, a frame whose best class has a lower probability than
-        config.confidence is background.
-        """
+        """Features of T frames, their audio segments (T, n), the memory of the steps before."""
         features_a = self.model.audio_encoder(segments.to(self.device))[None]
         *output, memory = self.model.space_time(features_v, features_a, past)
         logits, alpha, scores = (x[0].float().cpu() for x in output)
@@ -146,8 +140,8 @@ def evaluate(predictor, sets) -> Evaluation:
             print("\n".join([str(result.tables[-1]), *notes(flat)]))
             result.sheets[group.rstrip("/") or "samples"] = contact_sheet(
                 [draw_video(predictor, test_set, i) for i in range(len(test_set.ids))[:NUM_VIDEOS]])
-    result.metrics |= {"samples": len(sets[0].ids)} | {
-        name: getattr(config, name) for name in ("K_evaluated", "box_map", "blurred", "objects")}
+    settings = ("K_evaluated", "box_map", "blurred", "objects")
+    result.metrics |= {"samples": len(sets[0].ids), **{k: getattr(config, k) for k in settings}}
     return result
 
 
@@ -162,17 +156,17 @@ def load_predictor(path, device, **changes) -> Predictor:
         model.load_state_dict(checkpoint["model"])
         report = dict(checkpoint.get("report", {}))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(path, " ".join(str(error).split())[:300]) from None
+        raise io.InputError(path, " ".join(str(error).split())[:300]) from None
     model = model.to(device, memory_format=torch.channels_last)
     return Predictor(model, config, device, classes, report)
 
 
 def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: evaluate best.pt on the benchmark, if any, or else on scenes."""
+    """The end of a training: best.pt on `benchmark` (a FileVideos, or None) or on scenes."""
     run.end_training()
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
-    free = fields_free_on_resume(Config) - {"device"}  # may have changed since best.pt was written
+    free = fields_free_on_resume(Config) - {"device"}
     predictor = load_predictor(run.folder / "best.pt", run.device,
                                **{name: getattr(run.config, name) for name in free})
     sets = [benchmark] if benchmark else []
@@ -213,9 +207,9 @@ def main(argv=None):
             result.write(out, args, predictor.config)
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
-                sheet = contact_sheet([draw_video(predictor, test_set, i)])
-                path = io.inside(out / f"sheets-{args.data}", f"{test_set.ids[i]}.png")
-                io.write_image(path, io.contact_sheet(**sheet))
+                sheet = io.contact_sheet(**contact_sheet([draw_video(predictor, test_set, i)]))
+                folder = out / f"sheets-{args.data}"
+                io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
 
 
 if __name__ == "__main__":

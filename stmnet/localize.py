@@ -9,24 +9,29 @@ of JSON as soon as a frame's audio segment is there. It keeps K steps and one se
 """
 import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from common.io import InputError, append_jsonl, overlay, read_audio, read_image, write_json
+from common import io
+from common.benchmarks.videos import open_video
+from common.io import InputError, atomic
 from common.training import Parser, best_checkpoint, cli, select_device
 
 from .backbones.vggish import RATE, AudioStream, segments_at
 from .evaluate import BOXES, add_setting_flags, load_predictor
 from .memory import EMPTY
 from .scoring import enlarge
-from .video_io import open_video, write_video
 
 BLOCK = 16  # frames at once
+GIF_WIDTH = 480  # pixels, at most
 
 
 def localize(predictor, blocks):
@@ -48,9 +53,9 @@ def localize(predictor, blocks):
 
 def blocks_of_file(video, samples: int):
     """A VideoFile in blocks of frames, as `localize` takes them."""
-    waveform = read_audio(video.audio, RATE)[0]
+    waveform = io.read_audio(video.audio, RATE)[0]
     for first in range(0, len(video.frames), BLOCK):
-        frames = [read_image(path) for path in video.frames[first:first + BLOCK]]
+        frames = [io.read_image(path) for path in video.frames[first:first + BLOCK]]
         times = (first + np.arange(len(frames)) + 0.5) / video.fps
         yield frames, times, segments_at(waveform, times, samples)
 
@@ -66,21 +71,44 @@ def blocks_of_stream(frames, audio: AudioStream, width: int, height: int, fps: f
         number += 1
 
 
+def write_video(path, images, fps, audio) -> None:
+    """An iterable of images (H, W, 3) uint8, resized to the first → a GIF, or .mp4 with audio."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths, size, made = [], None, f"{folder}/made"
+        for image in map(Image.fromarray, images):
+            size = size or image.size
+            paths.append(f"{folder}/{len(paths):06d}.png")
+            (image if image.size == size else image.resize(size)).save(paths[-1], compress_level=1)
+        if path.suffix.lower() == ".mp4":
+            command = ["ffmpeg", "-v", "error", "-nostdin", "-framerate", f"{fps:g}", "-i",
+                       f"{folder}/%06d.png", "-i", str(audio), "-pix_fmt", "yuv420p", "-vf",
+                       "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-f", "mp4", made]  # even sides
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if ended.returncode:
+                raise InputError(path, (ended.stderr.strip() or "ffmpeg failed").splitlines()[-1])
+        else:
+            first, *rest = (Image.open(p).reduce(-(-size[0] // GIF_WIDTH)) for p in paths)
+            first.save(made, format="GIF", save_all=True, append_images=rest,
+                       duration=round(1000 / fps), loop=0)
+        with atomic(path) as file:
+            file.write(Path(made).read_bytes())
+
+
 def localize_file(predictor, args):
     out, records, config = Path(args.out), [], predictor.config
     if out.resolve() == Path(args.video).resolve():
         raise InputError(out, "would take the place of the video itself")
 
     def images(video):
-        for frame, heatmap, boxes, record in localize(
-                predictor, blocks_of_file(video, config.samples)):
+        blocks = blocks_of_file(video, config.samples)
+        for frame, heatmap, boxes, record in localize(predictor, blocks):
             records.append(record)
-            yield overlay(frame, heatmap=enlarge(heatmap[None])[0], boxes=boxes,
+            yield io.overlay(frame, heatmap=enlarge(heatmap[None])[0], boxes=boxes,
                           labels=[record["label"]] * len(boxes))
 
     with open_video(args.video, args.fps) as video:
         write_video(out, images(video), args.fps, video.audio)
-    write_json(out.with_suffix(".json"), {
+    io.write_json(out.with_suffix(".json"), {
         "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
         "box_map": config.box_map, "checkpoint": args.checkpoint})
     labels = ", ".join(sorted({record["label"] for record in records}))
@@ -88,8 +116,6 @@ def localize_file(predictor, args):
 
 
 def localize_stream(predictor, args):
-    if args.frames == args.sound == "-":
-        raise InputError("--sound", "frames are read from standard input already")
     with ExitStack() as stack:
         frames, audio = (sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
                          for name in (args.frames, args.sound))
@@ -98,7 +124,7 @@ def localize_stream(predictor, args):
         blocks = blocks_of_stream(frames, audio, *map(int, args.size.split("x")), args.fps)
         try:
             for *_, record in localize(predictor, blocks):
-                append_jsonl(out, record)
+                io.append_jsonl(out, record)
                 count += 1
         except BrokenPipeError:  # the reader of the lines has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,8 +142,8 @@ def main(argv=None):
     add("--checkpoint", default="", help="default: best.pt of the newest run")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     add("--video", default="", help="a folder with numbered images and one audio file, or a file")
-    add("--out", default="", help=".gif or .mp4 to write [localized.gif]; boxes go to the same "
-        "name with .json. With --stream a file of JSON lines [standard output]")
+    add("--out", default="", help=".gif or .mp4 to write, boxes go to .json [localized.gif]; with "
+        "--stream a file of JSON lines [standard output]")
     add("--fps", type=float, default=4.0, help="frames a second of the input [4]")
     add("--stream", action="store_true", help="read raw frames and audio as they come")
     add("--frames", default="", help="with --stream: path of raw rgb24 frames, or -")
@@ -131,6 +157,8 @@ def main(argv=None):
     is_size = re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", args.size)
     if args.stream and not (args.frames and args.sound and is_size):
         parser.error("--stream needs --frames, --sound and --size WIDTHxHEIGHT")
+    if args.frames == args.sound == "-":
+        parser.error("one of --frames and --sound is standard input, not both")
     args.out = args.out or ("" if args.stream else "localized.gif")
     if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4"):
         parser.error(f"--out {args.out} is neither a .gif nor an .mp4")

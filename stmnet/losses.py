@@ -4,8 +4,7 @@ symbol     here      shape
 MLP(Oᵗ)    logits    (B, T, classes)   see model.py
 yᵗ         labels    (B, T)            the event category at step t
 
-B clips, T steps. Without a background class all steps of a clip have its one label, as in the
-paper; with it, a step at which nothing sounds has the label background.
+B clips, T steps, which in the paper all have the label of the clip.
 
 >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 9.0]], [[9.0, 0.0], [9.0, 0.0]]])  # of 2 clips
 >>> event_loss(logits, labels=torch.tensor([[1, 1], [0, 0]])).round(decimals=3)

@@ -10,10 +10,9 @@ x̂ₐ, x̂ₐᵥ        x_a_hat, x_av_hat as xₐ, xₐᵥ         after tempor
 β^(k,t)        beta              (B, T, 1 + P + T)  sums to 1 over the steps: t itself, then memory
 φ, K, L        phi, K, heads                        global pooling, past steps, attention heads
 
-B clips, T steps, C channels, h × w and m × n positions of a visual and an audio map.
-
-Training passes T steps at once, live use one step and the `Memory` that the last call returned.
-Both give the same result, since a step attends to itself and the K steps before it and no other.
+B clips, T steps, C channels, h × w and m × n positions of a visual and an audio map. Training
+passes T steps at once, live use one step and the `Memory` that the last call returned. Both give
+the same result, since a step attends to itself and the K steps before it and no other.
 
 >>> layer = MemoryLayer(C=4, K=2)
 >>> x_a, x_v = torch.rand(1, 5, 4, 3, 2), torch.rand(1, 5, 4, 6, 6)
@@ -52,8 +51,8 @@ def spatial_scores(x_v, x_a, phi, cosine=False, tau=1.0):
 
         s(i,j) = xᵥ(i,j) · φ(xₐ) / τ
 
-    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w). phi is one of POOLS. The paper takes the dot
-    product "as a generic choice" and has no τ. cosine: both vectors get length 1 first.
+    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w). phi: one of POOLS. cosine: both vectors get
+    length 1 first. The paper takes the dot product "as a generic choice", without τ.
     """
     pooled = phi(x_a)  # (…, C)
     if cosine:
@@ -98,8 +97,8 @@ class TemporalAttention(nn.Module):
         memory_key = self.key(self.phi(memory)).unflatten(-1, (self.heads, -1))  # (B, S, L, C)
         present = torch.einsum("btlc,btlc->blt", query, key)[..., None]  # (B, L, T, 1)
         past = torch.einsum("btlc,bslc->blts", query, memory_key)  # (B, L, T, S)
-        t, s = (torch.arange(n, device=x.device) for n in (T, S))
-        age = (S - T + t)[:, None] - s  # (T, S), in steps
+        step = torch.arange(S, device=x.device)
+        age = step[S - T:, None] - step  # (T, S)
         past = past.masked_fill((age < 1) | (age > K), -math.inf)
         products = torch.cat((present, past), -1)  # (B, L, T, 1 + S)
         return (products / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
@@ -113,9 +112,8 @@ class TemporalAttention(nn.Module):
 class MemoryLayer(nn.Module):
     """Algorithm 1. `K` may be changed at any time: the paper gives none.
 
-    ablation: C+U, U or none (Table 2). phi: avg or max. av_memory: what the memory holds as x_av of
-    a past step, that of line 4 (pre) or that of the features as they came in (raw). similarity:
-    dot or cosine. tau: see `spatial_scores`.
+    ablation: Table 2. av_memory: the x_av of past steps, as in line 4 (pre) or of x_a and x_v as
+    they came in (raw). similarity, tau: see `spatial_scores`.
     """
 
     def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre",
@@ -147,8 +145,8 @@ class MemoryLayer(nn.Module):
             5  x̂ₐᵥ = TemporalAttention(x̂ₐᵥ, {xₐᵥᵏ})
             6  return x̂ₐᵥ, x̂ₐ
 
-        x_a (B, T, C, m, n), x_v (B, T, C, h, w), the Memory of the steps before
-        → x_av_hat (B, T, C, h, w), x_a_hat (B, T, C, m, n), the Memory for the steps after.
+        x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before → x_av_hat as x_v,
+        x_a_hat as x_a, Memory for the steps after.
         """
         memory_a = memory_v = memory_av = None
         x_a_hat, x_v_hat = x_a, x_v

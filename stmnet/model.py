@@ -34,7 +34,7 @@ from .memory import EMPTY, Memory, MemoryLayer, spatial_softmax
 
 class Output(NamedTuple):
     logits: torch.Tensor  # (B, T, classes)
-    alpha: torch.Tensor  # (B, T, h, w), sums to 1 over the positions
+    alpha: torch.Tensor  # (B, T, h, w)
     scores: torch.Tensor  # (B, T, h, w), the exponents of alpha
     memory: Memory  # for the steps that follow
 
@@ -69,8 +69,8 @@ class SpaceTime(nn.Module):
             α̂ᵗ = f(x̂ₐᵗ, x̂ₐᵥᵗ)
             Oᵗ = [Σᵢⱼ x̂ₐᵥᵗ(i,j) ; φ(x̂ₐᵗ)],   logits = MLP(Oᵗ)
 
-        features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m, n), `past`: the memory that the call
-        for the steps before has returned. Features that are vectors are maps of one position.
+        features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m, n), and the memory that the call for
+        the steps before has returned.
         """
         x_v = each_step(self.project_v, features_v)  # (B, T, C, h, w)
         x_a = each_step(self.project_a, features_a)  # (B, T, C, m, n)
@@ -87,21 +87,20 @@ class Stmnet(nn.Module):
 
     def __init__(self, config, classes: int):
         super().__init__()
-        self.is_frozen = config.encoders == "frozen"
         self.visual_encoder, self.audio_encoder = VisualEncoder(config), AudioEncoder(config)
         self.space_time = SpaceTime(
             self.visual_encoder.channels, self.audio_encoder.channels, classes, config.C,
             config.depth, K=config.K, heads=config.heads, ablation=config.memory, phi=config.phi,
             av_memory=config.av_memory, similarity=config.similarity, tau=config.tau)
-        if self.is_frozen:
-            self.visual_encoder.requires_grad_(False)
-            self.audio_encoder.requires_grad_(False)
+        is_frozen = config.encoders == "frozen"
+        self.frozen = (self.visual_encoder, self.audio_encoder) if is_frozen else ()
+        for encoder in self.frozen:
+            encoder.requires_grad_(False)
 
     def train(self, mode=True):
         super().train(mode)
-        if self.is_frozen:  # batch norms keep the statistics that they came with
-            self.visual_encoder.eval()
-            self.audio_encoder.eval()
+        for encoder in self.frozen:  # batch norms keep the statistics that they came with
+            encoder.eval()
         return self
 
     def forward(self, frames, segments) -> Output:

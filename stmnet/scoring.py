@@ -11,8 +11,7 @@ from common.evaluation.boxes import boxes_from_maps
 from .backbones.rois import nms
 from .data import BACKGROUND
 
-SIZE = 256  # side of the maps on which predictions and ground truth are compared (4.2)
-TAU = 0.5  # threshold of cIoU (4.2)
+SIZE, TAU = 256, 0.5  # side of the maps that are compared, threshold of cIoU (4.2)
 NEIGHBOURS = 1.5  # seconds between frames of which stability is measured, at most
 METRICS = {"ciou_mean": ("ciou", metrics.mean), "ciou@0.5": ("ciou", metrics.success_rate),
            "pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", metrics.success_rate),
@@ -95,10 +94,8 @@ def iou_of_boxes(boxes, gt):
 
 
 def stability(masks, gt, times):
-    """IoU of each frame's mask with the next one's: (T,), NaN at the end.
-
-    Also NaN if one of the two frames has no gt, or if they are more than NEIGHBOURS apart.
-    """
+    """IoU of each frame's mask with the next one's: (T,). NaN at the end, if one of the two has no
+    gt, or if they are more than NEIGHBOURS apart."""
     has_gt = gt.flatten(1).any(1)
     values = torch.full((len(masks),), torch.nan, dtype=torch.float64)
     if len(masks) > 1:
@@ -109,21 +106,15 @@ def stability(masks, gt, times):
 
 def score_maps(maps, gt, labels, times) -> FrameScores:
     """Scores of T enlarged maps; gt 0/1 (T, SIZE, SIZE), T predicted labels, times in seconds.
-
-    IoU of the boxes' union with gt; cIoU of {map > TAU}, NaN if that and gt are empty; whether the
-    greatest value is in gt; stability of {map > TAU}.
-    """
+    cIoU and stability are of {map > TAU}; cIoU is NaN if that and gt are empty."""
     masks = metrics.binarize(maps, "fixed", tau=TAU)
     return FrameScores(iou_of_boxes(foreground_boxes(maps, labels), gt), metrics.ciou(masks, gt),
                        metrics.pointing(maps, gt), stability(masks, gt, times))
 
 
 def baseline_scores(gt) -> dict:
-    """Prefix → FrameScores of predictions that look at nothing.
-
-    centre: a map that falls from the middle, {map > TAU} is the central square of a quarter of the
-    image; its box has half of it. whole: all of the image.
-    """
+    """Prefix → FrameScores of predictions that look at nothing: the whole image, and a map that
+    falls from the centre. Its {map > TAU} has a quarter of the image, its box a half."""
     ring = (2 * torch.arange(SIZE) - SIZE + 1).abs()
     centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)  # 1 in the middle
     centre, values = centre.expand(gt.shape), metrics.baseline_values(gt)
@@ -138,8 +129,7 @@ def ground_proposals(proposals, alpha, config):
         Sₙ = Σᵢⱼ mₙ(i,j) α̂(i,j),   mₙ the mask of box n
 
     proposals (N, 4) in [0, 1], alpha (SIZE, SIZE), which sums to 1 → (n, 5), boxes with their Sₙ,
-    the best first: after non-maximum suppression, config.grounded at most. With
-    config.area_normalised Sₙ is divided by Σᵢⱼ mₙ(i,j).
+    the best first, after non-maximum suppression; config.area_normalised divides Sₙ by Σᵢⱼ mₙ.
     """
     table = F.pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # sums from the corner on
     x0, y0, x1, y1 = (proposals * SIZE).round().long().clamp(0, SIZE).T

@@ -8,8 +8,7 @@ ROWS = {"pointing": "pointing", "iou@0.5": "IoU@0.5", "ciou_mean": "mean cIoU",
         "ciou@0.5": "cIoU@0.5", "stability": "stability"}
 SHARES = {"events/accuracy": ("events/n", "accuracy of the sounding class"),
           "silence/accuracy": ("silence/n", "accuracy of silence"),
-          "silence/accuracy_with_edges": ("silence/n_with_edges",
-                                          "  with frames at whose edges something sounds")}
+          "silence/accuracy_with_edges": ("silence/n_with_edges", "  with sound at their edges")}
 
 
 def results_table(test_set, flat: dict, config) -> Table:

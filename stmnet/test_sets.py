@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common import benchmarks
-from common.benchmarks import FRAME_RATE
+from common.benchmarks import FRAME_RATE, listed_samples, load_samples, readable_samples
 from common.io import InputError, read_audio, read_image
 
 from .backbones.vggish import RATE, segments_at
@@ -61,14 +60,14 @@ class FileVideos:
         if name not in BENCHMARKS:
             raise InputError(name, f"none of {', '.join(BENCHMARKS)}, which have boxes of frames")
         self.config, self.name, self.group, self.videos = config, name, "", {}
-        self.num_listed = len(benchmarks.listed_samples(name, root))
-        samples = benchmarks.load_samples(name, root)
+        self.num_listed = len(listed_samples(name, root))
+        samples = load_samples(name, root)
         if config.skip_bad:
-            samples = benchmarks.readable_samples(samples, "image", read_image)
-            samples = benchmarks.readable_samples(samples, "audio", read_audio)
+            samples = readable_samples(samples, "image", read_image)
+            samples = readable_samples(samples, "audio", read_audio)
         self.events = {}  # labels of AVE's videos: its boxes have numbers
         if name == "ave-boxes" and (Path(root) / "metadata" / "Annotations.txt").is_file():
-            self.events = {s.id: s.label for s in benchmarks.listed_samples("ave", root)}
+            self.events = {s.id: s.label for s in listed_samples("ave", root)}
         for sample in samples:
             self.videos.setdefault(sample.group, []).append(sample)
         self.ids = sorted(self.videos)
