@@ -79,7 +79,7 @@ def encode_queries(predictor, test) -> dict:
     audio, text = dist.merge_rows(audio, n), dist.merge_rows(text, n)
     silence = logmel_of(torch.zeros(1, round(config.seconds * config.sample_rate)), config)
     return {"audio": audio, "text": text,
-            "random": predictor.model.random_query(n, torch.Generator().manual_seed(0)).cpu(),
+            "random": predictor.model.random_query(n, torch.Generator().manual_seed(0)),
             "shuffled": audio.roll(n // 2, 0),  # neighbours in a list may be of one video
             "silent": predictor.encode_audio(silence).cpu().expand(n, -1)}
 

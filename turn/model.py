@@ -192,5 +192,4 @@ class Turn(nn.Module):
 
     def random_query(self, n: int, generator: torch.Generator):
         """A random vector of unit variance for q (TURN w/o Query, Tables 1 and 2): (n, d)."""
-        q = torch.randn(n, self.localization.d, generator=generator)
-        return q.to(self.alignment.codebook.codes.device)
+        return torch.randn(n, self.localization.d, generator=generator)
