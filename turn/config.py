@@ -66,7 +66,8 @@ class Config(RunConfig):
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
     contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
     recon_source: str = flag("self", "reconstruction in the source domain, Eq. (5)", ("no", "self"))
-    recon_intermediate: str = flag("cross", "in the other (Figure 4)", ("no", "self", "cross"))
+    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)",
+                                   ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
     mask_to: float = flag(1.0, "mask ratio in the last epoch (A.2.2)")
     # Adaptive sampling (3.6)
