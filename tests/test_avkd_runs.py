@@ -1,4 +1,4 @@
-"""What only avkd's commands do: several trainings in one call, evaluation on other objects, Table 2 in small."""
+"""What only avkd's commands do: --repeats, evaluation on other objects, Table 2 in small."""
 
 import json
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_repeats(tmp_path, monkeypatch, capsys):
-    """Trainings with other seeds, mean and deviation of what each wrote; a second call trains nothing."""
+    """Trainings of several seeds, their mean and deviation; a second call trains nothing."""
     monkeypatch.chdir(tmp_path)
     flags = [
         *TINY["avkd"].split(),
@@ -57,8 +57,8 @@ def test_repeats(tmp_path, monkeypatch, capsys):
     assert "--resume" in bad("avkd.train", "--resume --name r-4 --repeats 2", capsys, monkeypatch)
 
 
-def test_hints_are_of_the_pictures_that_are_learned_from(tmp_path, monkeypatch):
-    """Another share of lone objects makes other pictures under the same seed, and so other hints."""
+def test_hints_are_of_the_images_of_the_training(tmp_path, monkeypatch):
+    """Another share of lone objects makes other images of the same seed, and so other hints."""
     monkeypatch.chdir(tmp_path)
     for lone in ("0", "1"):
         train.main(
@@ -80,7 +80,7 @@ def test_hints_are_of_the_pictures_that_are_learned_from(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_without_its_small_teacher(tmp_path, monkeypatch, capsys):
-    """Taken elsewhere it is evaluated and used alone; nothing is trained for the object-guided variants."""
+    """Elsewhere it is evaluated alone; nothing is trained for the object-guided variants."""
     monkeypatch.chdir(tmp_path)
     train.main([*TINY["avkd"].split(), "--steps", "1", "--device", "cpu", "--name", "a"])
     (tmp_path / "elsewhere").mkdir()
@@ -109,7 +109,7 @@ def test_a_checkpoint_without_its_small_teacher(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def cutouts(tmp_path_factory):
-    """A folder of five cut-outs with sounds of their own."""
+    """A folder of five cut-outs, each with audio."""
     root, scenes = tmp_path_factory.mktemp("cutouts"), Scenes(0, 64, 8000, 0.5)
     for k in range(5):
         Image.new("RGBA", (40, 30), (40 * k, 90, 200 - 30 * k, 255)).save(root / f"thing{k}.png")
@@ -124,22 +124,22 @@ def test_other_objects_and_back(cutouts, tmp_path, monkeypatch, capsys):
     train.main([*flags, "a"])
     train.main([*flags, "b", "--objects", str(cutouts)])
     runs = tmp_path / "runs" / "avkd"
-    for name, objects, there in (
+    for name, objects, suffix in (
         ("a", str(cutouts), cutouts.name),
         ("b", "procedural", "procedural"),
     ):
         evaluate.main(
             ["--checkpoint", str(runs / name / "best.pt"), "--objects", objects, "--device", "cpu"]
         )
-        crossed, own = (
-            read_json(runs / name / f"metrics-scenes-{there}.json"),
+        crossed, same = (
+            read_json(runs / name / f"metrics-scenes-{suffix}.json"),
             read_json(runs / name / "metrics.json"),
         )
         assert (
-            crossed["samples"] == own["samples"] == 8
-            and crossed["baseline/centre_auc"] != own["baseline/centre_auc"]
+            crossed["samples"] == same["samples"] == 8
+            and crossed["baseline/centre_auc"] != same["baseline/centre_auc"]
         )
-        assert (runs / name / f"samples-scenes-{there}.png").is_file()
+        assert (runs / name / f"samples-scenes-{suffix}.png").is_file()
     same = (
         read_json(runs / "b" / "metrics-scenes-procedural.json"),
         read_json(runs / "a" / "metrics.json"),

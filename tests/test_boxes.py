@@ -1,4 +1,5 @@
 """Boxes from maps against loops over thresholds, pixels and components."""
+
 from collections import deque
 
 import numpy as np
@@ -95,7 +96,7 @@ def naive_boxes(grid, least, threshold=None):
     return sorted(rows, key=lambda row: -row[4])
 
 
-# Otsu -------------------------------------------------------------------------------------------------------------------------
+# Otsu ---------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,14 +120,14 @@ def test_otsu_parts_two_humps():
         2,
     )
     thresholds = maps.amin((1, 2)) + otsu(maps) * (maps.amax((1, 2)) - maps.amin((1, 2)))
-    assert ((thresholds > 3.) & (thresholds < 9.)).all()
+    assert ((thresholds > 3.0) & (thresholds < 9.0)).all()
     assert (
         otsu(torch.tensor([[[0.0, 0.25, 1]]])).item() == 64 / 256
     )  # a bin is closed above: 0.25 is in the lower class
-    assert otsu(torch.tensor([[[0., 0, 1]]])).item() == 1 / 256  # the first of equal ones
+    assert otsu(torch.tensor([[[0.0, 0, 1]]])).item() == 1 / 256  # the first of equal ones
 
 
-# Components -------------------------------------------------------------------------------------------------------------------
+# Components ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=120, deadline=None)
@@ -155,7 +156,7 @@ def spiral(side):
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_a_spiral_is_one_component_and_soon_found(turn, monkeypatch):
+def test_a_spiral_is_one_component_after_few_rounds(turn, monkeypatch):
     mask = np.rot90(spiral(64), turn).copy()
     assert mask.sum() > 1800 and len(flood(mask)) == 1
     rounds = []
@@ -186,11 +187,11 @@ def test_empty_full_corners_and_neighbours_in_the_batch():
     assert components(torch.zeros(0, 3, 3, dtype=torch.bool)).shape == (0, 3, 3)
 
 
-# Boxes ------------------------------------------------------------------------------------------------------------------------
+# Boxes --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, seeds, st.sampled_from([0., 0.02, 0.1]), st.sampled_from([None, 0.3, 0.5]))
+@given(shapes, seeds, st.sampled_from([0.0, 0.02, 0.1]), st.sampled_from([None, 0.3, 0.5]))
 @example((1, 6, 5), 1, 0.1, None)  # a component of exactly `least`
 def test_boxes_against_loops(shape, seed, least, threshold):
     maps = np.random.default_rng(seed).random(shape)
