@@ -1,6 +1,7 @@
 """Boxes from maps against loops over thresholds, pixels and components."""
 
 from collections import deque
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -28,16 +29,15 @@ def unit(grid):
 
 
 def naive_otsu(grid):
-    """Class variances by their definition, for each of the 255 thresholds."""
-    levels = np.maximum(np.ceil(unit(grid) * 256) - 1, 0).ravel()
+    """Class variances by their definition, exactly, for each of the 255 thresholds."""
+    levels = np.maximum(np.ceil(unit(grid) * 256) - 1, 0).ravel().astype(int)
     best, found = -1, None
     for t in range(255):
-        lower, upper = levels[levels <= t], levels[levels > t]
-        if len(lower) and len(upper):
-            variance = (
-                len(lower) * len(upper) * (lower.mean() - upper.mean()) ** 2 / len(levels) ** 2
-            )
-            if variance > best * (1 + 1e-12):
+        lower, upper = levels[levels <= t].tolist(), levels[levels > t].tolist()
+        if lower and upper:
+            means = [Fraction(sum(part), len(part)) for part in (lower, upper)]
+            variance = len(lower) * len(upper) * (means[0] - means[1]) ** 2
+            if variance > best:
                 best, found = variance, t
     return (found + 1) / 256
 
