@@ -1,4 +1,7 @@
-"""How fast everything is on this machine: `make bench`. Medians after warm-up; compare only within one run of one machine."""
+"""How fast everything is on this machine: `make bench`.
+
+Medians after warm-up; compare only within one run of one machine.
+"""
 
 import os
 import platform
@@ -38,8 +41,9 @@ def per_second(make, count=200) -> float:
 
 
 def turn(device):
-    """TURN's tiny preset: samples in a batch, the batches, and a function of a batch that gives its loss."""
+    """TURN's tiny preset: batch size, batches, optimizer, and a function batch → loss."""
     from turn import config, data, domains, model, train
+
     settings = config.TINY
     both = domains.load_domains(replace(settings, scenes=256, sounds=128, held_out=8), "train")
     tokenizer = train.build_tokenizer(settings, *both)
@@ -57,6 +61,7 @@ def turn(device):
 def sslalign(device):
     """sslalign's, with all nine pairs."""
     from sslalign import config, data, losses, model, pairs
+
     settings = replace(config.TINY, scenes=256, easy=0)
     net = model.Sslalign(settings).to(device, memory_format=torch.channels_last)
     batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings)
@@ -74,6 +79,7 @@ def sslalign(device):
 def avkd(device):
     """avkd's, with both teachers' hints."""
     from avkd import config, data, losses, model, pairs, teachers
+
     settings = replace(config.TINY, scenes=256)
     net = model.Avkd(settings).to(device, memory_format=torch.channels_last)
     e_v, e_a = (
@@ -93,45 +99,42 @@ def avkd(device):
 
 def stmnet(device):
     """stmnet's; a sample is a clip of four frames."""
-    from stmnet import clips, config, data, encoders, losses
+    from stmnet import config, data, losses, model
+
     settings = replace(config.TINY, scenes=64)
-    source = clips.SceneClips(0, settings.scenes, settings)
-    net = encoders.Stmnet(settings, len(source.classes)).to(
-        device, memory_format=torch.channels_last
-    )
-    return (
-        settings.batch_size,
-        data.Steps(source, settings),
-        torch.optim.Adam(net.parameters(), settings.lr),
-        lambda batch: losses.losses(
-            net(batch["frames"], batch["segments"]).logits, batch["labels"], settings.batch_size
-        )["loss"],
-    )
+    source = data.SceneClips(0, settings.scenes, settings)
+    net = model.Stmnet(settings, len(source.classes)).to(device, memory_format=torch.channels_last)
+
+    def loss(batch):
+        logits = net(batch["frames"], batch["segments"]).logits
+        return losses.event_loss(logits, batch["labels"]).mean()
+
+    optimizer = torch.optim.Adam(net.parameters(), settings.lr)
+    return settings.batch_size, data.TrainingBatches(source, settings), optimizer, loss
 
 
 def live(device, **changes) -> float:
     """Frames a second of stmnet's stream, one by one, with a model of random weights."""
     import io
 
-    from stmnet import config, encoders, evaluate, stream
+    from common.io import append_jsonl
+    from stmnet import config, evaluate, localize, model
+    from stmnet.backbones.vggish import AudioStream
+
     settings = replace(config.TINY, **changes)
     classes = [str(k) for k in range(13)]
-    predictor = evaluate.Predictor(
-        encoders.Stmnet(settings, len(classes)).to(device), settings, device, classes
-    )
-    frames = np.random.default_rng(0).integers(
-        0, 256, (40, settings.image_size, settings.image_size, 3), np.uint8
-    )
-    sound = np.random.default_rng(1).integers(-3000, 3000, 16000 * 10).astype("<i2").tobytes()
+    net = model.Stmnet(settings, len(classes)).to(device)
+    predictor = evaluate.Predictor(net, settings, device, classes)
+    shape = settings.image_size, settings.image_size
+    frames = np.random.default_rng(0).integers(0, 256, (40, *shape, 3), np.uint8)
+    audio = np.random.default_rng(1).integers(-3000, 3000, 16000 * 10).astype("<i2").tobytes()
     for count in (8, 40):  # the first time to warm up
-        start = time.perf_counter()
-        stream.stream(
-            predictor,
-            iter(frames[:count]),
-            stream.Sound(io.BytesIO(sound), settings.samples),
-            4.0,
-            io.StringIO(),
-        )
+        start, out = time.perf_counter(), io.StringIO()
+        stream = AudioStream(io.BytesIO(audio), settings.samples)
+        frames_file = io.BytesIO(frames[:count].tobytes())
+        blocks = localize.blocks_of_stream(frames_file, stream, *shape, 4.0)
+        for *_, record in localize.localize(predictor, blocks):
+            append_jsonl(out, record)
     return 40 / (time.perf_counter() - start)
 
 
@@ -161,12 +164,15 @@ def main(argv=None):
         else platform.processor() or platform.machine()
     )
     print(
-        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}\n"
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, numpy {np.__version__}\n"
     )
     scenes = Scenes(0)
-    rows = [["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
-            ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
-            ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"]]
+    rows = [
+        ["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
+        ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
+        ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"],
+    ]
     for method in (turn, sslalign, avkd, stmnet):
         size, batches, *parts = method(device)
         step_s, data_s = step(batches, *parts, device)

@@ -1,4 +1,5 @@
-"""stmnet/faster_rcnn.py against torchvision's outputs, its loading, and its laws."""
+"""stmnet/backbones/faster_rcnn.py against torchvision's outputs, its loading, and its laws."""
+
 import json
 import math
 from functools import partial
@@ -45,6 +46,7 @@ def narrow(**options):
 
 # Goldens.
 
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "fasterrcnn.pth"
@@ -71,8 +73,10 @@ def is_full(name):
 
 
 def rois_of_the_golden(model, maps, boxes):
-    """`rois`, but outside a map its border goes on for ever: so does the Python version of RoIAlign with which the goldens were made,
-    unlike the compiled ones, and ours. 64 pixels of border are put around the maps, and the boxes moved."""
+    """`rois`, but outside a map its border goes on for ever.
+
+    So does the Python version of RoIAlign with which the goldens were made, unlike the compiled
+    ones, and ours. 64 pixels of border are put around the maps, and the boxes moved."""
     bordered = [
         torch.nn.functional.pad(m, 4 * [64 // 4 // 2**level], mode="replicate")
         for level, m in enumerate(maps[:-1])
@@ -150,7 +154,9 @@ def test_golden_of_a_picture(published, monkeypatch):
         def call(*args):
             stages[name] = stage(*args)
             return stages[name]
+
         monkeypatch.setattr(published, name, call)
+
     for name in ("inputs", "pyramid", "propose"):
         keep(name, getattr(published, name))
     noise = fill.make_input("fasterrcnn-image", (3, 96, 128))
@@ -189,6 +195,7 @@ def test_golden_of_a_picture(published, monkeypatch):
 
 # Loading.
 
+
 def test_published_keys_and_constants():
     model = faster_rcnn_r50_fpn()
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == keys()
@@ -199,7 +206,7 @@ def test_published_keys_and_constants():
 
 
 def torchvision_names(state):
-    """From our names to today's, by the two lists of the full-size model, which are in the same order."""
+    """From our names to today's, by two lists of the full-size model, in the same order."""
     names = dict(zip(keys(), keys("_torchvision"), strict=True))
     return {names.get(k, k): v for k, v in state.items()}
 
@@ -246,6 +253,7 @@ def test_loading_is_strict(tmp_path, rename):
 
 # The whole, narrow.
 
+
 @pytest.mark.parametrize(
     "shape, size, padded",
     [
@@ -261,8 +269,8 @@ def test_resizing(shape, size, padded):
     inputs, sizes = model.inputs([torch.ones(3, *shape)])
     assert sizes == [size] and inputs.shape == (1, 3, *padded)
     white = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    assert torch.allclose(inputs[0, :, :size[0], :size[1]], white[:, None, None])
-    assert inputs[:, :, size[0]:].abs().sum() == 0 and inputs[..., size[1]:].abs().sum() == 0
+    assert torch.allclose(inputs[0, :, : size[0], : size[1]], white[:, None, None])
+    assert inputs[:, :, size[0] :].abs().sum() == 0 and inputs[..., size[1] :].abs().sum() == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 57), (200, 3), (37, 51)])
@@ -334,9 +342,17 @@ def test_nothing_found():
     assert boxes.shape == (0, 4) and len(scores) == len(labels) == 0 and labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("images", [
-    [], [torch.ones(3, 8, 8, dtype=torch.uint8)],
-    [torch.rand(1, 3, 8, 8)], [torch.rand(1, 8, 8)], torch.rand(3, 8, 8), [torch.rand(3, 0, 8)]])
+@pytest.mark.parametrize(
+    "images",
+    [
+        [],
+        [torch.ones(3, 8, 8, dtype=torch.uint8)],
+        [torch.rand(1, 3, 8, 8)],
+        [torch.rand(1, 8, 8)],
+        torch.rand(3, 8, 8),
+        [torch.rand(3, 0, 8)],
+    ],
+)
 def test_other_shapes_are_refused(images):
     with pytest.raises(ValueError, match="expected pictures"):
         narrow()(images)
@@ -362,7 +378,7 @@ def test_proposals_obey_their_rules():
 
 
 def test_proposals_of_two_levels():
-    """What the head says is given: objectness of six anchors in two levels, and deltas to boxes of our choice."""
+    """The head is given: objectness of six anchors in two levels, deltas to boxes of our choice."""
     wanted = torch.tensor(
         [
             [[0.0, 0, 20, 20], [0, 0, 20, 20], [-9, 40, 9, 99]],
@@ -384,7 +400,7 @@ def test_proposals_of_two_levels():
 
     boxes, scores = propose(
         3
-    )  # equal ones of one level are one, the last is too narrow, the third is cut, and left out: top
+    )  # equal ones of a level are one, the last is too narrow, the third is cut, left out: top
     assert torch.allclose(scores, torch.tensor([0.9, 0.7, 0.6]))
     assert torch.allclose(boxes, torch.stack([wanted[0, 0], wanted[1, 0], wanted[1, 1]]), atol=1e-4)
     boxes, scores = propose(50)
@@ -395,7 +411,7 @@ def test_proposals_of_two_levels():
 
 
 def stub(model, logits, deltas=None):
-    """`model` whose second stage gives these logits (n, classes), and boxes as they were proposed."""
+    """`model` whose second stage gives these logits (n, classes), and boxes as proposed."""
     deltas = torch.zeros(*logits.shape, 4) if deltas is None else deltas
     model.roi_heads["box_predictor"].forward = lambda x: (logits, deltas)
     return model
@@ -412,7 +428,8 @@ def test_detections_obey_their_rules():
     model = narrow(num_classes=3, threshold=0.05)
     maps = model.pyramid(torch.rand(1, 3, 64, 64))
     [(found, scores, labels)] = stub(model, chances.log()).classify(maps, [boxes], [(64, 64)])
-    # Of the first two, the better one in each class; 0.04 and 0.01 are too little; the fourth is under 0.01 wide; never background.
+    # Of the first two, the better one in each class; 0.04 and 0.01 are too little; the fourth is
+    # under 0.01 wide; never background.
     assert torch.allclose(scores, torch.tensor([0.6, 0.4, 0.06])) and labels.tolist() == [1, 2, 1]
     assert torch.equal(found, boxes[[0, 1, 2]])
     model.detections = 2

@@ -101,7 +101,7 @@ STMNET = [
 ]
 STMNET += [
     f"{name}_{metric}"
-    for name in ("control/silent", "control/shuffled", "floor/centre", "floor/whole")
+    for name in ("control/silent", "control/shuffled", "baseline/centre", "baseline/whole")
     for metric in ("ciou_mean", "iou@0.5")
 ]
 STMNET += [
@@ -329,7 +329,7 @@ def test_evaluation_in_one_process_and_in_two(runs):
 def test_evaluation_on_files(runs, capsys):
     method, cwd, folder, _ = runs
     data = "audioset-instrument" if method == "stmnet" else "vggss"
-    key = {"turn": "whole/miou", "stmnet": "floor/whole_ciou_mean"}.get(method, "baseline/whole_auc")
+    key = {"turn": "whole/miou", "stmnet": "baseline/whole_ciou_mean"}.get(method, "baseline/whole_auc")
     write(Scenes(4, 64, 8000, 0.5), cwd / data, data, 5)
     flags = [
         "--checkpoint",

@@ -1,4 +1,5 @@
 """stmnet/memory.py: the paper's formulas in loops, and the laws of the memory."""
+
 import math
 from itertools import pairwise
 
@@ -56,7 +57,7 @@ def close(ours, theirs, tolerance=1e-5):
     return all((a - b).abs().max() <= tolerance for a, b in zip(ours, theirs, strict=True))
 
 
-# The paper in loops -----------------------------------------------------------------------------------------------------------
+# The paper in loops -------------------------------------------------------------------------------
 
 
 def naive_phi(x, kind):  # (C, h, w) → (C,)
@@ -70,6 +71,7 @@ def naive_f(x_v, x_a, kind, similarity, tau):
     def product(i, j):
         dot = sum(x_v[c, i, j] * a[c] for c in range(C))
         return dot if similarity == "dot" else dot / math.hypot(*x_v[:, i, j]) / math.hypot(*a)
+
     e = [[math.exp(product(i, j) / tau) for j in range(x_v.shape[2])] for i in range(x_v.shape[1])]
     return np.array(e) / sum(map(sum, e))
 
@@ -109,7 +111,7 @@ def naive_layer(layer, x_a, x_v, variant):
     kind, K, kept, out = options["phi"], layer.K, [], []
     how = kind, options["similarity"], options["tau"]
     for a, v in zip(x_a, x_v):
-        past = kept[max(0, len(kept) - K):]
+        past = kept[max(0, len(kept) - K) :]
         a_hat, v_hat = a, v
         if "U" in options["ablation"]:
             a_hat = naive_g(a, [p[0] for p in past], layer.g_a, kind)
@@ -139,7 +141,7 @@ def test_weights_in_time_of_one_channel_by_hand():
     g = TemporalAttention(1, 1, POOLS["avg"])
     torch.nn.init.ones_(g.query.weight)
     torch.nn.init.ones_(g.key.weight)
-    x = torch.tensor([1., 2, 3]).view(1, 3, 1, 1, 1) + torch.tensor([-1., 1]).view(1, 1, 1, 1, 2)
+    x = torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1, 1) + torch.tensor([-1.0, 1]).view(1, 1, 1, 1, 2)
     beta = g.beta(x, x, K=1)[0]  # the current step, then the steps 0, 1, 2
     e = math.exp
     expected = [
@@ -150,7 +152,7 @@ def test_weights_in_time_of_one_channel_by_hand():
     assert torch.allclose(beta, torch.tensor(expected), atol=1e-6)
 
 
-# The two forms ----------------------------------------------------------------------------------------------------------------
+# The two forms ------------------------------------------------------------------------------------
 
 
 @some
@@ -160,7 +162,7 @@ def test_streaming_equals_all_at_once(variant, T, K, seed):
     *expected, last = layer(x_a, x_v)
     memory, frames = EMPTY, []
     for t in range(T):
-        x_av_hat, x_a_hat, memory = layer(x_a[:, t:t + 1], x_v[:, t:t + 1], memory)
+        x_av_hat, x_a_hat, memory = layer(x_a[:, t : t + 1], x_v[:, t : t + 1], memory)
         frames.append((x_av_hat, x_a_hat))
     assert close((torch.cat(x, 1) for x in zip(*frames)), expected)
     assert [x is None for x in memory] == [x is None for x in last]
@@ -191,7 +193,9 @@ def test_memory_does_not_grow(variant, K):
             (0, 20),
             *((t, 1) for t in range(20, 30)),
         ]:  # also after a long piece at once
-            *_, memory = layer(x_a[:, first:first + length], x_v[:, first:first + length], memory)
+            *_, memory = layer(
+                x_a[:, first : first + length], x_v[:, first : first + length], memory
+            )
             held.append(sum(x.untyped_storage().nbytes() for x in memory if x is not None))
             assert all(x is None or x.shape[1] == K for x in memory)
     maps = {"U": 6 + 20, "none": 0}.get(variant, 6 + 20 + 20)
@@ -211,7 +215,7 @@ def test_K_may_change_between_calls():
     assert memory.av.shape[1] == 5
 
 
-# Laws -------------------------------------------------------------------------------------------------------------------------
+# Laws ---------------------------------------------------------------------------------------------
 
 
 @some
@@ -230,7 +234,7 @@ def test_the_future_never_changes_the_past(variant, T, K, seed, data):
 @pytest.mark.parametrize("variant, reach", [("C+U", 2), ("C+U raw", 1), ("U", 1), ("none", 0)])
 @pytest.mark.parametrize("K", [0, 1, 2, 3])
 def test_how_far_a_step_is_remembered(variant, reach, K):
-    """K steps; with "pre" 2 K: x_av^k of the memory has itself been computed from the K steps before k."""
+    """K steps; with "pre" 2 K: x_av^k of the memory is computed from the K steps before k."""
     layer, T, s = build(variant, K), 12, 2
     for attention in layer.children():
         for p in attention.parameters():
@@ -303,7 +307,7 @@ def test_batch_is_each_sequence_alone():
     layer, (x_a, x_v) = build("C+U", 3), inputs(5, B=3)
     together = layer(x_a, x_v)[:2]
     for i in range(3):
-        assert close(layer(x_a[i:i + 1], x_v[i:i + 1])[:2], (x[i:i + 1] for x in together))
+        assert close(layer(x_a[i : i + 1], x_v[i : i + 1])[:2], (x[i : i + 1] for x in together))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -324,12 +328,14 @@ def test_gradients_flow_to_every_projection_and_back_in_time_only(variant):
 
 def test_gradients_through_the_memory_equal_those_of_all_at_once():
     layer, (x_a, x_v) = build("C+U", 2), inputs(5)
+
     def grads(loss):
         return torch.autograd.grad(loss, list(layer.parameters()))
+
     expected = grads(layer(x_a, x_v)[0].square().sum())
     memory, loss = EMPTY, 0
     for t in range(5):
-        x_av_hat, _, memory = layer(x_a[:, t:t + 1], x_v[:, t:t + 1], memory)
+        x_av_hat, _, memory = layer(x_a[:, t : t + 1], x_v[:, t : t + 1], memory)
         loss = loss + x_av_hat.square().sum()
     assert close(grads(loss), expected, 1e-4)
 

@@ -1,4 +1,4 @@
-"""stmnet/rois.py: non-maximum suppression, the coding of boxes, anchors and RoIAlign against plain loops."""
+"""stmnet/backbones/rois.py: suppression, coding of boxes, anchors, RoIAlign against loops."""
 
 import math
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 # Non-maximum suppression.
 
+
 def greedy(boxes, scores, threshold, groups):
     kept, overlap = [], box_iou(boxes[:, None], boxes[None]).tolist()
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # stable
@@ -43,7 +44,7 @@ def greedy(boxes, scores, threshold, groups):
     st.sampled_from([None, 1, 3]),
 )
 def test_nms_is_greedy(drawn, threshold, block, most):
-    """Whole-number boxes, so that overlaps equal to the threshold, equal scores, equal and empty boxes all occur."""
+    """Whole numbers: overlaps equal to the threshold, equal scores, equal and empty boxes occur."""
     x, y, w, h, score, group = torch.tensor(drawn).reshape(-1, 6).T
     boxes = torch.stack([x, y, x + w, y + h], 1).float()
     with pytest.MonkeyPatch.context() as patch:
@@ -86,6 +87,7 @@ def test_nms_of_many_boxes_needs_little_memory(monkeypatch):
 
 
 # Boxes.
+
 
 def encode(boxes, origin, weights):
     size, to = origin[:, 2:] - origin[:, :2], boxes[:, 2:] - boxes[:, :2]
@@ -183,7 +185,7 @@ def naive_align(m, stride, box, bins, samples):
     st.sampled_from([(1, 1), (3, 2), (2, 3)]),
 )
 def test_roi_align_is_the_loop(drawn, parts):
-    """Steps of 0.731… and 0.577… pixels: no sample lies on the very edge, where roundings would differ."""
+    """Steps of 0.731… and 0.577… pixels: no sample lies on an edge, where roundings differ."""
     torch.manual_seed(0)
     maps = [torch.randn(2, 3, h, w, dtype=torch.float64) for h, w in ((9, 11), (5, 6), (1, 2))]
     strides = (4, 8, 16)

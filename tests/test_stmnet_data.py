@@ -1,4 +1,4 @@
-"""stmnet's clips and test videos: what is in a second, which label it gets, what is heard at a frame."""
+"""stmnet's clips and test videos: what is in a second, its label, the audio around a frame."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.benchmarks import load_samples
+from common.benchmarks.videos import numbered_images
 from common.io import InputError, read_audio, read_image
 from tests.layouts import write
 from common.scenes import Scenes
-from stmnet import clips, data, videos
+from stmnet import data, test_sets
+from stmnet.backbones.vggish import RATE, log_mel, segments_at
 from stmnet.config import PAPER, TINY
-from stmnet.backbones.vggish import RATE, log_mel
 
 SMALL = replace(
     TINY,
@@ -39,7 +40,7 @@ SMALL = replace(
 def test_segments(n, times, samples):
     """Against a loop over samples: centred, zeros outside."""
     waveform = torch.arange(1, n + 1).float()
-    found = clips.segments_at(waveform, times, samples)
+    found = segments_at(waveform, times, samples)
     assert found.shape == (len(times), samples)
     for segment, time in zip(found, times):
         first = round(time * RATE) - samples // 2
@@ -51,15 +52,15 @@ def test_segments(n, times, samples):
 @pytest.mark.parametrize("seconds, frames", [(0.96, 96), (0.25, 25), (0.16, 16)])
 def test_a_segment_makes_exactly_its_patch(seconds, frames):
     config = replace(TINY, segment_seconds=seconds)
-    assert config.patch == (frames, 64) == log_mel(torch.zeros(2, config.samples)).shape[1:]
+    assert log_mel(torch.zeros(2, config.samples)).shape[1:] == (frames, 64)
     assert PAPER.samples == 15600  # VGGish's example
 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_labels_of_scene_clips(background):
-    """A second may begin with any frame. With a background class it is the label of each step at which nothing sounds."""
+    """A second may begin with any frame. A background class is the label of silent steps."""
     config = replace(SMALL, background=background)
-    source = clips.SceneClips(0, 8, config)
+    source = data.SceneClips(0, 8, config)
     assert (
         source.classes[-1] == ("background" if background else source.classes[-1])
         and len(source.classes) == 12 + background
@@ -77,13 +78,13 @@ def test_labels_of_scene_clips(background):
                     for a, b in zip(frames, truth.frames[s : s + 4], strict=True)
                 )
             )
-            sounding = truth.sounding[first:first + 4]
+            sounding = truth.sounding[first : first + 4]
             assert labels.tolist() == [
                 12 if background and not on else truth.cls for on in sounding
             ]
             seen.add("all" if sounding.all() else "none" if not sounding.any() else "mixed")
             starts.add(first)
-            expected = clips.segments_at(
+            expected = segments_at(
                 torch.from_numpy(truth.waveform), (first + np.arange(4) + 0.5) / 4, config.samples
             )
             assert segments.shape == (4, config.samples)
@@ -92,10 +93,12 @@ def test_labels_of_scene_clips(background):
 
 
 def test_steps_are_a_function_of_seed_and_step(monkeypatch):
-    source = clips.SceneClips(0, 12, SMALL)
-    steps = data.Steps(source, replace(SMALL, augment=True, steps=7))
-    again = data.Steps(clips.SceneClips(0, 12, SMALL), replace(SMALL, augment=True, steps=7))
-    assert len(steps) == 7 and steps.per_epoch == 3
+    source = data.SceneClips(0, 12, SMALL)
+    steps = data.TrainingBatches(source, replace(SMALL, augment=True, steps=7))
+    again = data.TrainingBatches(
+        data.SceneClips(0, 12, SMALL), replace(SMALL, augment=True, steps=7)
+    )
+    assert len(steps) == 7 and steps.steps_per_epoch == 3
     shapes = {"frames": (4, 4, 3, 32, 32), "segments": (4, 4, SMALL.samples), "labels": (4, 4)}
     for s in (6, 0, 3):
         assert {k: v.shape for k, v in steps[s].items()} == shapes
@@ -105,7 +108,7 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
     )  # another epoch, another order
     order = np.random.default_rng([0, 20, 1]).permutation(12)  # step 4 is the second of epoch 1
     for row in range(4):  # each clip has draws of its own
-        one = data.clip(
+        one = data.load_clip(
             source, int(order[4 + row]), steps.config, np.random.default_rng([0, 21, 1, 4 + row])
         )
         assert all(torch.equal(steps[4][k][row], one[k]) for k in shapes)
@@ -113,19 +116,19 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
     halves = []
     for rank in range(2):
         monkeypatch.setattr(data.dist, "rank", lambda rank=rank: rank)
-        halves.append(data.Steps(source, replace(SMALL, augment=True, steps=7))[3])
+        halves.append(data.TrainingBatches(source, replace(SMALL, augment=True, steps=7))[3])
     for name, whole in steps[3].items():
         assert torch.equal(whole[0::2], halves[0][name]) and torch.equal(
             whole[1::2], halves[1][name]
         )
     with pytest.raises(InputError, match="batch-size"):
-        data.Steps(source, replace(SMALL, batch_size=13))
+        data.TrainingBatches(source, replace(SMALL, batch_size=13))
 
 
 def test_all_frames_of_a_clip_are_cut_at_one_place():
-    """The same picture T times stays the same T times, and is not mirrored; another draw cuts elsewhere."""
+    """T equal images stay equal, and are not mirrored; another draw crops elsewhere."""
     ramp = np.arange(64, dtype=np.uint8) * 3
-    picture = np.stack(
+    image = np.stack(
         [
             np.broadcast_to(ramp, (64, 64)),
             np.broadcast_to(ramp[:, None], (64, 64)),
@@ -133,20 +136,22 @@ def test_all_frames_of_a_clip_are_cut_at_one_place():
         ],
         2,
     )
-    source = SimpleNamespace(draw=lambda i, rng: ([picture] * 4, torch.zeros(4, 5), [3] * 4))
+    source = SimpleNamespace(draw=lambda i, rng: ([image] * 4, torch.zeros(4, 5), [3] * 4))
     config, places = replace(SMALL, augment=True), set()
     for draw in range(12):
-        frames = data.clip(source, 0, config, np.random.default_rng(draw))["frames"]
+        frames = data.load_clip(source, 0, config, np.random.default_rng(draw))["frames"]
         assert (frames == frames[:1]).all() and frames.shape == (4, 3, 32, 32)
         assert (frames[0, 0, 0].long().diff() > 0).all() and (
             frames[0, 1, :, 0].long().diff() > 0
         ).all()
         places.add((int(frames[0, 0, 0, 0]), int(frames[0, 1, 0, 0])))
     assert len(places) > 4
-    assert data.clip(source, 0, SMALL, np.random.default_rng(0))["frames"].dtype == torch.float32
+    assert (
+        data.load_clip(source, 0, SMALL, np.random.default_rng(0))["frames"].dtype == torch.float32
+    )
 
 
-# Files ------------------------------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +176,7 @@ def settings_of(root, **changes):
 def test_ave_clips(ave):
     for background in (False, True):
         config = settings_of(ave, background=background)
-        train, held_out = clips.clips(config)
+        train, held_out = data.training_clips(config)
         assert len(train.ids) == len(held_out.ids) == 2 and not set(train.ids) & set(held_out.ids)
         names = sorted({s.label for s in load_samples("ave", ave)})
         assert train.classes == held_out.classes == names + ["background"] * background
@@ -191,9 +196,7 @@ def test_ave_clips(ave):
                 )
                 assert torch.equal(
                     segments,
-                    clips.segments_at(
-                        sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600
-                    ),
+                    segments_at(sound, second + np.array([0.125, 0.375, 0.625, 0.875]), 15600),
                 )
                 inside = sample.seconds[0] <= second < sample.seconds[1]
                 assert [train.classes[k] for k in labels] == [
@@ -204,12 +207,12 @@ def test_ave_clips(ave):
 
 
 def test_held_out_without_a_list(ave):
-    train, held_out = clips.clips(
+    train, held_out = data.training_clips(
         replace(settings_of(ave, train_list="", held_out=1), held_out_list="")
     )
     assert len(train.ids) == 3 and len(held_out.ids) == 1
-    with pytest.raises(InputError, match="nothing to learn"):
-        clips.clips(replace(settings_of(ave, train_list="", held_out=4), held_out_list=""))
+    with pytest.raises(InputError, match="leave none"):
+        data.training_clips(replace(settings_of(ave, train_list="", held_out=4), held_out_list=""))
 
 
 @pytest.mark.parametrize(
@@ -224,30 +227,35 @@ def test_held_out_without_a_list(ave):
 )
 def test_what_cannot_be_learned_from(ave, changes, named):
     with pytest.raises(InputError, match=named):
-        clips.clips(replace(settings_of(ave), **changes))
+        data.training_clips(replace(settings_of(ave), **changes))
 
 
 def test_missing_frames_are_named(ave, tmp_path):
     folder = tmp_path / "v"
     folder.mkdir()
-    with pytest.raises(InputError, match="0 frames"):
-        clips.frames_in(folder)
+    with pytest.raises(InputError, match="no frame in it"):
+        numbered_images(folder)
     for k in range(9):
         (folder / f"{k:04d}.jpg").touch()
-    assert clips.frames_in(folder) == 9
+    assert numbered_images(folder) == [folder / f"{k:04d}.jpg" for k in range(9)]
     (folder / "0003.jpg").unlink()
-    with pytest.raises(InputError, match=r"0003\.jpg is missing"):
-        clips.frames_in(folder)
+    with pytest.raises(InputError, match="frame 3 is missing"):
+        numbered_images(folder)
+    sample = SimpleNamespace(id="v", image=folder)
+    for k in range(3, 9):
+        (folder / f"{k:04d}.jpg").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="less than 4 frames"):
+        data.FileClips([sample], ["a"], SMALL)
 
 
-# Test videos ------------------------------------------------------------------------------------------------------------------
+# Test videos --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("seconds", [0.25, 0.96])
 def test_scene_videos(turns, seconds):
     config = replace(SMALL, segment_seconds=seconds)
-    test = videos.SceneVideos(config, turns)
+    test = test_sets.SceneVideos(config, turns)
     silent = edges = 0
     for i in range(len(test.ids)):
         video = test.video(i)
@@ -258,9 +266,9 @@ def test_scene_videos(turns, seconds):
             for frame, time in zip(video.frames, video.times, strict=True)
         )
         assert torch.equal(
-            video.segments, clips.segments_at(quantised(drawn), video.times, config.samples)
+            video.segments, segments_at(quantised(drawn), video.times, config.samples)
         )
-        fine = Scenes(clips.TEST, 32, 16000).video(
+        fine = Scenes(data.TEST, 32, 16000).video(
             i, 32, 6, turns
         )  # 32 frames a second: what sounds when
         moments = (np.arange(6 * 32) + 0.5) / 32
@@ -275,15 +283,15 @@ def test_scene_videos(turns, seconds):
                     video.boxes[t][0], fine.boxes[at - 4]
                 )  # a frame shows where things are at its beginning
             heard = fine.sounding[np.abs(moments - time) < seconds / 2]
-            assert video.silent[t] == (not heard.any())
+            assert video.is_silent[t] == (not heard.any())
             silent, edges = (
-                silent + bool(video.silent[t]),
-                edges + (video.labels[t] == "background" and not video.silent[t]),
+                silent + bool(video.is_silent[t]),
+                edges + (video.labels[t] == "background" and not video.is_silent[t]),
             )
     assert silent > 0 and (edges > 0) == (
         seconds == 0.96
     )  # short segments lie within one stretch of sound or silence
-    again = videos.SceneVideos(replace(config, seed=9), turns).video(0)
+    again = test_sets.SceneVideos(replace(config, seed=9), turns).video(0)
     assert torch.equal(again.segments, test.video(0).segments)  # the same for every training
 
 
@@ -292,18 +300,18 @@ def quantised(video):
 
 
 def test_file_videos(ave):
-    test = videos.FileVideos(settings_of(ave), "ave-boxes", str(ave))
+    test = test_sets.FileVideos(settings_of(ave), "ave-boxes", str(ave))
     samples, events = (
         load_samples("ave-boxes", ave),
         {s.id: s.label for s in load_samples("ave", ave, "Annotations.txt")},
     )
-    assert test.listed == len(samples) and test.ids == sorted({s.group for s in samples})
+    assert test.num_listed == len(samples) and test.ids == sorted({s.group for s in samples})
     for i, name in enumerate(test.ids):
         video, own = (
             test.video(i),
             sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0]),
         )
-        assert len(video.frames) == len(own) and not video.silent.any()
+        assert len(video.frames) == len(own) and not video.is_silent.any()
         for t, sample in enumerate(own):
             assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(
                 video.boxes[t], sample.boxes
@@ -314,4 +322,4 @@ def test_file_videos(ave):
             )
     for name in ("ave", "vggss", "music-solo"):
         with pytest.raises(InputError, match="none of"):
-            videos.FileVideos(settings_of(ave), name, str(ave))
+            test_sets.FileVideos(settings_of(ave), name, str(ave))

@@ -1,4 +1,5 @@
 """stmnet/model.py: shapes, sections 3.3 and 3.4, and what must not change a result."""
+
 import pytest
 import torch
 from torch import nn
@@ -57,10 +58,10 @@ def test_live_use_equals_all_at_once(options):
     past, frames = EMPTY, []
     with torch.no_grad():
         for t in range(7):
-            *frame, past = model.step(v[:, t], a[:, t], past)
+            *frame, past = model(v[:, t : t + 1], a[:, t : t + 1], past)
             frames.append(frame)
     for ours, theirs in zip(zip(*frames), expected):
-        assert (torch.stack(ours, 1) - theirs).abs().max() <= 1e-5
+        assert (torch.cat(ours, 1) - theirs).abs().max() <= 1e-5
 
 
 def test_projections():
@@ -82,17 +83,17 @@ def test_the_papers_sizes():
     assert (
         out.logits.shape == (1, 4, 28)
         and out.alpha.shape == (1, 4, 8, 8)
-        and out.past.av.shape == (1, 3, 256, 8, 8)
+        and out.memory.av.shape == (1, 3, 256, 8, 8)
     )
 
 
-def test_a_sound_may_be_a_vector():
+def test_audio_features_may_be_a_vector():
     model, (v, a) = build(), features()
     assert model(v, a[..., :1, :1]).alpha.shape == (2, 5, 4, 4)
 
 
-def test_the_map_moves_with_the_picture():
-    """Permuting the positions of all frames permutes the map and leaves the answer."""
+def test_the_map_moves_with_the_image():
+    """Permuting the positions of all frames permutes the map and leaves the logits."""
     model, (v, a) = build(), features()
     order = torch.randperm(16)
     out, moved = model(v, a), model(v.flatten(3)[..., order].unflatten(3, (4, 4)), a)
@@ -104,7 +105,7 @@ def test_batch_is_each_clip_alone():
     model, (v, a) = build(), features(B=3)
     together = model(v, a)
     for i in range(3):
-        alone = model(v[i:i + 1], a[i:i + 1])
+        alone = model(v[i : i + 1], a[i : i + 1])
         assert all(torch.allclose(x[0], y[i], atol=1e-5) for x, y in zip(alone[:3], together[:3]))
 
 
@@ -113,7 +114,7 @@ def test_bf16_autocast_keeps_the_attention_in_full():
     with torch.autocast("cpu", torch.bfloat16):
         low = model(v, a)
     full = model(v, a)
-    assert low.alpha.dtype == low.scores.dtype == low.past.av.dtype == torch.float32
+    assert low.alpha.dtype == low.scores.dtype == low.memory.av.dtype == torch.float32
     assert torch.allclose(low.alpha.sum((2, 3)), torch.ones(2, 5), atol=1e-6)
     assert torch.allclose(low.alpha, full.alpha, atol=2e-3) and torch.allclose(
         low.logits.float(), full.logits, atol=0.05
@@ -123,7 +124,8 @@ def test_bf16_autocast_keeps_the_attention_in_full():
 @pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["C+U", "none"])
 def test_labels_alone_teach_where_the_sound_comes_from(ablation):
-    """Five objects at random cells of a map, each with one of three marks; the label is the mark of the one that sounds."""
+    """Five objects at random cells of a map, each with one of three marks; the label is the mark of
+    the one that sounds."""
     torch.manual_seed(0)
     model, g = SpaceTime(8, 5, 3, C=16, ablation=ablation), torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)

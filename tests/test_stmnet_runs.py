@@ -1,4 +1,4 @@
-"""stmnet's scores against loops over frames and pixels, its evaluation, its own videos, its stream, and its runs on files."""
+"""stmnet's scores against loops, its evaluation, videos and streams of users, runs on files."""
 
 import io
 import json
@@ -13,17 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
-from common.io import InputError, read_image, read_json, write_audio, write_image
-from tests.layouts import write
-from common.training import select_device
-from common.scenes import Scenes
-from stmnet import evaluate, film, localize, score, sheets, stream, train
+from common import io as common_io
+from common.benchmarks.videos import numbered_images
 from common.evaluation.boxes import boxes_from_maps
-from stmnet.clips import segments_at
-from stmnet.config import TINY
-from stmnet.encoders import Stmnet
+from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
+from common.scenes import Scenes
+from common.training import select_device
+from stmnet import evaluate, figures, localize, scoring, train
 from stmnet.backbones.resnet import resnet152
-from stmnet.videos import SceneVideos, Video
+from stmnet.backbones.vggish import AudioStream, segments_at
+from stmnet.config import TINY
+from stmnet.memory import EMPTY
+from stmnet.model import Stmnet
+from stmnet.test_sets import SceneVideos, Video
+from tests.layouts import write
 
 from .test_lifecycle import bad, log
 
@@ -69,30 +72,32 @@ def checkpoint(tmp_path):
     return tmp_path / "best.pt"
 
 
-# Scores against loops ---------------------------------------------------------------------------------------------------------
+# Scores against loops -----------------------------------------------------------------------------
 
 
-def loop_over_frames(maps, boxes, shown, times):
-    """ciou, pointing, iou and stability of maps (T, n, n), one pixel of one frame after the other."""
+def loop_over_frames(maps, boxes, is_foreground, times):
+    """ciou, pointing, iou and stability of maps (T, n, n), pixel by pixel, frame by frame."""
     n, rows = maps.shape[-1], []
     for t, m in enumerate(maps.numpy()):
-        truth = np.zeros((n, n), bool)
+        gt = np.zeros((n, n), bool)
         for x0, y0, x1, y1 in boxes[t] * n:
-            truth[int(y0):int(y1), int(x0):int(x1)] = True
+            gt[int(y0) : int(y1), int(x0) : int(x1)] = True
         predicted = np.zeros((n, n), bool)
-        for x0, y0, x1, y1, _ in boxes_from_maps(maps[t:t + 1])[0].tolist() if shown[t] else []:
-            predicted[round(y0 * n):round(y1 * n), round(x0 * n):round(x1 * n)] = True
+        for x0, y0, x1, y1, _ in (
+            boxes_from_maps(maps[t : t + 1])[0].tolist() if is_foreground[t] else []
+        ):
+            predicted[round(y0 * n) : round(y1 * n), round(x0 * n) : round(x1 * n)] = True
         over = (m - m.min()) / (m.max() - m.min()) > 0.5
-        hit, false = (over & truth).sum(), (over & ~truth).sum()
+        hit, false = (over & gt).sum(), (over & ~gt).sum()
         y, x = np.unravel_index(m.argmax(), m.shape)
-        union = (predicted | truth).sum()
+        union = (predicted | gt).sum()
         rows.append(
             [
-                hit / (truth.sum() + false),
-                truth[y, x],
-                (predicted & truth).sum() / union if union else np.nan,
+                hit / (gt.sum() + false),
+                gt[y, x],
+                (predicted & gt).sum() / union if union else np.nan,
                 over,
-                truth.any(),
+                gt.any(),
             ]
         )
     both = [
@@ -112,56 +117,41 @@ def loop_over_frames(maps, boxes, shown, times):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_values_against_loops(seed):
+def test_scores_against_loops(seed):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    maps = score.enlarged(torch.randn(6, 5, 5))
+    maps = scoring.enlarge(torch.randn(6, 5, 5))
     low = rng.random((6, 2, 2)) * 0.6
     boxes = [np.concatenate([b, b + 0.3], 1)[:k] for b, k in zip(low, (1, 2, 0, 1, 1, 2))]
-    shown = torch.tensor([True, True, True, False, True, True])
+    labels = ["a", "a", "a", "background", "a", "a"]
+    is_foreground = [label == "a" for label in labels]
     times = np.array([0.1, 1.1, 2.1, 3.1, 4.1, [5.1, 7.1][seed % 2]])
-    found = score.values(maps, score.truth_of(boxes), shown, times)
-    expected = loop_over_frames(maps, boxes, shown, times)
-    for name, own in expected.items():
-        np.testing.assert_allclose(np.asarray(found[name]), own, atol=1e-12, err_msg=name)
-    assert [len(b) > 0 for b in found["boxes"]] == shown.tolist()
-    assert np.isnan(np.asarray(found["stability"])).tolist() == [
-        False,
-        True,
-        True,
-        False,
-        seed % 2 == 1,
-        True,
-    ]
-    one = score.values(maps[:1], score.truth_of(boxes[:1]), shown[:1], times[:1])
-    assert torch.isnan(one["stability"]).all() and one["ciou"][0] == found["ciou"][0]
+    gt = scoring.boxes_to_maps(boxes)
+    found = scoring.score_maps(maps, gt, labels, times)
+    expected = loop_over_frames(maps, boxes, is_foreground, times)
+    for name, values in expected.items():
+        ours = np.asarray(getattr(found, name))
+        np.testing.assert_allclose(ours, values, atol=1e-12, err_msg=name)
+    predicted = scoring.foreground_boxes(maps, labels)
+    assert [len(b) > 0 for b in predicted] == is_foreground
+    is_undefined = [False, True, True, False, seed % 2 == 1, True]
+    assert np.isnan(np.asarray(found.stability)).tolist() == is_undefined
+    one = scoring.score_maps(maps[:1], gt[:1], labels[:1], times[:1])
+    assert torch.isnan(one.stability).all() and one.ciou[0] == found.ciou[0]
 
 
-def test_floors_and_a_perfect_map():
+def test_baselines_and_a_perfect_map():
     boxes = [np.array([[0.25, 0.25, 0.75, 0.75]]), np.array([[0.5, 0.5, 1.0, 1.0]])]
-    truth = score.truth_of(boxes)
-    found = score.floors(truth)
-    assert (
-        found["centre"]["ciou"].tolist() == pytest.approx([1, 1 / 7], abs=0.02)
-        and found["centre"]["pointing"][0] == 1
-    )
-    assert found["whole"]["iou"].tolist() == [0.25, 0.25] and found["whole"]["ciou"].tolist() == [
-        0.25,
-        0.25,
-    ]
-    perfect = score.values(truth, truth, torch.ones(2, dtype=torch.bool), np.arange(2))
-    assert (
-        perfect["ciou"].tolist()
-        == perfect["iou"].tolist()
-        == perfect["pointing"].tolist()
-        == [1, 1]
-    )
-    assert score.enlarged(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
-    assert not len(
-        score.values(score.enlarged(torch.ones(1, 3, 3)), truth[:1], torch.ones(1), np.zeros(1))[
-            "boxes"
-        ][0]
-    )
+    gt = scoring.boxes_to_maps(boxes)
+    found = scoring.baseline_scores(gt)
+    centre, whole = found["baseline/centre_"], found["baseline/whole_"]
+    assert centre.ciou.tolist() == pytest.approx([1, 1 / 7], abs=0.02)
+    assert centre.pointing[0] == 1
+    assert whole.iou.tolist() == whole.ciou.tolist() == [0.25, 0.25]
+    perfect = scoring.score_maps(gt, gt, ["a", "a"], np.arange(2))
+    assert perfect.ciou.tolist() == perfect.iou.tolist() == perfect.pointing.tolist() == [1, 1]
+    assert scoring.enlarge(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
+    assert not len(scoring.foreground_boxes(scoring.enlarge(torch.ones(1, 3, 3)), ["a"])[0])
 
 
 @pytest.mark.parametrize("area_normalised", [False, True])
@@ -179,6 +169,7 @@ def test_proposals_against_loops(area_normalised):
         scores.append(float(inside.mean() if area_normalised else inside.sum()))
     kept = []
     for i in sorted(range(30), key=lambda i: -scores[i]):
+
         def overlap(j, i=i):
             inter = (
                 (
@@ -190,199 +181,178 @@ def test_proposals_against_loops(area_normalised):
             )
             areas = (proposals[[i, j], 2:] - proposals[[i, j], :2]).prod(1).sum()
             return inter / (areas - inter)
+
         if all(overlap(j) <= 0.4 for j in kept):
             kept.append(i)
-    found = score.grounded(proposals, alpha, config)
+    found = scoring.ground_proposals(proposals, alpha, config)
     torch.testing.assert_close(found[:, :4], proposals[kept[:4]])
     assert found[:, 4].tolist() == pytest.approx([scores[i] for i in kept[:4]], rel=1e-5)
     whole = torch.tensor([[0.0, 0, 1, 1], [0.1, 0.1, 0.2, 0.2]])
     spot = torch.zeros(256, 256)
     spot[30:40, 30:40] = 0.01
-    best = score.grounded(whole, spot, replace(config, grounded=1))[0, 2]
+    best = scoring.ground_proposals(whole, spot, replace(config, grounded=1))[0, 2]
     assert best == pytest.approx(
         0.2 if area_normalised else 1.0
     )  # the plain sum favours the largest box
 
 
-# Evaluation -------------------------------------------------------------------------------------------------------------------
+# Evaluation ---------------------------------------------------------------------------------------
 
 
 class Told(evaluate.Predictor):
-    """Its map is what its first sample of sound says: place the truth (1), or the opposite corner; silence is background."""
+    """Its map is what the first audio sample says: the place of the gt (1), or the opposite corner.
 
-    def look(self, frames):
+    Silence is background."""
+
+    def encode_frames(self, frames):
         return frames
 
-    def answer(self, frames, segments, past=None):
-        maps = torch.zeros(len(frames), 8, 8)
-        place = segments[:, 0].long()
-        for t, p in enumerate(place.tolist()):
+    def predict(self, features_v, segments, past=None):
+        maps = torch.zeros(len(features_v), 8, 8)
+        place = segments[:, 0].long().tolist()
+        for t, p in enumerate(place):
             maps[t, :4, :4] = float(p == 1)
             maps[t, 4:, 4:] = float(p != 1)
-        said = torch.where(place == 1, 0, torch.where(place == 2, 1, 2))
-        return {"attention": maps, "scores": -maps}, said, torch.ones(len(frames)), said != 2, past
+        labels = [{1: "a", 2: "b"}.get(p, "background") for p in place]
+        heatmaps = {"attention": maps, "scores": -maps}
+        return evaluate.Prediction(heatmaps, labels, torch.ones(len(labels)), past)
 
 
-class Set:
-    """Two videos of which the first one's sounds are at the top left, and the third frame is silent; the second's have class b."""
+class MadeUp:
+    """Two videos: in the first what sounds is at the top left, in the second it has class b.
 
-    name, group, listed, ids = "made up", "", None, ["x", "y"]
+    The third frame is silent."""
+
+    name, group, num_listed, ids = "made up", "", None, ["x", "y"]
 
     def video(self, i):
         at = [np.array([[0, 0, 0.5, 0.5]])] * 2 + [np.zeros((0, 4))]
-        sound = torch.zeros(3, 4)
-        sound[:2, 0] = 1.0 + i
+        segments = torch.zeros(3, 4)
+        segments[:2, 0] = 1.0 + i
         labels = ["a", "a", "background"] if i == 0 else ["a", "zebra", "background"]
         frames = [np.zeros((16, 16, 3), np.uint8)] * 3
-        return Video(frames, sound, np.arange(3) + 0.5, at, labels, np.array([False, False, True]))
+        is_silent = np.array([False, False, True])
+        return Video(frames, segments, np.arange(3) + 0.5, at, labels, is_silent)
 
 
 def test_what_is_measured(capsys):
     told = Told.__new__(Told)
     told.model = SimpleNamespace(space_time=SimpleNamespace(memory=SimpleNamespace(K=3)))
-    told.config, told.classes, told.report, told.detector = (
-        replace(SMALL),
-        ["a", "b", "background"],
-        {},
-        None,
-    )
-    found, pages = evaluate.evaluate(told, [Set()])
+    told.config, told.classes = replace(SMALL), ["a", "b", "background"]
+    told.report, told.detector = {}, None
+    result = evaluate.evaluate(told, [MadeUp()])
+    found, sheet = result.metrics, result.sheets["samples"]
     assert found["frames/n"] == 4 and found["samples"] == 2
-    assert (
-        found["frames/pointing"] == found["attention/pointing"] == 0.5
-    )  # the first video's two frames of four
-    assert (
-        found["frames/ciou@0.5"] == found["frames/iou@0.5"] == 0.5
-        and 0.4 < found["frames/ciou_mean"] < 0.5
-    )
+    # the first video's two frames of four
+    assert found["frames/pointing"] == found["attention/pointing"] == 0.5
+    assert found["frames/ciou@0.5"] == found["frames/iou@0.5"] == 0.5
+    assert 0.4 < found["frames/ciou_mean"] < 0.5
     assert found["scores/pointing"] == 0.5  # there the others are right
-    assert (
-        found["control/shuffled_pointing"] == 0.5 and found["control/silent_iou@0.5"] == 0
-    )  # silence is background: no box
+    assert found["control/shuffled_pointing"] == 0.5
+    assert found["control/silent_iou@0.5"] == 0  # silence is background: no box
     assert found["frames/stability"] == found["truth/stability"] == 1
-    assert (
-        found["events/accuracy"] == pytest.approx(2 / 3) and found["events/n"] == 3
-    )  # nobody knows the zebra
+    assert found["events/accuracy"] == pytest.approx(2 / 3)
+    assert found["events/n"] == 3  # nobody knows the zebra
     assert found["silence/accuracy"] == 1 and found["silence/n"] == 2
-    assert (
-        found["class/a/iou@0.5"] == pytest.approx(2 / 3)
-        and found["class/zebra/iou@0.5"] == 0
-        and found["class/a/n"] == 3
-    )
-    assert "N = 4" in capsys.readouterr().out and len(pages["samples"]["rows"]) == 8
-    assert evaluate.evaluate(told, [Set()])[0]["floor/whole_iou@0.5"] == 0
-    assert len(pages["samples"]["columns"]) == 3 and pages["samples"]["captions"][4] == ""
-    for test in (single := Set(), later := Set()):
-        test.ids = ["x"]
-    assert not [
-        key for key in evaluate.evaluate(told, [single])[0] if key.startswith("control/shuffled")
-    ]  # its own sound is no control
-    later.video = lambda i: Set().video(i)._replace(times=np.arange(3) + 5.5)
-    page = sheets.sheet(
-        [
-            sheets.rows_of(s.video(0), torch.zeros(3, 2, 2), [torch.zeros(0, 5)] * 3, "abc")
-            for s in (single, later)
-        ]
-    )
-    assert page["columns"] == () and page["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
+    assert found["class/a/iou@0.5"] == pytest.approx(2 / 3) and found["class/a/n"] == 3
+    assert found["class/zebra/iou@0.5"] == 0
+    assert found["baseline/whole_iou@0.5"] == 0
+    out, table = capsys.readouterr().out, result.tables[0]
+    assert "N = 4" in out and table.n == 4 and str(table) in out
+    values = {row["name"]: row["values"] for row in table.rows}
+    assert values["pointing"]["attention map"] == [50.0] and "silent audio" in table.columns
+    assert len(sheet["rows"]) == 8 and len(sheet["columns"]) == 3 and sheet["captions"][4] == ""
+    for test_set in (single := MadeUp(), later := MadeUp()):
+        test_set.ids = ["x"]
+    keys = evaluate.evaluate(told, [single]).metrics
+    assert not [k for k in keys if k.startswith("control/shuffled")]  # its own audio is no control
+    later.video = lambda i: MadeUp().video(i)._replace(times=np.arange(3) + 5.5)
+    sheet = figures.contact_sheet([evaluate.draw_video(told, s, 0) for s in (single, later)])
+    assert sheet["columns"] == () and sheet["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
+    assert common_io.contact_sheet(**sheet).ndim == 3
     told.config = replace(SMALL, box_map="scores")
-    assert evaluate.evaluate(told, [Set()])[0]["frames/iou@0.5"] == found["scores/iou@0.5"]
+    again = evaluate.evaluate(told, [MadeUp()]).metrics
+    assert again["frames/iou@0.5"] == found["scores/iou@0.5"]
 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_evaluation_against_frame_by_frame(background):
-    """All steps of a video at once, in blocks, or one by one with a memory: the same numbers; silence where confidence is low."""
+    """All steps of a video at once, in blocks, or one by one with a memory: the same numbers."""
     p = predictor(background=background, confidence=0.3)
-    test = SceneVideos(p.config)
-    merged, _ = evaluate.measure(p, test)
-    naive = {"ciou": [], "pointing": [], "right": []}
-    for i in range(len(test.ids)):
-        video, past = test.video(i), evaluate.EMPTY
+    test_set = SceneVideos(p.config)
+    scores = evaluate.score_videos(p, test_set)
+    naive = {"ciou": [], "pointing": [], "labels": []}
+    for i in range(len(test_set.ids)):
+        video, past = test_set.video(i), EMPTY
         for t, frame in enumerate(video.frames):
-            maps, said, confidence, shown, past = p.answer(
-                p.look([frame]), video.segments[t : t + 1], past
-            )
-            assert bool(shown[0]) == (p.names(said, shown)[0] != "background") and (
-                background or shown[0] == (confidence[0] >= 0.3)
-            )
-            found = score.values(
-                score.enlarged(maps["attention"]),
-                score.truth_of([video.boxes[t]]),
-                shown,
-                video.times[t : t + 1],
-            )
-            naive["ciou"].append(found["ciou"][0])
-            naive["pointing"].append(found["pointing"][0])
-            naive["right"].append(p.names(said, shown)[0] == video.labels[t])
-    np.testing.assert_allclose(merged["attention", "ciou"], naive["ciou"], atol=2e-3)
-    assert (
-        merged["attention", "pointing"].tolist() == naive["pointing"]
-        and merged["class", "right"].tolist() == naive["right"]
-    )
-    flat, _ = evaluate.results(merged, p.config)
-    there = merged["truth", "there"]
-    assert flat["frames/ciou_mean"] == pytest.approx(
-        np.mean(np.array(naive["ciou"])[there]), abs=2e-3
-    )
-    other = test.video(2).segments  # what the control hears instead
-    assert torch.equal(evaluate.exchanged(test, 0, 5), other) and torch.equal(
-        evaluate.exchanged(test, 0, 7)[5:], other[:2]
-    )
+            step = slice(t, t + 1)
+            prediction = p.predict(p.encode_frames([frame]), video.segments[step], past)
+            past, labels = prediction.memory, prediction.labels
+            is_foreground = labels[0] != "background"  # not if confidence is low
+            assert background or is_foreground == bool(prediction.confidence[0] >= 0.3)
+            maps = scoring.enlarge(prediction.heatmaps["attention"])
+            gt = scoring.boxes_to_maps([video.boxes[t]])
+            found = scoring.score_maps(maps, gt, labels, video.times[step])
+            naive["ciou"].append(found.ciou[0])
+            naive["pointing"].append(found.pointing[0])
+            naive["labels"] += labels
+    attention = scores.columns["attention/"]
+    np.testing.assert_allclose(attention.ciou, naive["ciou"], atol=2e-3)
+    assert attention.pointing.tolist() == naive["pointing"]
+    assert scores.pred_labels.tolist() == naive["labels"]
+    flat = scoring.aggregate(scores, p.classes, "attention")
+    mean = np.mean(np.array(naive["ciou"])[scores.has_gt])
+    assert flat["frames/ciou_mean"] == pytest.approx(mean, abs=2e-3)
+    other = test_set.video(2).segments  # the audio of the control
+    assert torch.equal(evaluate.shuffled_audio(test_set, 0, 5), other)
+    assert torch.equal(evaluate.shuffled_audio(test_set, 0, 7)[5:], other[:2])
 
 
 def test_memory_at_evaluation_is_a_setting(checkpoint):
     p = predictor()
     video, maps = SceneVideos(p.config).video(0), {}
     for K in (0, 1, 3):
-        q = evaluate.load(checkpoint, select_device("cpu"), K=K)
-        maps[K] = q.answer(q.look(video.frames), video.segments)[0]["scores"]
-    assert torch.allclose(maps[0][0], maps[3][0], atol=1e-5) and torch.allclose(
-        maps[1][1], maps[3][1], atol=1e-5
-    )
+        q = evaluate.load_predictor(checkpoint, select_device("cpu"), K=K)
+        prediction = q.predict(q.encode_frames(video.frames), video.segments)
+        maps[K] = prediction.heatmaps["scores"]
+    assert torch.allclose(maps[0][0], maps[3][0], atol=1e-5)
+    assert torch.allclose(maps[1][1], maps[3][1], atol=1e-5)
     assert not torch.allclose(maps[0][1], maps[3][1]) and not torch.allclose(maps[1][2], maps[3][2])
 
 
 def test_evaluate(checkpoint, tmp_path):
-    """It remembers what --K says or else as much as the training said of an evaluation; --sheets has a sheet of every video."""
-    stable = {}
+    """--K is the memory, or else as much as the training said of an evaluation; sheets, results."""
+    stable, out = {}, tmp_path / "out"
+    common = ["--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(out)]
     for flags in ([], ["--K", "1"], ["--K", "0"], ["--K", "3", "--sheets"]):
-        evaluate.main(
-            [
-                "--checkpoint",
-                str(checkpoint),
-                "--device",
-                "cpu",
-                "--out",
-                str(tmp_path / "out"),
-                *flags,
-            ]
-        )
-        found = read_json(tmp_path / "out" / "metrics-scenes.json")
+        results = ["--out-results", str(tmp_path / "table.json")]
+        evaluate.main([*common, *flags, *results])
+        found = read_json(out / "metrics-scenes.json")
         assert found["K_evaluated"] == int((flags or ["", "1"])[1])
         stable[tuple(flags[1:])] = found["scores/ciou_mean"], found["turns/scores/ciou_mean"]
+        table = read_json(tmp_path / "table.json")
+        rows = {row["name"]: row["values"] for row in table["rows"]}
+        assert rows["mean cIoU"]["scores map"] == [100 * found["scores/ciou_mean"]]
+        assert table["n"] == found["frames/n"] and "--out-results" in table["command"]
     assert stable[()] == stable["1",] != stable["0",] != stable["3", "--sheets"] != stable[()]
-    pages = {path.stem: read_image(path) for path in (tmp_path / "out" / "sheets-scenes").iterdir()}
-    assert sorted(pages) == sorted(
-        f"{kind}-00000{i}" for kind in ("video", "turns") for i in range(4)
-    )
-    assert (
-        len({page.tobytes() for page in pages.values()}) == 8
-        and read_image(tmp_path / "out" / "turns-scenes.png").shape
-    )
+    pages = {path.stem: read_image(path) for path in (out / "sheets-scenes").iterdir()}
+    assert sorted(pages) == sorted(f"{k}-00000{i}" for k in ("video", "turns") for i in range(4))
+    assert len({page.tobytes() for page in pages.values()}) == 8
+    assert read_image(out / "turns-scenes.png").shape
 
 
-# One's own videos -------------------------------------------------------------------------------------------------------------
+# Videos of a user ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Odd sizes, numbers that begin at 7."""
     video = Scenes(77, 64, 8000).video(0, 4, 2)
-    (tmp_path / "film").mkdir()
+    (tmp_path / "video").mkdir()
     for k, frame in enumerate(video.frames):
-        write_image(tmp_path / "film" / f"shot2_{k + 7:03d}.png", frame[:41, :57])
-    write_audio(tmp_path / "film" / "a.wav", video.waveform, 8000)
-    return tmp_path / "film"
+        write_image(tmp_path / "video" / f"shot2_{k + 7:03d}.png", frame[:41, :57])
+    write_audio(tmp_path / "video" / "a.wav", video.waveform, 8000)
+    return tmp_path / "video"
 
 
 def test_localize_a_folder(folder, checkpoint, capsys):
@@ -478,6 +448,7 @@ def test_bad_videos(folder, checkpoint, capsys, monkeypatch):
         )
         assert named in err, err
         assert not [p for p in folder.parent.iterdir() if p.name.startswith(("c.", ".c"))]
+
     third = folder / "shot2_009.png"
     kept = third.read_bytes()
     third.unlink()
@@ -490,10 +461,10 @@ def test_bad_videos(folder, checkpoint, capsys, monkeypatch):
     (folder / "other_9.png").rename(folder / "title.png")
     fails("number")
     (folder / "title.png").rename(folder / "b.wav")
-    fails("2 sounds")
+    fails("2 audio files")
     (folder / "b.wav").unlink()
     (folder / "a.wav").rename(folder.parent / "a.wav")
-    fails("no sound in it")
+    fails("no audio files in it")
     (folder / "a.wav").touch()
     fails("a.wav: empty")
     fails("gone", video=folder / "gone")
@@ -504,7 +475,7 @@ def test_bad_videos(folder, checkpoint, capsys, monkeypatch):
     fails("--K", "--K", "-1")
     monkeypatch.setenv("PATH", str(folder))
     (folder.parent / "v.mp4").write_bytes(b"not a video")
-    fails("ffmpeg: not on PATH", video=folder.parent / "v.mp4")
+    fails("ffmpeg: No such file", video=folder.parent / "v.mp4")
     empty = folder.parent / "empty"
     empty.mkdir()
     fails("no frame in it", video=empty)
@@ -537,9 +508,9 @@ def test_video_files(folder, checkpoint, capsys, monkeypatch):
     )
     shutil.copy(folder / "a.wav", folder.parent / "sound.wav")
     for name, reason in (
-        ("mute.mp4", "has no sound track"),
+        ("mute.mp4", "has no audio"),
         ("text.mp4", "text.mp4: "),
-        ("sound.wav", "has no pictures"),
+        ("sound.wav", "has no images"),
     ):
         (folder.parent / "text.mp4").write_bytes(b"not a video" * 50)
         paths = ["--video", str(folder.parent / name), "--out", str(folder.parent / "c.gif")]
@@ -553,15 +524,16 @@ def test_video_files(folder, checkpoint, capsys, monkeypatch):
     assert "the video itself" in err and out.read_bytes() == kept
 
 
-# The stream -------------------------------------------------------------------------------------------------------------------
+# The stream ---------------------------------------------------------------------------------------
 
 
-class Slow(io.BytesIO):
-    """A pipe that gives a few bytes at a time, odd numbers of them too, and counts what it gave."""
+class Counting(io.BytesIO):
+    """A pipe that counts what it gave."""
+
     given = 0
 
-    def read1(self, size):
-        data = self.read(min(size, 1 + (self.given * 7919) % 701))
+    def read(self, size):
+        data = super().read(size)
         self.given += len(data)
         return data
 
@@ -570,25 +542,24 @@ class Slow(io.BytesIO):
     "length, samples, fps",
     [(16000, 4240, 4), (3000, 4240, 4), (16000, 1000, 4), (16000, 1001, 30), (0, 400, 4)],
 )
-def test_sound_of_a_stream(length, samples, fps):
+def test_audio_of_a_stream(length, samples, fps):
     """As segments_at of the whole waveform; no more is read or kept than needed."""
     pcm = np.random.default_rng(0).integers(-(2**15), 2**15, length).astype("<i2")
-    sound = stream.Sound(Slow(pcm.tobytes()), samples)
+    stream = AudioStream(Counting(pcm.tobytes() + b"x" * (fps == 30)), samples)
     times = (np.arange(round(1.2 * fps)) + 0.5) / fps
     whole = segments_at(torch.from_numpy(pcm.astype(np.float32) / 2**15), times, samples)
     for time, expected in zip(times, whole):
-        assert torch.equal(sound.segment(time), expected)
-        assert len(sound.data) <= 2 * samples + stream.BLOCK and sound.file.given <= max(
-            0, 2 * (time * 16000 + samples) + stream.BLOCK
-        )
+        assert torch.equal(stream.segment(time), expected)
+        assert len(stream.window) == samples
+        assert stream.file.given <= 2 * (time * 16000 + samples / 2 + 1)
 
 
 def raw(folder):
-    """The film of a folder as a stream has it: rgb24, s16le at 16 kHz of whole numbers, so that both forms hear the same."""
-    video = film.Film(film.numbered(folder), folder / "a.wav", 4.0)
-    pcm = (video.waveform * 2**15).round().clip(-(2**15), 2**15 - 1).short().numpy()
+    """The video of a folder as a stream: rgb24, s16le at 16 kHz, so that both are equal."""
+    waveform = read_audio(folder / "a.wav", 16000)[0]
+    pcm = (waveform * 2**15).round().clip(-(2**15), 2**15 - 1).short().numpy()
     write_audio(folder / "a.wav", pcm / 2**15, 16000)
-    return np.stack([video.image(k) for k in range(len(video.frames))]), pcm
+    return np.stack([read_image(path) for path in numbered_images(folder)]), pcm
 
 
 def test_the_stream_is_the_offline_result(folder, checkpoint, capsys):
@@ -596,16 +567,8 @@ def test_the_stream_is_the_offline_result(folder, checkpoint, capsys):
     for name, content in (("f.rgb", frames), ("s.pcm", pcm.astype("<i2"))):
         (folder.parent / name).write_bytes(content.tobytes())
     flags = ["--checkpoint", str(checkpoint), "--device", "cpu"]
-    live = [
-        "--stream",
-        "--frames",
-        str(folder.parent / "f.rgb"),
-        "--sound",
-        str(folder.parent / "s.pcm"),
-        "--size",
-        "57x41",
-        *flags,
-    ]
+    paths = ["--frames", str(folder.parent / "f.rgb"), "--sound", str(folder.parent / "s.pcm")]
+    live = ["--stream", *paths, "--size", "57x41", *flags]
     localize.main(live)
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
@@ -614,43 +577,42 @@ def test_the_stream_is_the_offline_result(folder, checkpoint, capsys):
     whole = read_json(folder.parent / "a.json")["frames"]
     assert len(lines) == len(whole) == 8
     for a, b in zip(lines, whole):
-        assert a.keys() == b.keys() and (a["frame"], a["time"], a["label"]) == (
-            b["frame"],
-            b["time"],
-            b["label"],
-        )
+        assert a.keys() == b.keys()
+        assert all(a[name] == b[name] for name in ("frame", "time", "label"))
         assert a["confidence"] == pytest.approx(b["confidence"], abs=1e-3)
         np.testing.assert_allclose(a["boxes"], b["boxes"], atol=1.0)
     localize.main([*live, "--out", str(folder.parent / "lines.jsonl"), "--K", "0"])
     alone = [json.loads(line) for line in (folder.parent / "lines.jsonl").read_text().splitlines()]
-    assert alone[0] == lines[0] and any(
-        a["confidence"] != b["confidence"] for a, b in zip(alone, lines)
-    )  # it did remember
+    assert alone[0] == lines[0]
+    assert any(a["confidence"] != b["confidence"] for a, b in zip(alone, lines))  # memory was used
 
 
 def test_the_stream_answers_at_once_and_forgets():
-    """A line is out before the next frame is asked for; the memory holds K steps however long it runs."""
-    p, out, kept = predictor(), io.StringIO(), []
-    answer = p.answer
+    """A record is out before the next frame is read; the memory holds K steps at any length."""
+    p, records, lengths = predictor(), [], []
+    predict = p.predict
 
     def watched(features, segments, past):
-        result = answer(features, segments, past)
-        kept.append([x.shape[1] for x in result[-1]])
-        assert all(
-            x.untyped_storage().nbytes() == x.nbytes for x in result[-1]
-        )  # copies, not views of something longer
+        result = predict(features, segments, past)
+        lengths.append([x.shape[1] for x in result.memory])
+        # copies, not views of something longer
+        assert all(x.untyped_storage().nbytes() == x.nbytes for x in result.memory)
         return result
-    p.answer = watched
 
-    def camera():
-        for k in range(9):
-            assert out.getvalue().count("\n") == k
-            yield np.full((20, 30, 3), 20 * k, np.uint8)
+    p.predict = watched
 
-    assert (
-        stream.stream(p, camera(), stream.Sound(io.BytesIO(b""), p.config.samples), 4.0, out) == 9
-    )
-    assert kept == [[min(k + 1, 3)] * 3 for k in range(9)]
+    class Camera(io.RawIOBase):
+        def read(self, size):
+            k = len(records)
+            return np.full((20, 30, 3), 20 * k, np.uint8).tobytes() if k < 9 else b""
+
+    stream = AudioStream(io.BytesIO(b""), p.config.samples)
+    for *_, record in localize.localize(
+        p, localize.blocks_of_stream(Camera(), stream, 30, 20, 4.0)
+    ):
+        records.append(record)
+        assert record["frame"] == len(records) - 1
+    assert len(records) == 9 and lengths == [[min(k + 1, 3)] * 3 for k in range(9)]
 
 
 def test_bad_streams(folder, checkpoint, capsys, monkeypatch):
@@ -678,10 +640,11 @@ def test_bad_streams(folder, checkpoint, capsys, monkeypatch):
         bad("stmnet.localize", f"{more} {flags}", capsys, monkeypatch)
 
 
-# Runs on files ----------------------------------------------------------------------------------------------------------------
+# Runs on files ------------------------------------------------------------------------------------
 
 PAPER = (
-    "--preset paper --encoders train --vision-weights= --audio-weights= --no-bottleneck --blocks 1 1 1 --width 8 --audio-width 4 "
+    "--preset paper --encoders train --vision-weights= --audio-weights= --no-bottleneck "
+    "--blocks 1 1 1 --width 8 --audio-width 4 "
     "--C 8 --image-size 32 --batch-size 2 --workers 0 --device cpu --held-out-list testSet.txt"
 )
 
@@ -766,7 +729,7 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
         "--steps",
         "1",
     ]
-    assert "0007.jpg is missing" in bad("stmnet.train", both, capsys, monkeypatch)
+    assert "frame 7 is missing" in bad("stmnet.train", both, capsys, monkeypatch)
     train.main([*both, "--name", "c", "--skip-bad"])
     assert "left out" in capsys.readouterr().out
 
@@ -779,19 +742,22 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
     torch.manual_seed(5)
     published = resnet152().state_dict()
     torch.save(published, "resnet152.pth")
-    sound = Stmnet(replace(SMALL, audio="vggish", audio_width=64), 3).auditory.body.state_dict()
+    sound = Stmnet(
+        replace(SMALL, audio="vggish", audio_width=64), 3
+    ).audio_encoder.body.state_dict()
     torch.save({f"features.{k}": x for k, x in sound.items()}, "vggish.pth")
     flags = (
-        "--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish --audio-width 64 --last-stride 2 --image-size 64 "
-        "--vision-weights resnet152.pth --audio-weights vggish.pth --scenes 4 --held-out 2 --test-videos 2 "
+        "--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish "
+        "--audio-width 64 --last-stride 2 --image-size 64 --vision-weights resnet152.pth "
+        "--audio-weights vggish.pth --scenes 4 --held-out 2 --test-videos 2 "
         "--video-seconds 2 --batch-size 2 --steps 2 --C 8 --name a --device cpu"
     )
     train.main(flags.split())
     saved = torch.load("runs/stmnet/a/last.pt", weights_only=True)
     for k, x in published.items():
         if not k.startswith("fc."):
-            assert torch.equal(saved["model"][f"visual.body.{k}"], x), k
-    assert all(torch.equal(saved["model"][f"auditory.body.{k}"], x) for k, x in sound.items())
+            assert torch.equal(saved["model"][f"visual_encoder.body.{k}"], x), k
+    assert all(torch.equal(saved["model"][f"audio_encoder.body.{k}"], x) for k, x in sound.items())
     assert (
         len(saved["optimizer"]["state"])
         == len(saved["optimizer"]["param_groups"][0]["params"])
@@ -800,38 +766,44 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
 
 
 def test_proposals_of_a_detector():
-    """Its boxes, in pixels of each frame, become parts of it, are scored by the map, and are none where it is background."""
+    """Its boxes, in pixels of a frame, become parts of it, scored by the map; or background."""
     p = predictor(grounded=1, area_normalised=True)
     asked = []
 
     def proposals(images, top):
         asked.append((images[0].shape, float(images[0].max()), top))
-        return [
-            {"boxes": torch.tensor([[0.0, 0, 20, 10], [20.0, 10, 40, 20]]), "scores": torch.ones(2)}
-        ]
+        boxes = torch.tensor([[0.0, 0, 20, 10], [20.0, 10, 40, 20]])
+        return [{"boxes": boxes, "scores": torch.ones(2)}]
 
     p.detector = SimpleNamespace(proposals=proposals)
     alpha = torch.zeros(3, 4, 4)
     alpha[0, 0, 0] = alpha[1, 3, 3] = alpha[2, 0, 0] = 1
     frames = [np.full((20, 40, 3), 255, np.uint8)] * 3
-    found = p.boxes(frames, {"attention": alpha}, torch.tensor([True, True, False]))
+    prediction = evaluate.Prediction({"attention": alpha}, ["a", "b", "background"], None, None)
+    found = p.boxes(frames, prediction)
     assert asked == [((3, 20, 40), 1.0, 100)] * 2
     assert [f[:, :4].tolist() for f in found] == [[[0, 0, 0.5, 0.5]], [[0.5, 0.5, 1, 1]], []]
 
 
 @pytest.mark.parametrize("K", [0, 2])
 def test_cuts_of_a_video_do_not_matter(K):
-    """The whole network with its encoders, in evaluation mode: at once, or one frame after the other."""
+    """The whole network with its encoders, in evaluation mode: at once, or frame by frame."""
     p = predictor(K=K)
-    video = SceneVideos(p.config).video(1)
-    whole, past = p.answer(p.look(video.frames), video.segments)[0], evaluate.EMPTY
+    video, past = SceneVideos(p.config).video(1), EMPTY
+    whole = p.predict(p.encode_frames(video.frames), video.segments).heatmaps["scores"]
     for t, frame in enumerate(video.frames):
-        maps, *_, past = p.answer(p.look([frame]), video.segments[t:t + 1], past)
-        torch.testing.assert_close(maps["scores"][0], whole["scores"][t], atol=1e-4, rtol=1e-4)
+        prediction = p.predict(p.encode_frames([frame]), video.segments[t : t + 1], past)
+        past, maps = prediction.memory, prediction.heatmaps
+        torch.testing.assert_close(maps["scores"][0], whole[t], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(maps["attention"].sum(), torch.tensor(1.0))
 
 
 def test_a_stream_that_ends_within_a_frame():
+    def frames(size):
+        stream = AudioStream(io.BytesIO(b""), 400)
+        blocks = localize.blocks_of_stream(io.BytesIO(bytes(size)), stream, 2, 2, 4.0)
+        return [frame for (frame,), _, _ in blocks]
+
     with pytest.raises(InputError, match="within a frame"):
-        list(stream.frames_of(io.BytesIO(bytes(10)), "x", 2, 2))
-    assert list(stream.frames_of(io.BytesIO(bytes(24)), "x", 2, 2))[1].shape == (2, 2, 3)
+        frames(10)
+    assert frames(24)[1].shape == (2, 2, 3)

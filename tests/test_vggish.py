@@ -1,4 +1,5 @@
-"""stmnet/vggish.py against the published VGGish, and its laws."""
+"""stmnet/backbones/vggish.py against the published VGGish, and its laws."""
+
 import json
 import math
 from pathlib import Path
@@ -37,7 +38,7 @@ def published(names):
     return {k: torch.from_numpy(fill.fill_array(k, KEYS[k])) for k in names}
 
 
-# The front end ----------------------------------------------------------------------------------------------------------------
+# The front end ------------------------------------------------------------------------------------
 
 
 def test_golden_examples():
@@ -57,6 +58,7 @@ def test_golden_examples_of_stereo_at_22050():
 def test_mel_filterbank_against_a_loop():
     def mel(hertz):
         return 2595 * math.log10(1 + hertz / 700)
+
     step = (mel(7500) - mel(125)) / 65
     filters = mel_filterbank()
     assert filters.shape == (257, 64)
@@ -122,7 +124,8 @@ def test_batch_equals_one_at_a_time_on_any_leading_axes():
 
 
 def test_a_tone_lights_its_band_with_its_amplitude():
-    """Magnitude: twice the amplitude is log 2 more. Half a window's sum, 100, is the magnitude of a sine of amplitude 1."""
+    """Magnitude: twice the amplitude is log 2 more. Half a window's sum, 100, is the magnitude of a
+    sine of amplitude 1."""
     t = torch.arange(16000) / 16000
     one, two = (log_mel(a * torch.sin(2 * math.pi * 1000 * t)) for a in (0.25, 0.5))
     centres = 700 * (10 ** ((np.linspace(150.4907, 2840.0377, 66)) / 2595) - 1)
@@ -158,7 +161,7 @@ def test_autocast_and_inference_mode_change_nothing():
     assert sound.grad.isfinite().all() and sound.grad.abs().sum() > 0
 
 
-# The network ------------------------------------------------------------------------------------------------------------------
+# The network --------------------------------------------------------------------------------------
 
 
 def test_names_are_the_published_ones():
@@ -217,7 +220,7 @@ def test_narrow_vggish_batch_and_flattening():
     )
     assert (together >= 0).all() and (together == 0).any()  # ReLU after the last layer too
     for i in range(3):
-        assert torch.allclose(model(x[i:i + 1])[0], together[i], atol=1e-5)
+        assert torch.allclose(model(x[i : i + 1])[0], together[i], atol=1e-5)
     first = model.embeddings[0]
     cells = model.features(x)
     naive = sum(

@@ -23,11 +23,12 @@ def open_video(path, fps: float):
     """The VideoFile of a folder or a file; what ffmpeg extracts is deleted at the end."""
     path = Path(path)
     if path.is_dir():
+        frames = numbered_images(path)
         audio = sorted(p for p in path.iterdir() if p.suffix.lower() in AUDIO)
         if len(audio) != 1:
             names = ", ".join(p.name for p in audio[:3]) or f"expected one of {', '.join(AUDIO)}"
             raise InputError(path, f"{len(audio) or 'no'} audio files in it: {names}")
-        yield VideoFile(numbered_images(path), audio[0], fps)
+        yield VideoFile(frames, audio[0], fps)
         return
     if not path.is_file():
         raise InputError(path, "no such file or folder")
