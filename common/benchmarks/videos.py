@@ -1,4 +1,4 @@
-"""Videos of a user, and of AVE: a folder of numbered images with audio, or a video file."""
+"""Videos: a folder of numbered images with audio, or a video file."""
 import re
 import tempfile
 from contextlib import contextmanager
@@ -26,8 +26,7 @@ def open_video(path, fps: float):
         frames = numbered_images(path)
         audio = sorted(p for p in path.iterdir() if p.suffix.lower() in AUDIO)
         if len(audio) != 1:
-            names = ", ".join(p.name for p in audio[:3]) or f"expected one of {', '.join(AUDIO)}"
-            raise InputError(path, f"{len(audio) or 'no'} audio files in it: {names}")
+            raise InputError(path, f"{len(audio) or 'no'} audio files in it, one is expected")
         yield VideoFile(frames, audio[0], fps)
         return
     if not path.is_file():
@@ -39,7 +38,7 @@ def open_video(path, fps: float):
             try:
                 extract("ffmpeg", path.resolve(), target, *flags)
             except InputError as error:
-                is_missing = re.search("not contain any stream|matches no streams", error.reason)
+                is_missing = re.search("any stream|no streams|opening output", error.reason)
                 raise InputError(path, f"has no {name}" if is_missing else error.reason) from None
         yield VideoFile(numbered_images(frames), audio, fps)
 
