@@ -354,7 +354,7 @@ def test_nothing_found():
     ],
 )
 def test_other_shapes_are_refused(images):
-    with pytest.raises(ValueError, match="expected pictures"):
+    with pytest.raises(ValueError, match="expected images"):
         narrow()(images)
 
 
