@@ -6,6 +6,8 @@ import torch
 
 from common.io import fit, read_audio
 
+BLOCK = 2**18  # samples whose spectra are in memory at once, on a CPU
+
 
 def read_logmel(path, config, around=None):
     """An audio file → (L_m, c), of config.seconds: repeated if shorter, cut if longer.
@@ -37,11 +39,14 @@ def log_mel(waveform: torch.Tensor, sample_rate: int, *, n_fft: int = 2048, hop:
     with torch.autocast(waveform.device.type, enabled=False):
         x = waveform.reshape(-1, waveform.shape[-1]).float()  # (N, n)
         window, filters = _constants(n_fft, n_mels, filterbank_rate or sample_rate, x.device)
-        spectrum = torch.stft(x, n_fft, hop, window=window, center=True, pad_mode="reflect",
-                              return_complex=True)
-        power = spectrum.real.square() + spectrum.imag.square()  # (N, n_fft // 2 + 1, frames)
-        mel = power.transpose(1, 2) @ filters  # (N, frames, n_mels)
-        return torch.log(mel + 1e-7).reshape(*waveform.shape[:-1], *mel.shape[1:])
+        mels = []
+        for part in x.split(len(x) if x.is_cuda else max(1, BLOCK // max(1, x.shape[1]))):
+            spectrum = torch.stft(part, n_fft, hop, window=window, center=True,
+                                  pad_mode="reflect", return_complex=True)
+            power = spectrum.real.square() + spectrum.imag.square()  # (…, n_fft // 2 + 1, frames)
+            mels.append(torch.log(power.transpose(1, 2) @ filters + 1e-7))
+        mel = torch.cat(mels)  # (N, frames, n_mels)
+        return mel.reshape(*waveform.shape[:-1], *mel.shape[1:])
 
 
 def mel_filterbank(n_fft: int, n_mels: int, rate: int) -> np.ndarray:
