@@ -31,7 +31,7 @@ class Config(RunConfig):
     segment_seconds: float = flag(0.25, "audio around a frame (not in the paper; VGGish's is 0.96)")
     augment: bool = flag(False, "resize frames by 1.1 and crop all of a clip at one random place")
     background: bool = flag(True, "a class for steps at which nothing sounds (Figure 6)")
-    confidence: float = flag(0.5, "a least probability of classes, instead of background", **FREE)
+    confidence: float = flag(0.5, "below it a frame is background, with --no-background", **FREE)
 
     # Encoders (3.1, 4.2)
     encoders: str = flag("frozen", "or train them too (not in the paper)", ("train", "frozen"))
@@ -49,7 +49,7 @@ class Config(RunConfig):
     C: int = flag(64, "channels of the joint space")
     depth: int = flag(2, "1×1 convolutions with ReLU in each projection to it")
     K: int = flag(3, "past steps in memory, in training (T - 1) and live use")
-    K_evaluated: int = flag(1, "in evaluation, where steps are a second apart", **FREE)
+    K_evaluated: int = flag(1, "past steps in memory in evaluation, a second apart", **FREE)
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal, or less (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of Eq. (1): the paper's is dot", ("dot", "cosine"))

@@ -1,4 +1,4 @@
-"""Localize what sounds in a video of your own, frame by frame.
+"""Localize what sounds in any video, frame by frame.
 
 `python -m stmnet.localize --video cello.mp4 --out found.gif`, or `--video FOLDER` with 0000.jpg,
 0001.jpg, … and one audio file, writes the frames with heatmap and boxes, and found.json.

@@ -88,7 +88,7 @@ class TemporalAttention(nn.Module):
     def beta(self, x, memory, K):
         """x (B, T, C, h, w), memory (B, P + T, C, h, w) → beta (B, T, 1 + P + T).
 
-        The first entry is β^(t,t). Of the others only those of the K steps before t are not 0.
+        The first entry is β^(t,t). The rest is 0 but for the K steps before t.
         """
         T, S = x.shape[1], memory.shape[1]
         pooled = self.phi(x)  # (B, T, C)

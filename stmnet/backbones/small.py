@@ -1,4 +1,4 @@
-"""The two small encoders of the embedded default, trained here on scenes of their own.
+"""The two small encoders of the embedded default, trained here on scenes made for them.
 
 They stand where ResNet-152 and VGGish stand with real data. As those, they are first trained to
 classify, images and audio, and then frozen. The visual encoder has two tasks. First: which object

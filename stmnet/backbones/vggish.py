@@ -53,7 +53,7 @@ def segments_at(waveform: torch.Tensor, times, samples: int) -> torch.Tensor:
 class AudioStream:
     """`segments_at` of a file of raw s16le, mono, 16 kHz, in the order of time; 0 after its end.
 
-    No more is read than a segment needs, and no more is kept than the last one.
+    It reads no more than a segment needs, and holds no more than the last one.
     """
 
     def __init__(self, file, samples: int):
@@ -134,7 +134,7 @@ class VGGish(nn.Module):
             self.embeddings = nn.Sequential(
                 nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
                 nn.Linear(hidden, outputs), nn.ReLU())
-        for layer in self.features:  # He et al. 2015: without a norm torch's own would vanish
+        for layer in self.features:  # He et al. 2015: torch's default would vanish here
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
