@@ -1,9 +1,9 @@
-"""What avkd learns from: pairs of a picture and a sound, and the teachers' hints on them. `Steps` is all that the training loop
+"""What avkd learns from: pairs of a picture and a sound, and the teachers' hints on them. `TrainingBatches` is all that the training loop
 sees; no label is ever read."""
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.training import dist
 from common.io import InputError
@@ -24,7 +24,7 @@ def moved(e_v: torch.Tensor, size: int, drawn: tuple[int, int, bool]) -> torch.T
     return F.grid_sample(e_v[None], grid[None], align_corners=False, padding_mode="border")[0]
 
 
-class Steps(Dataset):
+class TrainingBatches(Dataset):
     """steps[s] is this process's part of the batch of step s: a function of the configuration, the hints and s.
 
     hints: e_v (N, c, h, w) and e_a (N, c), in memory or memory-mapped, or None without that teacher.
@@ -34,17 +34,17 @@ class Steps(Dataset):
         self.source, self.config, self.e_v, self.e_a = source, config, e_v, e_a
         if not config.batch_size <= len(source.ids):
             raise InputError("--batch-size", f"{config.batch_size} pairs a step are more than the {len(source.ids)} pairs")
-        self.per_epoch = len(source.ids) // config.batch_size
-        self.total = config.steps or config.epochs * self.per_epoch
+        self.steps_per_epoch = len(source.ids) // config.batch_size
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} pairs are too few for {self.world} processes")
 
     def __len__(self):
-        return self.total
+        return self.total_steps
 
     def __getitem__(self, step: int) -> dict:
-        epoch, batch = divmod(step, self.per_epoch)
+        epoch, batch = divmod(step, self.steps_per_epoch)
         c, source = self.config, self.source
         order = np.random.default_rng([c.seed, 20, epoch]).permutation(len(source.ids))
         parts = {"images": [], "waveforms": [], "e_v": [], "e_a": []}
@@ -59,8 +59,3 @@ class Steps(Dataset):
             if self.e_a is not None:
                 parts["e_a"].append(torch.from_numpy(np.array(self.e_a[i], np.float32)))
         return {name: torch.stack(part) for name, part in parts.items() if part}
-
-    def loader(self, start: int, end: int):
-        """Batches of the steps from `start` to `end`, read by config.workers processes. It draws nothing from torch's generator."""
-        return DataLoader(self, None, sampler=range(start, end), num_workers=self.config.workers, generator=torch.Generator(),
-                          pin_memory=torch.cuda.is_available(), prefetch_factor=4 if self.config.workers else None)

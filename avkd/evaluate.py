@@ -36,7 +36,7 @@ class Predictor:
     @torch.no_grad()
     def encode_audio(self, waveforms):
         """(n, samples) → f_a (n, c)."""
-        return self.model.listen(waveforms.to(self.device))
+        return self.model.encode_audio(waveforms.to(self.device))
 
     def encode_test_audio(self, test_set) -> dict:
         return evaluation.encode_test_audio(self, test_set)
@@ -45,7 +45,7 @@ class Predictor:
     def predict(self, batch: Batch) -> Prediction:
         """Heatmaps of each variant and control."""
         x = image_batch(batch.images, self.config.image_size, self.device)
-        f_v = self.model.look(x)  # once for all audio
+        f_v = self.model.encode_image(x)  # once for all audio
         heatmaps = {AUDIO[kind]: localization_map(f_v, f_a.to(self.device)).cpu()
                     for kind, f_a in batch.audio.items()}
         if self.guide is not None:

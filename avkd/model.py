@@ -2,8 +2,8 @@
 
 | paper | here | shape |
 | --- | --- | --- |
-| F_v, visual student | `F_v`, `look` | pictures → (k, c, h, w); c = 2048, h = w = 7 in the paper |
-| F_a, acoustic student | `F_a`, `listen` | sounds → (k, c) |
+| F_v, visual student | `F_v`, `encode_image` | pictures → (k, c, h, w); c = 2048, h = w = 7 in the paper |
+| F_a, acoustic student | `F_a`, `encode_audio` | sounds → (k, c) |
 | f_v, f_a, their features | `f_v`, `f_a` | |
 | e_v, e_a, the teachers' hints | `e_v`, `e_a` (losses.py, teachers.py) | as f_v, f_a |
 | O, localization maps | `localization_map`: the diagonal | (k, h, w) |
@@ -59,15 +59,15 @@ class Avkd(nn.Module):
             published = load_published(resnet18(), config.vision_weights).state_dict()
             self.F_v.body.load_state_dict({k: x for k, x in published.items() if not k.startswith("fc.")})
 
-    def look(self, images):
+    def encode_image(self, images):
         """(n, 3, H, W) uint8, or float in [0, 1] → f_v (n, c, h, w)."""
         return self.F_v(normalise(images).contiguous(memory_format=torch.channels_last))
 
-    def listen(self, waveforms):
+    def encode_audio(self, waveforms):
         """(n, samples) in [-1, 1] → f_a (n, c)."""
         c = self.config
         return self.F_a(log_spectrogram(waveforms, c.sample_rate, window=c.window, hop=c.hop)[:, None])
 
     def forward(self, images, waveforms):
         """k pictures (k, 3, H, W) and their sounds (k, samples) → f_v (k, c, h, w), f_a (k, c)."""
-        return self.look(images), self.listen(waveforms)
+        return self.encode_image(images), self.encode_audio(waveforms)

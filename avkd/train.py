@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from common.training import dist
 from common.training import as_dict, fields_free_on_resume
 from common.io import InputError, read_json, write_json
-from common.training import Run, autocast, cli, configure, cosine_schedule, markdown_table, progress_bar
+from common.training import Run, autocast, cli, configure, cosine_schedule, markdown_table, progress_bar, step_loader
 
 from .config import PRESETS
-from .data import Steps
+from .data import TrainingBatches
 from .evaluate import evaluate_best
 from .losses import losses, similarity
 from .model import Avkd
@@ -36,8 +36,8 @@ def validate(model, held_out, config, device) -> dict:
     own, f_v, f_a = list(dist.split(len(held_out.ids))), [], []
     for i in progress_bar(range(0, len(own), 64), name="validation"):
         rows = own[i:i + 64]
-        f_v.append(model.look(torch.stack([test_view(held_out.image(j), config.image_size) for j in rows]).to(device)))
-        f_a.append(model.listen(torch.stack([cropped_waveform(held_out.waveform(j), config) for j in rows]).to(device)).cpu())
+        f_v.append(model.encode_image(torch.stack([test_view(held_out.image(j), config.image_size) for j in rows]).to(device)))
+        f_a.append(model.encode_audio(torch.stack([cropped_waveform(held_out.waveform(j), config) for j in rows]).to(device)).cpu())
     f_a = dist.merge_rows(f_a, len(held_out.ids)).to(device)
     S = dist.merge_rows([similarity(x, f_a, config.chunk).T.cpu() for x in f_v], len(held_out.ids)) / config.tau  # a row for each picture
     target = torch.arange(len(S))
@@ -49,7 +49,7 @@ def train(config) -> dict:
     run = Run("avkd", config)
     source, held_out = training_pairs(config)
     benchmark = FileTestSet(config, config.benchmark, config.benchmark_root) if config.benchmark else None
-    steps = Steps(source, config)
+    steps = TrainingBatches(source, config)
 
     weights = "" if config.resume else config.vision_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Avkd(replace(config, vision_weights=weights)))
@@ -59,13 +59,13 @@ def train(config) -> dict:
     run.start({"model": model, "optimizer": optimizer}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress_bar(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=steps.total_steps, name="training", initial=run.step)
     before = time.perf_counter()
-    for batch in steps.loader(run.step, steps.total):
+    for batch in step_loader(steps, run.step, steps.total_steps, config.workers):
         fetched = time.perf_counter()
         model.train()
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-        rate = cosine_schedule(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
+        rate = cosine_schedule(run.step, steps.total_steps, steps.steps_per_epoch // 2) if config.schedule == "cosine" else 1.0
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate
         with autocast(run):
@@ -80,8 +80,8 @@ def train(config) -> dict:
         run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4), step_s=round(now - fetched, 4))
         before = now
         bar.update()
-        ended = run.step % steps.per_epoch == 0 or run.step == steps.total
-        if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
+        ended = run.step % steps.steps_per_epoch == 0 or run.step == steps.total_steps
+        if ended and (run.step == steps.total_steps or run.step // steps.steps_per_epoch % config.validate_every == 0):
             report = validate(model, held_out, config, run.device)
             run.log_metrics(report)
             if report["validation/score"] > run.best:

@@ -1,10 +1,10 @@
 """What sslalign learns from: pairs of a picture and a sound, and their positives (section 3.3).
 
-`Steps` is all that the training loop sees.
+`TrainingBatches` is all that the training loop sees.
 """
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.training import dist
 from common.io import InputError
@@ -27,7 +27,7 @@ class EasyPairs(ScenePairs):
         self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}" for i in range(config.scenes)]
 
 
-class Steps(Dataset):
+class TrainingBatches(Dataset):
     """steps[s] is this process's part of the batch of step s: a function of the configuration, the neighbours and s.
 
     neighbours: (image, audio), each (N, k), or None: without them there are no semantically similar positives.
@@ -38,16 +38,16 @@ class Steps(Dataset):
         self.source, self.config, self.neighbours = source, config, None
         if not config.batch_size <= len(source.ids):
             raise InputError("--batch-size", f"{config.batch_size} anchors a step are more than the {len(source.ids)} pairs")
-        self.per_epoch = len(source.ids) // config.batch_size
+        self.steps_per_epoch = len(source.ids) // config.batch_size
         self.easy = config.easy if config.data == "scenes" else 0
-        self.total = config.steps or (self.easy + config.epochs) * self.per_epoch
+        self.total_steps = config.steps or (self.easy + config.epochs) * self.steps_per_epoch
         self.rank, self.world = dist.rank(), dist.world_size()  # workers that are not forks do not know
         if config.batch_size < self.world:
             raise InputError("--batch-size", f"{config.batch_size} anchors are too few for {self.world} processes")
         self.easy_source = EasyPairs(config) if self.easy else None
 
     def __len__(self):
-        return self.total
+        return self.total_steps
 
     def similar(self, i: int, which: int, rng) -> int:
         """A semantically similar sample of i: one of its k nearest in modality `which` (0: image, 1: audio)."""
@@ -55,7 +55,7 @@ class Steps(Dataset):
         return int(found[0 if self.config.sampling == "nearest" else rng.integers(min(self.config.k, len(found)))])
 
     def __getitem__(self, step: int) -> dict:
-        epoch, batch = divmod(step, self.per_epoch)
+        epoch, batch = divmod(step, self.steps_per_epoch)
         c, source, size, neighbours = self.config, self.source, self.config.image_size, self.neighbours
         if epoch < self.easy:
             source, size, neighbours = self.easy_source, size // 2, None
@@ -81,8 +81,3 @@ class Steps(Dataset):
             stacked["v_aug"] = colours(stacked["v_aug"], np.stack(drawn))
         return {"images": torch.stack([x for name, x in stacked.items() if name[0] == "v"]),  # V: (P, B, 3, H, W)
                 "waveforms": torch.stack([x for name, x in stacked.items() if name[0] == "a"])}  # A: (Q, B, n)
-
-    def loader(self, start: int, end: int):
-        """Batches of the steps from `start` to `end`, read by config.workers processes. It draws nothing from torch's generator."""
-        return DataLoader(self, None, sampler=range(start, end), num_workers=self.config.workers, generator=torch.Generator(),
-                          pin_memory=torch.cuda.is_available(), prefetch_factor=4 if self.config.workers else None)

@@ -37,7 +37,7 @@ class Predictor:
     @torch.no_grad()
     def encode_audio(self, waveforms):
         """(n, samples) → a (n, c)."""
-        return self.model.listen(waveforms.to(self.device))
+        return self.model.encode_audio(waveforms.to(self.device))
 
     def encode_test_audio(self, test_set) -> dict:
         return evaluation.encode_test_audio(self, test_set)
@@ -47,7 +47,7 @@ class Predictor:
         """Heatmaps of the model, refined ones and those of the controls; features of the pairs."""
         views = [test_view(image, self.config.image_size) for image in batch.images]
         x = torch.stack(views).to(self.device)
-        v = self.model.look(x)  # once for all audio
+        v = self.model.encode_image(x)  # once for all audio
         heatmaps = {AUDIO[kind]: cosine_map(v, a.to(self.device)).cpu()
                     for kind, a in batch.audio.items()}
         if self.object_net is not None:  # EZ-VSL's refinement (Table II, w/ OGL)
@@ -59,7 +59,7 @@ class Predictor:
 
     def features(self, v, a) -> dict:
         """What retrieval and alignment compare, (n, d) each; projections only if trained."""
-        image, audio = self.model.see(v), self.model.hear(a.to(self.device))
+        image, audio = self.model.image_features(v), self.model.audio_features(a.to(self.device))
         features = {"visual": image.pooled, "audio": audio.a}
         if self.config.align or self.config.intra:
             features |= {"visual_projected": image.projected, "audio_projected": audio.projected}

@@ -11,7 +11,7 @@ from common.training import dist
 
 
 def s_L(mean, a):
-    """Eq. (3) for all pairs: mean (n, c), of pictures (model.Seen.mean), and a (m, c) → (n, m).
+    """Eq. (3) for all pairs: mean (n, c), of pictures (model.ImageFeatures.mean), and a (m, c) → (n, m).
 
     With M = 1 the mean over xy of the cosine of v^xy and a is the product of the mean of the unit vectors v^xy with unit a.
     """

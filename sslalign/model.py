@@ -20,14 +20,14 @@ from .backbones.resnet import BasicBlock, ResNet, resnet18
 from .backbones.views import normalise
 
 
-class Seen(NamedTuple):
+class ImageFeatures(NamedTuple):
     """What a picture is to the losses and to retrieval."""
     mean: torch.Tensor  # (n, c), the mean over xy of v^xy / ||v^xy||: all that Eq. (3) needs of v
     pooled: torch.Tensor  # (n, c), avg(v)
     projected: torch.Tensor  # (n, projection), p_v(avg(v))
 
 
-class Heard(NamedTuple):
+class AudioFeatures(NamedTuple):
     """What a sound is to the losses and to retrieval."""
     a: torch.Tensor  # (n, c)
     projected: torch.Tensor  # (n, projection), p_a(a)
@@ -57,25 +57,25 @@ class Sslalign(nn.Module):
         self.p_v = projection(self.visual.channels, config.projection)
         self.p_a = projection(self.audio.channels, config.projection)
 
-    def look(self, images):
+    def encode_image(self, images):
         """f_v: (n, 3, H, W) uint8, or float in [0, 1] → v (n, c, h, w)."""
         x = normalise(images).contiguous(memory_format=torch.channels_last)
         return self.visual.features(x)
 
-    def listen(self, waveforms):
+    def encode_audio(self, waveforms):
         """f_a: (n, samples) in [-1, 1] → a (n, c), the maximum over time and frequency."""
         spectrogram = log_spectrogram(waveforms, self.config.sample_rate, window=self.config.window, hop=self.config.hop)
         return self.audio.features(spectrogram[:, None]).amax((2, 3))
 
-    def see(self, v) -> Seen:
+    def image_features(self, v) -> ImageFeatures:
         """v (n, c, h, w) → what the losses need of it."""
         pooled = v.mean((2, 3))
-        return Seen(F.normalize(v.float(), dim=1).mean((2, 3)), pooled, self.p_v(pooled))
+        return ImageFeatures(F.normalize(v.float(), dim=1).mean((2, 3)), pooled, self.p_v(pooled))
 
-    def hear(self, a) -> Heard:
-        return Heard(a, self.p_a(a))
+    def audio_features(self, a) -> AudioFeatures:
+        return AudioFeatures(a, self.p_a(a))
 
-    def forward(self, images, waveforms) -> tuple[Seen, Heard]:
+    def forward(self, images, waveforms) -> tuple[ImageFeatures, AudioFeatures]:
         """P positives of B pictures (P, B, 3, H, W) and Q of B sounds (Q, B, samples) → features (P·B, …) and (Q·B, …): one pass
         of each encoder."""
-        return self.see(self.look(images.flatten(0, 1))), self.hear(self.listen(waveforms.flatten(0, 1)))
+        return self.image_features(self.encode_image(images.flatten(0, 1))), self.audio_features(self.encode_audio(waveforms.flatten(0, 1)))

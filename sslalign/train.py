@@ -12,14 +12,14 @@ from torch import nn
 from common import metrics
 from common.training import dist
 from common.io import InputError
-from common.training import Run, autocast, cli, configure, cosine_schedule, progress_bar
+from common.training import Run, autocast, cli, configure, cosine_schedule, progress_bar, step_loader
 
 from . import neighbors
 from .config import PRESETS
-from .data import Steps
+from .data import TrainingBatches
 from .evaluate import evaluate_best
 from .losses import losses, s_L
-from .model import Heard, Seen, Sslalign
+from .model import AudioFeatures, ImageFeatures, Sslalign
 from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation.test_sets import FileTestSet
 from .backbones.views import test_view
@@ -39,17 +39,17 @@ class Mined(nn.Module):
 
 @torch.no_grad()
 def features(model, source, config, device, name: str):
-    """All pairs of a source as they are in evaluation → model.Seen and model.Heard of them, on the CPU, in every process."""
+    """All pairs of a source as they are in evaluation → model.ImageFeatures and model.AudioFeatures of them, on the CPU, in every process."""
     model.eval()
-    own, parts = list(dist.split(len(source.ids))), [[] for _ in (*Seen._fields, *Heard._fields)]
+    own, parts = list(dist.split(len(source.ids))), [[] for _ in (*ImageFeatures._fields, *AudioFeatures._fields)]
     for i in progress_bar(range(0, len(own), 64), name=name):
         rows = own[i:i + 64]
-        seen = model.see(model.look(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
-        played = model.hear(model.listen(torch.stack([cropped_waveform(source.waveform(j), config) for j in rows]).to(device)))
+        seen = model.image_features(model.encode_image(torch.stack([test_view(source.image(j), config.image_size) for j in rows]).to(device)))
+        played = model.audio_features(model.encode_audio(torch.stack([cropped_waveform(source.waveform(j), config) for j in rows]).to(device)))
         for part, x in zip(parts, (*seen, *played)):
             part.append(x.float().cpu())
     parts = [dist.merge_rows(part, len(source.ids)) for part in parts]
-    return Seen(*parts[:3]), Heard(*parts[3:])
+    return ImageFeatures(*parts[:3]), AudioFeatures(*parts[3:])
 
 
 def mine(model, source, mined, config, device) -> None:
@@ -79,7 +79,7 @@ def validate(model, held_out, config, device) -> dict:
 def train(config) -> dict:
     run = Run("sslalign", config)
     source, held_out = training_pairs(config)
-    steps = Steps(source, config)
+    steps = TrainingBatches(source, config)
     semantic = config.semantic_image or config.semantic_audio
     own = semantic and config.neighbours == "own"
     mined = Mined(len(source.ids) if own else 0, min(config.k, len(source.ids) - 1))
@@ -95,23 +95,23 @@ def train(config) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)  # 4.1.3
     run.start({"model": model, "optimizer": optimizer, "mined": mined}, {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     mine_from = steps.easy + config.mine_from
-    if own and mine_from * steps.per_epoch >= steps.total and run.is_main:
+    if own and mine_from * steps.steps_per_epoch >= steps.total_steps and run.is_main:
         print(f"no semantic positives: the training ends before --easy and --mine-from, {mine_from} epochs, are over")
     forward = torch.compile(model) if config.compile else model
 
-    bar = progress_bar(total=steps.total, name="training", initial=run.step)
+    bar = progress_bar(total=steps.total_steps, name="training", initial=run.step)
     before = time.perf_counter()
-    while run.step < steps.total:
-        epoch, done = divmod(run.step, steps.per_epoch)
+    while run.step < steps.total_steps:
+        epoch, done = divmod(run.step, steps.steps_per_epoch)
         if own and epoch >= mine_from:  # what an untrained network finds similar means nothing
             if not done:
                 mine(model, source, mined, config, run.device)
             steps.neighbours = mined.arrays()
-        for batch in steps.loader(run.step, min((epoch + 1) * steps.per_epoch, steps.total)):
+        for batch in step_loader(steps, run.step, min((epoch + 1) * steps.steps_per_epoch, steps.total_steps), config.workers):
             fetched = time.perf_counter()
             model.train()
             batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
-            rate = cosine_schedule(run.step, steps.total, steps.per_epoch // 2) if config.schedule == "cosine" else 1.0
+            rate = cosine_schedule(run.step, steps.total_steps, steps.steps_per_epoch // 2) if config.schedule == "cosine" else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rate
             with autocast(run):
@@ -126,8 +126,8 @@ def train(config) -> dict:
             run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4), step_s=round(now - fetched, 4))
             before = now
             bar.update()
-            ended = run.step % steps.per_epoch == 0 or run.step == steps.total
-            if ended and (run.step == steps.total or run.step // steps.per_epoch % config.validate_every == 0):
+            ended = run.step % steps.steps_per_epoch == 0 or run.step == steps.total_steps
+            if ended and (run.step == steps.total_steps or run.step // steps.steps_per_epoch % config.validate_every == 0):
                 report = validate(model, held_out, config, run.device)
                 run.log_metrics(report)
                 if report["validation/score"] > run.best:

@@ -60,11 +60,12 @@ def turn(device):
 
 def sslalign(device):
     """sslalign's, with all nine pairs."""
-    from sslalign import config, data, losses, model, pairs
+    from common.benchmarks import pairs
+    from sslalign import config, data, losses, model
 
     settings = replace(config.TINY, scenes=256, easy=0)
     net = model.Sslalign(settings).to(device, memory_format=torch.channels_last)
-    batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings)
+    batches = data.TrainingBatches(pairs.ScenePairs(0, settings.scenes, settings), settings)
     batches.neighbours = 2 * [np.arange(settings.scenes)[:, None].repeat(settings.k, 1)]
 
     def loss(batch):
@@ -78,7 +79,8 @@ def sslalign(device):
 
 def avkd(device):
     """avkd's, with both teachers' hints."""
-    from avkd import config, data, losses, model, pairs, teachers
+    from avkd import config, data, losses, model, teachers
+    from common.benchmarks import pairs
 
     settings = replace(config.TINY, scenes=256)
     net = model.Avkd(settings).to(device, memory_format=torch.channels_last)
@@ -86,7 +88,7 @@ def avkd(device):
         np.random.default_rng(0).random(shape, np.float32).astype(np.float16)
         for shape in teachers.shapes(settings, 256).values()
     )
-    batches = data.Steps(pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a)
+    batches = data.TrainingBatches(pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a)
     return (
         settings.batch_size,
         batches,

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avkd.config import TINY
-from avkd.data import Steps, moved
+from avkd.data import TrainingBatches, moved
 from common.benchmarks.pairs import ScenePairs, cropped_waveform
 from avkd.backbones.views import test_view as whole_view
 from avkd.backbones.views import train_view
 from common.io import InputError
+from common.training import step_loader
 
 CONFIG = replace(
     TINY,
@@ -54,16 +55,16 @@ def coarse(images):
     return F.adaptive_avg_pool2d(images.float(), SIDE)
 
 
-# Steps
+# TrainingBatches
 
 def test_a_step_is_a_function_of_its_number(source):
     for config in (CONFIG, replace(CONFIG, augment=True)):
-        steps, again = Steps(source, config, *numbered()), Steps(source, config, *numbered())
-        assert steps.per_epoch == 3 and len(steps) == steps.total == 6
+        steps, again = TrainingBatches(source, config, *numbered()), TrainingBatches(source, config, *numbered())
+        assert steps.steps_per_epoch == 3 and len(steps) == steps.total_steps == 6
         for s in (0, 5, 2):
             assert set(steps[s]) == {"images", "waveforms", "e_v", "e_a"}
             assert all(torch.equal(x, again[s][name]) for name, x in steps[s].items())
-        in_workers = list(Steps(source, replace(config, workers=2)).loader(1, 5))
+        in_workers = list(step_loader(TrainingBatches(source, config), 1, 5, workers=2))
         assert len(in_workers) == 4
         assert all(
             torch.equal(x[name], steps[s][name])
@@ -73,19 +74,19 @@ def test_a_step_is_a_function_of_its_number(source):
 
 
 def test_every_pair_once_an_epoch(source):
-    steps = Steps(source, replace(CONFIG, batch_size=5), *numbered())
+    steps = TrainingBatches(source, replace(CONFIG, batch_size=5), *numbered())
     orders = [
         torch.cat([steps[s]["e_a"][:, 0] for s in epoch]).tolist()
         for epoch in (range(4), range(4, 8))
     ]
     assert all(sorted(order) == list(range(20)) for order in orders) and orders[0] != orders[1]
-    another = Steps(source, replace(CONFIG, batch_size=5, seed=1), *numbered())
+    another = TrainingBatches(source, replace(CONFIG, batch_size=5, seed=1), *numbered())
     assert another[0]["e_a"][:, 0].tolist() != orders[0][:5]
-    assert len(Steps(source, replace(CONFIG, steps=7))) == 7
+    assert len(TrainingBatches(source, replace(CONFIG, steps=7))) == 7
 
 
 def test_pictures_sounds_and_hints_belong_together(source):
-    steps = Steps(source, CONFIG, *numbered())
+    steps = TrainingBatches(source, CONFIG, *numbered())
     for s in (0, 4):
         batch = steps[s]
         assert batch["images"].shape == (6, 3, 32, 32) and batch["waveforms"].shape == (6, 2000)
@@ -102,17 +103,17 @@ def test_pictures_sounds_and_hints_belong_together(source):
 @pytest.mark.parametrize("e_v, e_a", [(False, True), (True, False), (False, False)])
 def test_without_a_teacher_there_is_no_hint(source, e_v, e_a):
     v, a = numbered()
-    batch = Steps(source, CONFIG, v if e_v else None, a if e_a else None)[1]
+    batch = TrainingBatches(source, CONFIG, v if e_v else None, a if e_a else None)[1]
     assert set(batch) == {"images", "waveforms", *["e_v"] * e_v, *["e_a"] * e_a}
-    assert torch.equal(batch["images"], Steps(source, CONFIG, v, a)[1]["images"])
+    assert torch.equal(batch["images"], TrainingBatches(source, CONFIG, v, a)[1]["images"])
 
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_the_shares_of_two_processes_make_up_one(source, augment):
     config = replace(CONFIG, augment=augment, batch_size=5)
-    whole = Steps(source, config, *numbered())[2]
+    whole = TrainingBatches(source, config, *numbered())[2]
     for rank in range(2):
-        half = Steps(source, config, *numbered())
+        half = TrainingBatches(source, config, *numbered())
         half.rank, half.world = rank, 2
         assert all(torch.equal(x, whole[name][rank::2]) for name, x in half[2].items())
 
@@ -120,7 +121,7 @@ def test_the_shares_of_two_processes_make_up_one(source, augment):
 def test_views_of_training(source):
     """Another one in each epoch, one of those that train_view can give."""
     config = replace(CONFIG, augment=True, epochs=4)
-    steps, seen = Steps(source, config), {}
+    steps, seen = TrainingBatches(source, config), {}
     for s in range(12):
         batch = steps[s]["images"]
         assert batch.dtype == torch.uint8
@@ -138,7 +139,7 @@ def test_hints_move_along(source):
     """Hints that are coarse copies of the whole pictures are, in a batch, nearly coarse copies of the views."""
     config = replace(CONFIG, augment=True)
     hints = coarse(torch.stack([whole_view(source.image(i), 32) for i in range(20)])).numpy()
-    steps = Steps(source, config, hints.astype(np.float16))
+    steps = TrainingBatches(source, config, hints.astype(np.float16))
     for s in range(6):
         batch = steps[s]
         wanted = coarse(batch["images"] / 255)
@@ -155,22 +156,22 @@ def test_memory_mapped_hints_are_read_and_not_changed(source, tmp_path):
     v, a = numbered()
     np.save(tmp_path / "e_v.npy", v)
     mapped = np.load(tmp_path / "e_v.npy", mmap_mode="r")
-    batch = Steps(source, CONFIG, mapped, a)[1]
-    assert torch.equal(batch["e_v"], Steps(source, CONFIG, v, a)[1]["e_v"])
+    batch = TrainingBatches(source, CONFIG, mapped, a)[1]
+    assert torch.equal(batch["e_v"], TrainingBatches(source, CONFIG, v, a)[1]["e_v"])
     batch["e_v"].zero_()
     assert np.array_equal(np.load(tmp_path / "e_v.npy"), v)
 
 
 def test_too_large_a_batch(source):
-    assert Steps(source, replace(CONFIG, batch_size=20)).per_epoch == 1
+    assert TrainingBatches(source, replace(CONFIG, batch_size=20)).steps_per_epoch == 1
     with pytest.raises(InputError, match=r"--batch-size: 21 .* the 20 pairs"):
-        Steps(source, replace(CONFIG, batch_size=21))
+        TrainingBatches(source, replace(CONFIG, batch_size=21))
 
 
 def test_too_small_a_batch_for_the_processes(source, monkeypatch):
     monkeypatch.setattr("common.training.dist.world_size", lambda: 3)
     with pytest.raises(InputError, match=r"--batch-size: 2 .* 3 processes"):
-        Steps(source, replace(CONFIG, batch_size=2))
+        TrainingBatches(source, replace(CONFIG, batch_size=2))
 
 
 # moved

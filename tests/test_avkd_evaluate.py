@@ -229,7 +229,7 @@ def test_maps_and_controls(checkpoint):
     assert set(maps) == COLUMNS
     views = guidance.image_batch([test.image(i) for i in rows], CONFIG.image_size, CPU)
     with torch.no_grad():
-        f_v = predictor.model.look(views)
+        f_v = predictor.model.encode_image(views)
         for column, a in (
             ("avc/", [test.waveform(i) for i in rows]),
             ("control/silent_", [torch.zeros(1000)] * 2),

@@ -10,6 +10,7 @@ from common import metrics
 from common.io import read_jsonl
 from sslalign import evaluate as sslalign
 from common.benchmarks.pairs import ScenePairs, cropped_waveform
+from sslalign.backbones.views import test_view as whole_view
 from sslalign.train import main as train_sslalign
 from stmnet import evaluate as stmnet
 from stmnet.backbones import small
@@ -84,15 +85,16 @@ def test_sslalign_learns_its_training_set_by_heart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     train_sslalign(SSLALIGN.split())
-    predictor = sslalign.load(tmp_path / "runs" / "sslalign" / "a" / "last.pt", torch.device("cpu"))
-    pairs = ScenePairs(0, 64, predictor.config, predictor.config.lone)
+    path, device = tmp_path / "runs" / "sslalign" / "a" / "last.pt", torch.device("cpu")
+    predictor = sslalign.load_predictor(path, device)
+    config, model = predictor.config, predictor.model
+    pairs = ScenePairs(0, 64, config, config.lone)
     with torch.no_grad():
-        seen = predictor.model.see(predictor.look([pairs.image(i) for i in range(64)]))
-        sounds = torch.stack(
-            [cropped_waveform(pairs.waveform(i), predictor.config) for i in range(64)]
-        )
-        played = predictor.model.hear(predictor.listen(sounds))
-    for v, a in (seen.mean, played.a), (seen.projected, played.projected):
+        images = [whole_view(pairs.image(i), config.image_size) for i in range(64)]
+        waveforms = [cropped_waveform(pairs.waveform(i), config) for i in range(64)]
+        image = model.image_features(model.encode_image(torch.stack(images)))
+        audio = model.audio_features(model.encode_audio(torch.stack(waveforms)))
+    for v, a in (image.mean, audio.a), (image.projected, audio.projected):
         found = metrics.retrieval(a, v, k=(1,))
         assert min(found["forward"][1], found["backward"][1]) > 0.5, found  # chance is 0.016
 

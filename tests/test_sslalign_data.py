@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from common.io import InputError, write_audio
+from common.training import step_loader
 from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
-from sslalign.data import EasyPairs, Steps
+from sslalign.data import EasyPairs, TrainingBatches
 from common.benchmarks.pairs import VALIDATION, FilePairs, ScenePairs, cropped_waveform, training_pairs, read_waveform_around
 from sslalign.backbones.views import train_view
 
@@ -51,14 +52,14 @@ def anchors(config, step):
 
 
 def test_a_step_is_a_function_of_its_number(source):
-    steps, again = Steps(source, CONFIG), Steps(source, CONFIG)
-    assert steps.per_epoch == 4 and len(steps) == 8
+    steps, again = TrainingBatches(source, CONFIG), TrainingBatches(source, CONFIG)
+    assert steps.steps_per_epoch == 4 and len(steps) == 8
     for s in (0, 5, 3):
         assert all(torch.equal(steps[s][key], again[s][key]) for key in ("images", "waveforms"))
     assert not torch.equal(steps[0]["images"], steps[4]["images"])  # another epoch
     epoch = np.concatenate([anchors(CONFIG, s) for s in range(4)])
     assert sorted(epoch) == list(range(24))
-    in_workers = list(Steps(source, replace(CONFIG, workers=2)).loader(2, 6))
+    in_workers = list(step_loader(TrainingBatches(source, CONFIG), 2, 6, workers=2))
     assert (
         all(torch.equal(a["images"], steps[s]["images"]) for s, a in zip(range(2, 6), in_workers))
         and len(in_workers) == 4
@@ -66,11 +67,11 @@ def test_a_step_is_a_function_of_its_number(source):
 
 
 def test_two_processes_take_the_samples_of_one(source, monkeypatch):
-    steps = Steps(source, CONFIG)
+    steps = TrainingBatches(source, CONFIG)
     steps.neighbours = neighbours()
     whole = parts(steps[1])
     for rank in range(2):
-        half = Steps(source, CONFIG)
+        half = TrainingBatches(source, CONFIG)
         half.neighbours, half.rank, half.world = neighbours(), rank, 2
         for ours, theirs in zip(parts(half[1]), whole):
             assert torch.equal(ours, theirs[:, rank::2])
@@ -78,7 +79,7 @@ def test_two_processes_take_the_samples_of_one(source, monkeypatch):
 
 def test_the_positives_are_those_of_section_3_3(source):
     """v and v_conc are ordinary views of the anchor and of a neighbour, v_aug is a distorted one; likewise the sounds."""
-    steps = Steps(source, CONFIG)
+    steps = TrainingBatches(source, CONFIG)
     steps.neighbours = neighbours()
     v, a = parts(steps[2])
     assert v.shape == (3, 6, 3, 32, 32) and v.dtype == torch.uint8 and a.shape == (3, 6, 2000)
@@ -112,8 +113,8 @@ def test_easy_epochs(source):
     """They come before the ordinary ones, over large lone objects in pictures of half the side, without semantic positives; what
     follows is as it is without them."""
     config, easy = replace(CONFIG, easy=2, epochs=1), EasyPairs(CONFIG)
-    steps, ordinary = Steps(source, config), Steps(source, CONFIG)
-    assert len(steps) == 12 and len(Steps(source, replace(config, steps=5))) == 5
+    steps, ordinary = TrainingBatches(source, config), TrainingBatches(source, CONFIG)
+    assert len(steps) == 12 and len(TrainingBatches(source, replace(config, steps=5))) == 5
     steps.neighbours = ordinary.neighbours = neighbours()
     for s in (0, 7):
         v, a = parts(steps[s])
@@ -130,13 +131,13 @@ def test_easy_epochs(source):
         assert all(
             torch.equal(x, y) for x, y in zip(parts(steps[s]), parts(ordinary[s]), strict=True)
         )
-    across = list(Steps(source, replace(config, workers=2)).loader(6, 8))
+    across = list(step_loader(TrainingBatches(source, config), 6, 8, workers=2))
     assert all(
         torch.equal(x, y)
         for s, batch in zip((6, 7), across, strict=True)
         for x, y in zip(parts(batch), parts(steps[s]))
     )
-    half = Steps(source, config)
+    half = TrainingBatches(source, config)
     half.rank, half.world = 1, 2
     assert all(torch.equal(x, y[:, 1::2]) for x, y in zip(parts(half[3]), parts(steps[3])))
 
@@ -160,13 +161,13 @@ def test_easy_pairs(source):
 
 def test_sampling(source):
     """Table XI: the nearest always."""
-    steps = Steps(source, replace(CONFIG, sampling="nearest"))
+    steps = TrainingBatches(source, replace(CONFIG, sampling="nearest"))
     steps.neighbours = neighbours()
     a = parts(steps[0])[1]
     assert len(a) == 3
     for n, i in enumerate(anchors(CONFIG, 0)):
         assert torch.equal(a[2, n], cropped_waveform(source.waveform((i - 1) % 24), CONFIG))
-    assert [len(x) for x in parts(Steps(source, CONFIG)[0])] == [
+    assert [len(x) for x in parts(TrainingBatches(source, CONFIG)[0])] == [
         2,
         2,
     ]  # no neighbours yet, no semantic positives
@@ -184,8 +185,8 @@ def test_sampling(source):
 def test_what_is_switched_off_is_not_there(source, off, P, Q):
     """Tables VIII and IX; what stays is the same as before."""
     steps, fewer = (
-        Steps(source, CONFIG),
-        Steps(source, replace(CONFIG, **dict.fromkeys(off, False))),
+        TrainingBatches(source, CONFIG),
+        TrainingBatches(source, replace(CONFIG, **dict.fromkeys(off, False))),
     )
     steps.neighbours = fewer.neighbours = neighbours()
     v, a = parts(fewer[1])
@@ -199,7 +200,7 @@ def test_pairs_of_files(tmp_path):
     config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
     learn, held_out = training_pairs(config)
     assert (
-        Steps(learn, replace(config, batch_size=5, easy=3)).total == 2
+        TrainingBatches(learn, replace(config, batch_size=5, easy=3)).total_steps == 2
     )  # only scenes can be made easy
     assert len(learn.ids) == 5 and len(held_out.ids) == 4 and not set(learn.ids) & set(held_out.ids)
     assert held_out.ids == training_pairs(replace(config, seed=3))[1].ids
@@ -211,7 +212,7 @@ def test_pairs_of_files(tmp_path):
     assert cropped_waveform(learn.waveform(0), config).shape == (
         8000,
     )  # repeated to 1.5 s, the second in the middle
-    assert Steps(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
+    assert TrainingBatches(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
     (tmp_path / "frames" / f"{learn.ids[0]}.jpg").write_bytes(b"nothing")
     with pytest.raises(InputError, match=learn.ids[0]):
         training_pairs(config)[0].image(0)
@@ -234,7 +235,7 @@ def test_bad_settings(change, said):
 
 def test_too_few_pairs(source, tmp_path):
     with pytest.raises(InputError, match="--batch-size"):
-        Steps(source, replace(CONFIG, batch_size=25))
+        TrainingBatches(source, replace(CONFIG, batch_size=25))
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 4)
     with pytest.raises(InputError, match="--held-out"):
         training_pairs(replace(CONFIG, data="vggsound", root=str(tmp_path)))

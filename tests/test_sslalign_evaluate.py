@@ -97,7 +97,7 @@ def score(predictor, test):
 def encode_images(predictor, test, rows):
     x = torch.stack([test_view(test.image(i), CONFIG.image_size) for i in rows])
     with torch.no_grad():
-        return predictor.model.look(x)
+        return predictor.model.encode_image(x)
 
 
 def predict(predictor, test, rows):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sslalign.config import TINY
 from sslalign.losses import contrast, intra, losses, s_A, s_L
-from sslalign.model import Heard, Seen, Sslalign, cosine_map
+from sslalign.model import AudioFeatures, ImageFeatures, Sslalign, cosine_map
 
 SMALL = replace(
     TINY,
@@ -71,8 +71,8 @@ def ours(V, pv, A, pa, config):
     P, Q = len(V), len(A)
     v = torch.nn.functional.normalize(V.flatten(0, 1), dim=1).mean((2, 3))
     return losses(
-        Seen(v, V.flatten(0, 1).mean((2, 3)), pv.flatten(0, 1)),
-        Heard(A.flatten(0, 1), pa.flatten(0, 1)),
+        ImageFeatures(v, V.flatten(0, 1).mean((2, 3)), pv.flatten(0, 1)),
+        AudioFeatures(A.flatten(0, 1), pa.flatten(0, 1)),
         P,
         Q,
         config,
@@ -182,15 +182,15 @@ def test_one_pass_of_the_encoders_is_three(monkeypatch):
         seen, heard = model(images.unflatten(0, (3, 2)), waveforms.unflatten(0, (3, 2)))
         for part in range(3):
             rows = slice(2 * part, 2 * part + 2)
-            own = model.see(model.look(images[rows])), model.hear(model.listen(waveforms[rows]))
+            own = model.image_features(model.encode_image(images[rows])), model.audio_features(model.encode_audio(waveforms[rows]))
             for x, y in zip((*seen, *heard), (*own[0], *own[1])):
                 torch.testing.assert_close(x[rows], y, atol=1e-5, rtol=1e-4)
         assert (
-            model.look(images).shape == (6, 64, 2, 2)
+            model.encode_image(images).shape == (6, 64, 2, 2)
             and heard.a.shape == (6, 64)
             and heard.projected.shape == (6, 6)
         )
-        assert Sslalign(replace(SMALL, last_stride=2)).eval().look(images).shape == (6, 64, 1, 1)
+        assert Sslalign(replace(SMALL, last_stride=2)).eval().encode_image(images).shape == (6, 64, 1, 1)
 
 
 def test_the_paper_s_shapes(monkeypatch):
@@ -198,13 +198,13 @@ def test_the_paper_s_shapes(monkeypatch):
     monkeypatch.undo()
     model = Sslalign(PAPER).eval()
     with torch.no_grad():
-        assert model.look(torch.zeros(1, 3, 224, 224)).shape == (
+        assert model.encode_image(torch.zeros(1, 3, 224, 224)).shape == (
             1,
             512,
             14,
             14,
         )  # as the released checkpoints
-        assert model.hear(model.listen(torch.zeros(1, 48000))).projected.shape == (1, 512)
+        assert model.audio_features(model.encode_audio(torch.zeros(1, 48000))).projected.shape == (1, 512)
     assert (
         sum(p.numel() for p in model.visual.parameters()) == 11_176_512
     )  # ResNet-18 without its classifier
