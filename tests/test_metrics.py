@@ -1,4 +1,4 @@
-"""Metrics against naive definitions written out here, and against their laws. Published numbers: test_metrics_goldens.py."""
+"""Metrics against naive definitions and their laws. Published numbers: test_metrics_goldens.py."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from common import metrics as m
-from common.metrics import protocols as pixels
+from common.metrics.protocols import PROTOCOLS, values_at_ranks
 
 EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 quick = settings(max_examples=40, deadline=None)
@@ -17,6 +17,7 @@ KINDS = ("fixed", "median", "adaptive", "median_exact", "adaptive_exact")
 
 
 # Naive definitions
+
 
 def naive_ciou(pred, gt):
     top = bottom = 0.0
@@ -55,8 +56,8 @@ def naive_f(prob, gt):
         for p, g in zip(prob, gt):
             if g.any():
                 mask = p >= np.float32(t)
-                hit, found = (mask & (g > 0)).sum(), mask.sum()
-                precision, recall = hit / found if found else 0, hit / g.sum()
+                hit, size = (mask & (g > 0)).sum(), mask.sum()
+                precision, recall = hit / size if size else 0, hit / g.sum()
                 scores.append(1.3 * precision * recall / (0.3 * precision + recall) if hit else 0)
         best.append(sum(scores) / len(scores))
     return max(best)
@@ -73,8 +74,8 @@ def naive_recall(query, gallery, k, labels):
 
 @st.composite
 def scenes(draw, ties=None):
-    """Maps and truths (N, H, W): with or without ties, fractional or not, sometimes with an empty or a full truth."""
-    rng = np.random.default_rng(draw(st.integers(0, 2 ** 32 - 1)))
+    """Maps and gts (N, H, W): with or without ties, fractional or not, some empty or full."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, h, w = draw(st.integers(1, 5)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     coarse = draw(st.booleans()) if ties is None else ties
     maps = (
@@ -148,24 +149,58 @@ def test_one_at_a_time_numpy_and_tensors_agree(scene):
 
 @quick
 @given(scenes())
-def test_rows_as_tensors_give_what_rows_in_numpy_give(scene):
-    """The arithmetic of other devices, run on the CPU."""
-    maps, gt = (x.reshape(len(x), -1) for x in scene)
-    results = []
-    for rows, truth in ((maps, gt), (torch.from_numpy(maps), torch.from_numpy(gt))):
-        tau = pixels.kth(
-            rows, torch.stack([pixels.rank(rows, k, truth) for k in ("median", "adaptive")], 1)
-        )
-        results.append(
-            [
-                tau,
-                *pixels.extremes(rows),
-                *m._ciou([pixels.above(rows, t) for t in tau.unbind(1)], truth),
-                m._pointing(rows, truth),
-            ]
-        )
-    for a, b in zip(*results):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+def test_values_at_ranks_are_those_of_a_sort(scene):
+    """What other devices compute, and what numpy does on the CPU."""
+    rows = torch.from_numpy(scene[0]).flatten(1)
+    ranks = torch.randint(rows.shape[1], (len(rows), 2))
+    want = rows.sort(1).values.gather(1, ranks)
+    assert torch.equal(values_at_ranks(rows, ranks), want)
+
+
+@quick
+@given(scenes(), st.sampled_from(sorted(PROTOCOLS)))
+def test_localization_obeys_the_protocol(scene, name):
+    """Equal to `ciou` of `binarize`; masks are {>} or {>=}, in LVS with the maximum."""
+    maps, gt = scene
+    protocol, scores = PROTOCOLS[name], m.localization(maps, gt, name)
+    mask = m.binarize(maps, protocol=name)
+    tau = m.threshold(maps, protocol.rule)[:, None, None]
+    want = maps > tau if protocol.is_strict else maps >= tau
+    want |= (maps == maps.max((1, 2), keepdims=True)) & (name == "lvs")
+    np.testing.assert_array_equal(mask, want)
+    adaptive = m.binarize(maps, "adaptive", gt, protocol=name)
+    np.testing.assert_array_equal(scores["ciou"], m.ciou(mask, gt))
+    np.testing.assert_array_equal(scores["ciou_adaptive"], m.ciou(adaptive, gt))
+    np.testing.assert_array_equal(scores["pointing"], m.pointing(maps, gt))
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_protocols_of_a_constant_map_and_of_scale(name):
+    """A constant map selects nothing or everything; rules that are relative ignore the scale."""
+    protocol, constant = PROTOCOLS[name], np.full((1, 4, 4), 0.5, np.float32)
+    everything = not protocol.is_strict or protocol.has_peak
+    assert m.binarize(constant, protocol=name).all() == everything
+    assert m.binarize(constant, protocol=name).any() == everything
+    gt = m.boxes_to_map(np.array([[[0, 0, 2, 4]]]), 4)
+    want = 0.5 if everything else 0.0
+    assert m.localization(constant, gt, name)["ciou"] == want
+    maps = np.random.default_rng(0).random((8, 9, 9), dtype=np.float32)
+    is_same = (m.binarize(2 * maps - 4, protocol=name) == m.binarize(maps, protocol=name)).all()
+    assert is_same == (protocol.rule != "absolute")
+
+
+@pytest.mark.parametrize("name", ["slavc_absolute", "avsbench", "fixed"])
+def test_protocols_with_a_fixed_threshold(name):
+    """In the map's own units, or (stmnet) between its minimum and maximum."""
+    maps = np.array([[[0.0, 0.2, 0.4, 0.5, 0.8]]], np.float32)
+    want = {
+        "slavc_absolute": [0, 0, 0, 1, 1],
+        "avsbench": [0, 0, 0, 0, 1],
+        "fixed": [0, 0, 0, 1, 1],
+    }
+    assert m.binarize(maps, protocol=name).astype(int).tolist() == [[want[name]]]
+    lower = m.binarize(maps, protocol=name, tau=0.1)
+    assert lower.sum() == 4 and m.localization(maps, maps, name, tau=0.1)["ciou"] == 1
 
 
 @pytest.mark.slow
@@ -209,8 +244,8 @@ def test_laws_of_sets(pairs, size):
     assert m.interactive_auc(values, range(len(values))) == m.auc(values)
     whole = len(values) // size * size  # groups of equal size
     if whole:
-        names = [f"picture{i // size}" for i in range(whole)]
-        want = np.mean([all(values[i:i + size] >= 0.5) for i in range(0, whole, size)])
+        names = [f"image{i // size}" for i in range(whole)]
+        want = np.mean([all(values[i : i + size] >= 0.5) for i in range(0, whole, size)])
         assert m.interactive(values[:whole], names) == pytest.approx(want)
         assert m.interactive(values[:whole], names) <= m.success_rate(values[:whole]) + 1e-12
         assert m.interactive_auc(values[:whole], names) <= m.auc(values[:whole]) + 1e-12
@@ -239,21 +274,21 @@ def test_detection_equals_naive_counting(rows):
         assert m.average_precision(confidence, values, sounding, exact) == pytest.approx(
             want, abs=1e-12
         )
-        every = thresholds[::-1][::1 if exact else max(1, len(rows) // 10)]
+        every = thresholds[::-1][:: 1 if exact else max(1, len(rows) // 10)]
         f1 = [
             2 * p * r / (p + r) if p + r else 0
             for p, r in (naive_counts(confidence, values, sounding, t) for t in every)
         ]
         assert m.max_f1(confidence, values, sounding, exact) == pytest.approx(max(f1), abs=1e-12)
-    heard = [v > 0.5 for v, s in zip(values, sounding) if s]
+    located = [v > 0.5 for v, s in zip(values, sounding) if s]
     assert m.loc_acc(values, sounding) == pytest.approx(
-        np.mean(heard) if heard else float("nan"), nan_ok=True
+        np.mean(located) if located else float("nan"), nan_ok=True
     )
 
 
 def test_a_perfect_detector_has_exact_ap_1():
     assert m.average_precision([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], [1, 2, 0, 0], exact=True) == 1
-    # As published: the highest confidence is no threshold, and the step up to the first recall is not counted.
+    # As published: the highest confidence is no threshold, and the first recall is no step.
     assert m.average_precision([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], [1, 2, 0, 0]) == 0.0
     assert m.loc_acc([0.5, 0.6], [1, 1]) == 0.5 and m.success_rate([0.5, 0.6]) == 1
 
@@ -266,12 +301,12 @@ def test_f_is_naive_and_does_not_depend_on_batches(scene):
         assert math.isnan(m.f_score(prob, gt))
         return
     assert m.f_score(prob, gt) == pytest.approx(naive_f(prob, gt), abs=1e-9)
-    curves = [m.f_curves(prob[i:i + 2], gt[i:i + 2]) for i in range(0, len(prob), 2)]
+    curves = [m.f_curves(prob[i : i + 2], gt[i : i + 2]) for i in range(0, len(prob), 2)]
     assert m.best_f(np.concatenate(curves)) == pytest.approx(m.f_score(prob, gt), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.integers(1, 14), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.integers(1, 14), st.booleans())
 def test_retrieval_is_naive_and_chunked_equals_full(seed, n, duplicates):
     rng = np.random.default_rng(seed)
     v, a = (
@@ -288,6 +323,28 @@ def test_retrieval_is_naive_and_chunked_equals_full(seed, n, duplicates):
             assert full[way] == pytest.approx(want)
         assert m.retrieval(v, a, labels=labels, chunk=3) == full
         assert m.retrieval(torch.from_numpy(v), torch.from_numpy(a), labels=labels) == full
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_float32_ranks_are_those_of_float64(duplicates):
+    """On random vectors, and on copies of 40 of them, whose cosines tie in any order of sums."""
+    rng = np.random.default_rng(0)
+    v, a = rng.normal(size=(2, 200, 64))
+    a = v + 2 * a
+    if duplicates:
+        v, a = v[rng.integers(0, 40, 200)], a[rng.integers(0, 40, 200)]
+    for labels in (None, rng.integers(0, 9, 200)):
+        recall = m.retrieval(v, a, k=(1, 10), labels=labels, chunk=64)
+        for way, (x, y) in (("forward", (v, a)), ("backward", (a, v))):
+            names = range(200) if labels is None else labels
+            assert recall[way] == {k: naive_recall(x, y, k, names) for k in (1, 10)}
+
+
+def test_cosines_that_differ_by_less_than_a_millionth_are_equal():
+    """The partner of the second query is nearer by 5e-9, a tie that the first wins, or by 2e-6."""
+    for angle, recall in ((1e-4, 0.5), (2e-3, 1.0)):
+        gallery = np.array([[np.cos(angle), np.sin(angle)], [1, 0]])
+        assert m.retrieval(np.array([[0, 1], [1, 0]]), gallery, k=(1,))["forward"][1] == recall
 
 
 def test_collapsed_embeddings_retrieve_at_chance():
@@ -329,7 +386,7 @@ def test_laws_of_boxes(a, b, shift, scale):
 
 
 def test_boxes_by_hand():
-    a, b = np.array([[0., 0, 2, 2], [0, 0, 1, 1]]), np.array([[1., 1, 3, 3], [3, 3, 4, 4]])
+    a, b = np.array([[0.0, 0, 2, 2], [0, 0, 1, 1]]), np.array([[1.0, 1, 3, 3], [3, 3, 4, 4]])
     np.testing.assert_allclose(m.box_iou(a[:, None], b[None]), [[1 / 7, 0], [0, 0]])
     np.testing.assert_allclose(m.generalized_box_iou(a, b), [1 / 7 - 2 / 9, -14 / 16])
     masks = m.boxes_to_map(
@@ -345,6 +402,7 @@ def test_boxes_by_hand():
 
 # Edges
 
+
 def test_what_the_published_rule_makes_of_ties():
     gt = np.zeros((1, 4, 4), np.float32)
     gt[0, :2] = 1
@@ -356,7 +414,7 @@ def test_what_the_published_rule_makes_of_ties():
     for kind in ("fixed", "median", "adaptive"):
         assert (
             not m.binarize(constant, kind, gt).any()
-            and m.binarize(constant, kind, gt, strict=False).all()
+            and m.binarize(constant, kind, gt, protocol="ezvsl").all()
         )
     np.testing.assert_array_equal(
         m.binarize(constant, "median_exact")[0], gt[0] > 0
@@ -368,7 +426,7 @@ def test_what_the_published_rule_makes_of_ties():
     )
 
 
-def test_one_pixel_and_empty_truths():
+def test_one_pixel_and_an_empty_gt():
     one, none = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
     assert m.threshold(one, "median") == 1 and not m.binarize(one, "median_exact").any()
     assert (
@@ -392,7 +450,7 @@ def test_baselines():
     want = {
         "whole": [naive_ciou(np.ones((20, 20)), g) for g in gt],
         "centre": [naive_ciou(centre, g) for g in gt],
-        "ceiling": [min(g / 0.5, 0.5 / g) if g else 0.0 for g in share],
+        "upper_bound": [min(g / 0.5, 0.5 / g) if g else 0.0 for g in share],
     }
     table = m.baselines(gt)
     for name, values in want.items():
@@ -402,7 +460,7 @@ def test_baselines():
         assert table[f"{name}/ciou@0.5"] == np.mean(np.array(values) >= 0.5)
     maps = rng.random(gt.shape)
     assert (
-        m.ciou(m.binarize(maps, "median_exact"), gt) <= m.baseline_values(gt)["ceiling"] + 1e-12
+        m.ciou(m.binarize(maps, "median_exact"), gt) <= m.baseline_values(gt)["upper_bound"] + 1e-12
     ).all()
 
 

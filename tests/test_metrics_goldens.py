@@ -1,4 +1,4 @@
-"""Metrics against what the published evaluators compute: tests/goldens/metrics.npz, metrics.json."""
+"""Metrics against the published evaluators: tests/goldens/metrics.npz, metrics.json."""
 
 import json
 import math
@@ -19,9 +19,11 @@ EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 
 @pytest.fixture(scope="module")
 def main():
-    """The 64 samples of the goldens: heat maps, normalised, objects, truths; and the 16 silent heat maps."""
-    heat, objects, silent = (np.stack([fill.make_heatmap(grid) for grid in G[name]])
-                             for name in ("main_grid", "main_object_grid", "silent_grid"))
+    """The 64 samples: heatmaps, normalised, objects, gt; and the 16 silent heatmaps."""
+    heat, objects, silent = (
+        np.stack([fill.make_heatmap(grid) for grid in G[name]])
+        for name in ("main_grid", "main_object_grid", "silent_grid")
+    )
     boxes = np.where(G["main_boxes"] < 0, 0, G["main_boxes"]).astype(np.float64)
     flickr = G["main_is_flickr"][:, None, None]
     gt = np.where(flickr, m.boxes_to_map(boxes, 224, consensus=2), m.boxes_to_map(boxes, 224))
@@ -48,8 +50,11 @@ def test_ciou_of_samples(main, edge):
         np.testing.assert_allclose(
             m.ciou(m.binarize(maps, "adaptive", gt), gt), G[f"{name}_iiou_ciou_adap"], **EXACT
         )
-        loose = m.binarize(maps, "median", strict=m.PROTOCOLS["ezvsl"].strict)
-        np.testing.assert_allclose(m.ciou(loose, gt), G[f"{name}_ezvsl_ciou"], **EXACT)
+        for protocol in ("ezvsl", "lvs"):
+            mask = m.binarize(maps, protocol=protocol)
+            np.testing.assert_allclose(m.ciou(mask, gt), G[f"{name}_{protocol}_ciou"], **EXACT)
+            of_protocol = m.localization(maps, gt, protocol)["ciou"]
+            np.testing.assert_allclose(of_protocol, G[f"{name}_{protocol}_ciou"], **EXACT)
         together = m.localization(maps, gt)
         np.testing.assert_allclose(together["ciou"], G[f"{name}_iiou_ciou"], **EXACT)
         np.testing.assert_allclose(together["ciou_adaptive"], G[f"{name}_iiou_ciou_adap"], **EXACT)
@@ -99,6 +104,13 @@ def test_extended_sets(main, kind):
         m.confidence(np.concatenate([main["heat"], main["silent"]])),
         G["full_confidence"],
         atol=1e-6,
+    )
+    protocol = {"relative": "slavc", "absolute": "slavc_absolute"}[kind]
+    heat = np.concatenate([main["heat"], main["silent"]])
+    gt = np.concatenate([main["gt"], np.zeros((16, 224, 224), np.float32)])
+    scored = m.normalise(heat) if kind == "relative" else heat
+    np.testing.assert_allclose(
+        m.localization(scored, gt, protocol)["ciou"], G[f"full_{kind}_ciou"], **EXACT
     )
     values, sound, area, want = (
         G[f"full_{kind}_ciou"],
@@ -186,8 +198,10 @@ def test_boxes_are_rasterised_as_published():
 
 
 def test_resizing_of_the_protocols(main):
-    small = {7: 4 * fill.make_input("metrics-lowres", (6, 1, 7, 7))[:, 0],
-             14: fill.make_input("metrics-lowres14", (2, 1, 14, 14))[:, 0]}
+    small = {
+        7: 4 * fill.make_input("metrics-lowres", (6, 1, 7, 7))[:, 0],
+        14: fill.make_input("metrics-lowres14", (2, 1, 14, 14))[:, 0],
+    }
     for protocol, name in (
         ("ezvsl", "bilinear_aligned"),
         ("slavc", "bicubic_aligned"),
@@ -207,5 +221,5 @@ def test_resizing_of_the_protocols(main):
                 atol=1e-4,
             )
     np.testing.assert_array_equal(
-        m.resize(small[7], 224, "sslalign", aligned=True), m.resize(small[7], 224, "ezvsl")
+        m.resize(small[7], 224, "sslalign", align_corners=True), m.resize(small[7], 224, "ezvsl")
     )
