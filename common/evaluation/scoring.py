@@ -143,8 +143,7 @@ def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
     for name, target in (("ciou", gt), ("mask_ciou", masks)):
         if target is not None:
             values = metrics.baseline_values(target)
-            whole[name] = values["whole"]
-            best[name] = values.get("upper_bound", values.get("ceiling"))
+            whole[name], best[name] = values["whole"], values["upper_bound"]
             best[f"{name}_adaptive"] = (target > 0).any((1, 2)).astype(np.float64)  # less one pixel
     return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
 
