@@ -9,14 +9,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sslalign.augment import DRAWN, LUMA, RATIO, blur, colours, crop_box, crop_view, draw_colours
+from sslalign.augment import DRAWS, LUMA, RATIO, blur, distort, crop_box, crop_view, draw_distortion
 from sslalign.backbones.views import MEAN, STD, draw_view, normalise
 from sslalign.backbones.views import train_view as view_drawn
 from sslalign.backbones.views import test_view as view_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "logspec_ezvsl.npz")
 PICTURE = GOLDEN["image_uint8"]  # (86, 116, 3)
-OFF = [0., 1, 1, 1, 0, 0, 0]  # nothing drawn
+OFF = [0.0, 1, 1, 1, 0, 0, 0]  # nothing drawn
 seeds = st.integers(0, 10**6)
 
 
@@ -173,8 +173,8 @@ def test_a_mirror_keeps_the_colours():
 
 
 def test_what_is_drawn():
-    drawn = np.array([draw_colours(rng(seed)) for seed in range(4000)])
-    assert drawn.shape == (4000, DRAWN) and drawn.dtype == np.float32
+    drawn = np.array([draw_distortion(rng(seed)) for seed in range(4000)])
+    assert drawn.shape == (4000, DRAWS) and drawn.dtype == np.float32
     jitter, *factors, hue, grey, sigma = drawn.T
     assert jitter.mean() == pytest.approx(0.8, abs=0.03) and grey.mean() == pytest.approx(
         0.2, abs=0.03
@@ -189,9 +189,9 @@ def test_what_is_drawn():
         assert np.histogram(values, 4, (low, high + 1e-6))[0] / len(values) == pytest.approx(
             [0.25] * 4, abs=0.03
         )
-    assert np.abs(np.corrcoef(drawn.T) - np.eye(DRAWN)).max() < 0.06
-    assert np.array_equal(draw_colours(rng(3)), drawn[3])
-    strong = np.array([draw_colours(rng(seed), 2.0) for seed in range(200)])
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(DRAWS)).max() < 0.06
+    assert np.array_equal(draw_distortion(rng(3)), drawn[3])
+    strong = np.array([draw_distortion(rng(seed), 2.0) for seed in range(200)])
     assert (
         strong[:, 1:4].min() == 0
         and strong[:, 1:4].max() > 2.3
@@ -202,7 +202,7 @@ def test_what_is_drawn():
 def test_as_many_draws_whatever_is_drawn():
     generators = [rng(seed) for seed in range(20)]
     for generator, other in zip(generators, [rng(seed) for seed in range(20)]):
-        draw_colours(generator)
+        draw_distortion(generator)
         other.random(8)
         assert generator.random() == other.random()
 
@@ -214,19 +214,19 @@ def test_nothing_drawn_is_the_identity():
         [row(jitter=1)] * 6,
         [row(brightness=2, contrast=0, saturation=0, hue=0.3)] * 6,
     ):  # jitter is off
-        assert torch.equal(colours(images, drawn), images)
-    calm = np.array([draw_colours(rng(seed), 0.0) for seed in range(6)])
+        assert torch.equal(distort(images, drawn), images)
+    calm = np.array([draw_distortion(rng(seed), 0.0) for seed in range(6)])
     calm[:, 5:] = 0
-    assert torch.equal(colours(images, calm), images)
+    assert torch.equal(distort(images, calm), images)
     assert torch.equal(images, batch())  # the input is not touched
 
 
 def test_batch_equals_one_at_a_time():
-    images, drawn = batch(30), np.array([draw_colours(rng(seed)) for seed in range(30)])
-    together = colours(images, torch.from_numpy(drawn))
+    images, drawn = batch(30), np.array([draw_distortion(rng(seed)) for seed in range(30)])
+    together = distort(images, torch.from_numpy(drawn))
     assert together.shape == images.shape and together.dtype == torch.uint8
     for i in range(30):
-        single = colours(images[i:i + 1], drawn[i:i + 1])[0]
+        single = distort(images[i : i + 1], drawn[i : i + 1])[0]
         assert (
             together[i].int() - single.int()
         ).abs().max() <= 1  # sums in another order, then rounded
@@ -268,7 +268,7 @@ def naive(image, jitter, brightness, contrast, saturation, hue, grey):
 def test_colours_against_loops(seed, jitter, brightness, contrast, saturation, hue, grey):
     images = batch(2, 4, 5, seed=seed)
     settings_of = [jitter, brightness, contrast, saturation, hue, grey]
-    ours = colours(images, [[*settings_of, 0], OFF])
+    ours = distort(images, [[*settings_of, 0], OFF])
     assert np.abs(ours[0].numpy() - naive(images[0].numpy(), *settings_of)).max() <= 0.51
     assert torch.equal(ours[1], images[1])
 
@@ -290,17 +290,17 @@ def test_colours_against_loops(seed, jitter, brightness, contrast, saturation, h
 )
 def test_laws_of_each_change(changes, law):
     images = batch(3)
-    ours = colours(images, [row(jitter=1, **changes)] * 3).numpy()
+    ours = distort(images, [row(jitter=1, **changes)] * 3).numpy()
     assert np.abs(ours - law(images.double().numpy())).max() <= 0.51
 
 
 def test_grey_makes_channels_equal_and_values_are_cut_off():
-    ours = colours(batch(2), [row(grey=1), row(jitter=1, hue=0.1, saturation=1.5, grey=1, sigma=1)])
+    ours = distort(batch(2), [row(grey=1), row(jitter=1, hue=0.1, saturation=1.5, grey=1, sigma=1)])
     assert torch.equal(ours[:, 0], ours[:, 1]) and torch.equal(ours[:, 0], ours[:, 2])
-    bright = colours(batch(1, low=200), [row(jitter=1, brightness=1.8)])
+    bright = distort(batch(1, low=200), [row(jitter=1, brightness=1.8)])
     assert (bright == 255).all()
     green = torch.tensor([0, 255, 0], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert torch.equal(colours(green, [row(jitter=1, saturation=1.8)]), green)
+    assert torch.equal(distort(green, [row(jitter=1, saturation=1.8)]), green)
 
 
 # Blur -------------------------------------------------------------------------------------------------------------------------
@@ -308,8 +308,11 @@ def test_grey_makes_channels_equal_and_values_are_cut_off():
 
 def naive_blur(plane, sigma, radius):
     height, width = plane.shape
-    weights = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2))
-               for i in range(-radius, radius + 1) for j in range(-radius, radius + 1)}
+    weights = {
+        (i, j): math.exp(-(i * i + j * j) / (2 * sigma**2))
+        for i in range(-radius, radius + 1)
+        for j in range(-radius, radius + 1)
+    }
     result = np.zeros_like(plane)
     for y in range(height):
         for x in range(width):
@@ -334,7 +337,7 @@ def test_blur_against_loops(height, width, radius):
 
 def test_only_samples_with_a_sigma_are_blurred_each_by_its_own():
     images = batch(4, 40, 40)
-    ours = colours(
+    ours = distort(
         images, [row(sigma=s * 224 / 40) for s in (0, 0.5, 0, 2)]
     )  # drawn for a side of 224
     assert torch.equal(ours[0], images[0]) and torch.equal(ours[2], images[2])
@@ -348,7 +351,7 @@ def test_the_kernel_is_a_tenth_of_the_side():
     for side, radius in (96, 4), (224, 11), (30, 1), (8, 1):
         dot = torch.zeros(1, 1, side, side)
         dot[0, 0, side // 2, side // 2] = 1
-        assert (blur(dot, torch.tensor([9.]))[0, 0] > 1e-7).sum() == (2 * radius + 1) ** 2
+        assert (blur(dot, torch.tensor([9.0]))[0, 0] > 1e-7).sum() == (2 * radius + 1) ** 2
 
 
 # Units ------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,12 @@
-"""ResNet (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016) with torchvision's key names.
+"""ResNet (He et al. 2016, https://arxiv.org/abs/1512.03385) with torchvision's key names.
 
-The 3×3 convolution of a bottleneck carries the stride, as in the published weights, not the first 1×1 of the paper.
+The 3×3 convolution of a bottleneck carries the stride, as in the published weights; in the paper it
+is the first 1×1.
+
+B images of H × W pixels, C channels.
+
+>>> resnet18().features(torch.zeros(1, 3, 64, 64)).shape
+torch.Size([1, 512, 2, 2])
 """
 import torch
 import torch.nn.functional as F
@@ -8,7 +14,10 @@ from torch import nn
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation with fixed statistics: an affine map per channel, all buffers, nothing to train."""
+    """Batch normalisation with fixed statistics: buffers, nothing to train.
+
+        y = (x − mean) / √(var + eps) · weight + bias
+    """
 
     def __init__(self, channels, eps=1e-5):
         super().__init__()
@@ -28,11 +37,11 @@ def conv(inputs, outputs, size, stride=1):
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 
-class Shortcut(nn.Sequential):
-    """The projection beside a block that changes the shape."""
-
-    def __init__(self, inputs, outputs, stride, norm):
-        super().__init__(conv(inputs, outputs, 1, stride), norm(outputs))
+def shortcut(inputs, outputs, stride, norm):
+    """The projection beside a block that changes the shape, or None."""
+    if inputs == outputs:
+        return None
+    return nn.Sequential(conv(inputs, outputs, 1, stride), norm(outputs))
 
 
 class BasicBlock(nn.Module):
@@ -43,7 +52,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = conv(inputs, width, 3, stride), norm(width)
         self.conv2, self.bn2 = conv(width, width, 3), norm(width)
-        self.downsample = Shortcut(inputs, width, stride, norm) if inputs != width else None
+        self.downsample = shortcut(inputs, width, stride, norm)
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)))
@@ -52,7 +61,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3, 1×1: (B, inputs, H, W) → (B, 4·width, H/stride, W/stride)."""
+    """1×1, 3×3, 1×1 convolutions: (B, inputs, H, W) → (B, 4·width, H/stride, W/stride)."""
     expansion = 4
 
     def __init__(self, inputs, width, stride, norm):
@@ -61,7 +70,7 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = conv(inputs, width, 1), norm(width)
         self.conv2, self.bn2 = conv(width, width, 3, stride), norm(width)
         self.conv3, self.bn3 = conv(width, outputs, 1), norm(outputs)
-        self.downsample = Shortcut(inputs, outputs, stride, norm) if inputs != outputs else None
+        self.downsample = shortcut(inputs, outputs, stride, norm)
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)))
@@ -71,14 +80,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and four stages; `layers` blocks in each, width, 2·width, 4·width, 8·width wide. With fewer layers, fewer stages.
+    """A stem and up to four stages of `layers` blocks; each stage is twice as wide as the last.
 
-    norm: channels → module, e.g. FrozenBatchNorm or `lambda c: nn.GroupNorm(8, c)`. last_stride: stride of the last stage, of
-    four 1 keeps the last map at 1/16 of the input, 2 at 1/32. num_classes=None leaves out the classifier `fc`. `channels` is
-    the width of the last map.
+    num_classes: None leaves out the classifier `fc`. norm: channels → module, as FrozenBatchNorm.
+    last_stride: 1 keeps the last of four maps at 1/16 of the image, 2 at 1/32.
+    `channels` is the width of the last map.
     """
 
-    def __init__(self, block, layers, width=64, in_channels=3, num_classes=1000, norm=nn.BatchNorm2d, last_stride=2):
+    def __init__(self, block, layers, width=64, in_channels=3, num_classes=1000,
+                 norm=nn.BatchNorm2d, last_stride=2):
         super().__init__()
         self.conv1, self.bn1 = conv(in_channels, width, 7, 2), norm(width)
         inputs = width
@@ -92,19 +102,19 @@ class ResNet(nn.Module):
         self.channels, self.stages = inputs, len(layers)
         if num_classes is not None:
             self.fc = nn.Linear(inputs, num_classes)
-        for module in self.modules():  # He et al., "Delving Deep into Rectifiers", ICCV 2015
+        for module in self.modules():  # He et al. 2015, https://arxiv.org/abs/1502.01852
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, x):
-        """(B, in_channels, H, W) → the stem's map at 1/4, then the stages' at 1/4, 1/8, 1/16 and 1/32."""
+        """(B, in_channels, H, W) → the map of the stem, at 1/4, and of each stage: 1/4 to 1/32."""
         maps = [F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)]
         for stage in range(self.stages):
             maps.append(getattr(self, f"layer{stage + 1}")(maps[-1]))
         return maps
 
     def features(self, x):
-        """(B, in_channels, H, W) → the last map (B, channels, H/32, W/32); of four stages with last_stride 1, H/16, W/16."""
+        """(B, in_channels, H, W) → the last map, of four stages (B, channels, H/32, W/32)."""
         return self.maps(x)[-1]
 
     def forward(self, x):
@@ -113,15 +123,15 @@ class ResNet(nn.Module):
 
 
 def resnet18(num_classes=1000, in_channels=3, **options):
-    """resnet18-f37072fd.pth, -5c106cde.pth (torchvision). options: those of ResNet, here and below."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes=num_classes, in_channels=in_channels, **options)
+    """torchvision's resnet18-f37072fd.pth and -5c106cde.pth. options: those of ResNet."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), 64, in_channels, num_classes, **options)
 
 
 def resnet50(num_classes=1000, in_channels=3, **options):
-    """resnet50-0676ba61.pth (torchvision)."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, **options)
+    """torchvision's resnet50-0676ba61.pth. options: those of ResNet."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), 64, in_channels, num_classes, **options)
 
 
 def resnet152(num_classes=1000, in_channels=3, **options):
-    """resnet152-394f9c45.pth (torchvision)."""
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes=num_classes, in_channels=in_channels, **options)
+    """torchvision's resnet152-394f9c45.pth. options: those of ResNet."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), 64, in_channels, num_classes, **options)
