@@ -1,77 +1,103 @@
-"""The losses of sslalign, Eqs. (1) to (5).
+"""The loss of sslalign, Eqs. (1) to (5) of section 3, as functions of whole batches.
 
-Positives are stacked: P pictures and Q sounds of each of B samples (V and A of section 3.3, three each by default), so that the
-P·Q pairs of Eq. (5) are the blocks of one matrix of similarities. Each function returns this process's share of the mean over
-the samples of all processes (see common/dist.py), so that shares add up.
+symbol        here      shape
+V, A                                  positive sets of a sample: P images, Q audio clips (3.3)
+v̄             v         (P·B, c)      model.ImageFeatures.mean
+a             a         (Q·B, c)
+p_v(avg(v))   p_v       (P·B, d)
+p_a(a)        p_a       (Q·B, d)
+s(v, a)       S         (P·B, Q·B)    of all pairs
+τ             tau
+
+B samples. Row p·B + i is of sample i, the p-th of its positive set. `losses` returns the loss of
+each sample; train.py averages.
+
+>>> v = a = torch.eye(2)  # two samples, one image and one audio clip each
+>>> S = s_L(v, a)
+>>> S
+tensor([[1., 0.],
+        [0., 1.]])
+>>> contrast(S, P=1, Q=1, tau=0.5).flatten().round(decimals=4)  # log(1 + exp(-1/τ))
+tensor([0.1269, 0.1269])
 """
 import torch
 import torch.nn.functional as F
 
-from common.training import dist
 
+def s_L(v, a):
+    """The localization similarity of all pairs, Eq. (3) of section 3.2, without a mask: M = 1.
 
-def s_L(mean, a):
-    """Eq. (3) for all pairs: mean (n, c), of pictures (model.ImageFeatures.mean), and a (m, c) → (n, m).
+        s_L(v, a) = 1/|M| Σ_xy v^xy · a / (‖v^xy‖ ‖a‖) = v̄ · a/‖a‖,   v̄ = 1/|M| Σ_xy v^xy/‖v^xy‖
 
-    With M = 1 the mean over xy of the cosine of v^xy and a is the product of the mean of the unit vectors v^xy with unit a.
+    v: (n, c), the means v̄. a: (m, c). Returns (n, m).
     """
-    return mean.float() @ F.normalize(a.float(), dim=-1).T  # Eq. (3)
+    return v.float() @ F.normalize(a.float(), dim=-1).T
 
 
 def s_A(p_v, p_a):
-    """Eq. (4) for all pairs: projections (n, d) and (m, d) → (n, m) cosines."""
-    return F.normalize(p_v.float(), dim=-1) @ F.normalize(p_a.float(), dim=-1).T  # Eq. (4)
+    """The alignment similarity of all pairs, Eq. (4) of section 3.2.
 
+        s_A(v, a) = p_v(avg(v)) · p_a(a) / (‖p_v(avg(v))‖ ‖p_a(a)‖)
 
-def everyone(x, count: int):
-    """(count·B, d) of this process, stacked by positive → the same of all processes, (count·N, d)."""
-    if dist.world_size() == 1:
-        return x
-    rows = x.view(count, -1, x.shape[-1]).transpose(0, 1)  # (B, count, d): processes are put together along samples
-    return dist.gather_rows(rows.contiguous()).transpose(0, 1).flatten(0, 1)
-
-
-def contrast(s, x, y, P: int, Q: int, tau: float):
-    """Eqs. (1), (2) for each of P·Q pairs: x (P·B, d) against y (Q·B, d) by the similarity s → (P, Q, B) values.
-
-    The denominator of x_i^p and y_i^q runs over y_j^q of all samples j of all processes.
+    p_v: (n, d), p_a: (m, d), the projected features. Returns (n, m).
     """
-    B = len(x) // P
-    S = s(x, everyone(y, Q)).view(P, B, Q, -1) / tau  # (P, B, Q, N)
-    own = torch.arange(B, device=x.device) + dist.first_row(x[:B])
-    positive = S.gather(3, own[None, :, None, None].expand(P, B, Q, 1))[..., 0]  # (P, B, Q)
-    return (torch.logsumexp(S, 3) - positive).transpose(1, 2)  # Eq. (2)
+    return F.normalize(p_v.float(), dim=-1) @ F.normalize(p_a.float(), dim=-1).T
 
 
-def share(values):
-    """(…, B) → this process's part of the mean over samples of the sum over everything else."""
-    count = dist.all_sum(torch.full((), float(values.shape[-1]), device=values.device))
-    return values.sum() / count
+def contrast(S, P: int, Q: int, tau: float):
+    """InfoNCE, Eqs. (1) and (2) of section 3.1, of each of the P·Q pairs of positives of a sample.
+
+        L_i = −log( exp(s(v_i, a_i)/τ) / Σ_j exp(s(v_i, a_j)/τ) )
+
+    S: (P·B, Q·B). Returns (P, B, Q). j runs over all samples; of each it takes the a that is at the
+    place of a_i in its set.
+    """
+    S = S.unflatten(0, (P, -1)).unflatten(2, (Q, -1)) / tau  # (P, B, Q, B)
+    positive = S.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (P, B, Q)
+    return S.logsumexp(3) - positive
 
 
-def cross(s, v, a, P, Q, config):
-    """The sum over the P·Q pairs of one term of Eq. (5); with `symmetric` the mean of both directions."""
-    values = contrast(s, v, a, P, Q, config.tau)
+def sum_of_pairs(s, v, a, P: int, Q: int, config):
+    """One of the two terms of Eq. (5) of section 3.4: the sum over the P·Q pairs of a sample.
+
+        L_i = −Σ_{v_i ∈ V} Σ_{a_i ∈ A} log( exp(s(v_i, a_i)/τ) / Σ_j exp(s(v_i, a_j)/τ) )
+
+    s: s_L or s_A, of v (P·B, ·) and a (Q·B, ·). Returns (B,). With config.symmetric it is the mean
+    of this and of the same with v and a exchanged, which section 3.1 mentions.
+    """
+    loss = contrast(s(v, a), P, Q, config.tau)  # (P, B, Q)
     if config.symmetric:
-        values = (values + contrast(lambda x, y: s(y, x).T, a, v, Q, P, config.tau).transpose(0, 1)) / 2
-    return share(values)
+        loss = (loss + contrast(s(v, a).T, Q, P, config.tau).permute(2, 1, 0)) / 2
+    return loss.sum((0, 2))
 
 
-def intra(x, count: int, tau: float):
-    """L_intra of Table XII, which has no equation: InfoNCE in projection space between the positives of one modality,
-    averaged over their pairs. x (count·B, d); 0 where there is one positive."""
-    if count < 2:
-        return x.sum() * 0
-    values = contrast(s_A, x, x, count, count, tau)  # (count, count, B)
-    pairs = ~torch.eye(count, dtype=torch.bool, device=x.device)  # ordered: both are anchors in turn
-    return share(values[pairs]) / pairs.sum()
+def intra(x, P: int, tau: float):
+    """L_intra of Table XII, for which the paper has no equation: InfoNCE within one modality.
+
+        L_i = 1/(P(P−1)) Σ_{p≠q} −log( exp(s_A(x_i^p, x_i^q)/τ) / Σ_j exp(s_A(x_i^p, x_j^q)/τ) )
+
+    x: (P·B, d), projected features. Returns (B,), 0 if P is 1.
+    """
+    if P == 1:
+        return x.new_zeros(len(x))
+    is_pair = ~torch.eye(P, dtype=torch.bool, device=x.device)
+    return contrast(s_A(x, x), P, P, tau).transpose(1, 2)[is_pair].mean(0)
 
 
-def losses(seen, heard, P: int, Q: int, config) -> dict:
-    """The terms, and `loss`, their sum: Eq. (5) (and L_intra of both modalities, Table XII). P, Q: positives of each."""
-    terms = {"localization": cross(s_L, seen.mean, heard.a, P, Q, config)}
+def losses(v, a, p_v, p_a, config) -> dict:
+    """`loss`, Eq. (5) of section 3.4 of each sample (B,), and its terms.
+
+        L_i = −Σ_{v_i ∈ V} Σ_{a_i ∈ A} [ log( exp(s_L(v_i, a_i)/τ) / Σ_j exp(s_L(v_i, a_j)/τ) )
+                                       + log( exp(s_A(v_i, a_i)/τ) / Σ_j exp(s_A(v_i, a_j)/τ) ) ]
+
+    v: (P, B, c), the means v̄. a: (Q, B, c). p_v: (P, B, d), p_a: (Q, B, d). With config.intra
+    L_intra of both modalities is added.
+    """
+    P, Q = len(v), len(a)
+    v, a, p_v, p_a = (x.flatten(0, 1) for x in (v, a, p_v, p_a))
+    terms = {"localization": sum_of_pairs(s_L, v, a, P, Q, config)}
     if config.align:
-        terms["alignment"] = cross(s_A, seen.projected, heard.projected, P, Q, config)
+        terms["alignment"] = sum_of_pairs(s_A, p_v, p_a, P, Q, config)
     if config.intra:
-        terms["intra"] = intra(seen.projected, P, config.tau) + intra(heard.projected, Q, config.tau)
-    return {"loss": sum(terms.values()), **terms}  # Eq. (5)
+        terms["intra"] = intra(p_v, P, config.tau) + intra(p_a, Q, config.tau)
+    return {"loss": sum(terms.values()), **terms}

@@ -1,11 +1,27 @@
-"""Sslalign: two ResNets and two projections (Figure 2, sections 3.2 and 4.1.3 of the paper).
+"""Two encoders, two projections and the localization map: sections 3.1, 3.2 and 4.1.3, Figure 2.
 
-| paper | here | shape |
-| --- | --- | --- |
-| v, spatial visual feature | `v` | (n, c, h, w); c = 512, h = w = 14 in the paper |
-| a, audio feature | `a` | (n, c) |
-| p_v, p_a, projection layers | `p_v`, `p_a` | c → projection |
-| s_L, s_A, the similarities | `losses.s_L`, `losses.s_A` | (n, m) |
+Paper: Senocak et al., "Aligning Sight and Sound", TPAMI 2025, https://arxiv.org/abs/2407.13676
+Authors' code, commit e7ae3c5: https://github.com/kaistmm/SSLalignment
+
+symbol      here                   shape
+f_v, f_a    visual, audio                           the encoders
+v           encode_image(images)   (n, c, h, w)     spatial visual feature: 512 × 14 × 14 of 224²
+a           encode_audio(…)        (n, c)           audio feature
+v̄           ImageFeatures.mean     (n, c)           mean over xy of v^xy/‖v^xy‖, see losses.s_L
+avg(v)      ImageFeatures.pooled   (n, c)
+p_v, p_a    p_v, p_a               c → d            projections; their outputs are `projected`
+
+B samples of a batch, P images and Q audio clips of each (section 3.3: 3 and 3), n of any of them.
+
+>>> from sslalign.config import TINY
+>>> model = Sslalign(TINY)
+>>> images, waveforms = torch.rand(3, 2, 3, 64, 64), torch.rand(3, 2, 8000)  # P, B and Q, B
+>>> image, audio = model(images, waveforms)
+>>> image.mean.shape, audio.a.shape, audio.projected.shape
+(torch.Size([3, 2, 64]), torch.Size([3, 2, 64]), torch.Size([3, 2, 128]))
+>>> v = model.encode_image(images[0])
+>>> cosine_map(v, audio.a[0]).shape
+torch.Size([2, 8, 8])
 """
 from typing import NamedTuple
 
@@ -21,61 +37,76 @@ from .backbones.views import normalise
 
 
 class ImageFeatures(NamedTuple):
-    """What a picture is to the losses and to retrieval."""
-    mean: torch.Tensor  # (n, c), the mean over xy of v^xy / ||v^xy||: all that Eq. (3) needs of v
-    pooled: torch.Tensor  # (n, c), avg(v)
-    projected: torch.Tensor  # (n, projection), p_v(avg(v))
+    """What the losses and retrieval need of an image."""
+    mean: torch.Tensor  # (…, c), v̄
+    pooled: torch.Tensor  # (…, c), avg(v)
+    projected: torch.Tensor  # (…, d), p_v(avg(v))
 
 
 class AudioFeatures(NamedTuple):
-    """What a sound is to the losses and to retrieval."""
-    a: torch.Tensor  # (n, c)
-    projected: torch.Tensor  # (n, projection), p_a(a)
+    """What they need of an audio clip."""
+    a: torch.Tensor  # (…, c)
+    projected: torch.Tensor  # (…, d), p_a(a)
 
 
 def projection(inputs, outputs):
-    """SimCLR's projection head (Chen et al. 2020)."""
+    """SimCLR's projection head (Chen et al. 2020), (…, inputs) → (…, outputs)."""
     return nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, outputs))
 
 
 def cosine_map(v, a):
-    """The audio-visual correspondence map: v (n, c, h, w), a (n, c) → (n, h, w), the cosine of v^xy and a (Eq. (3))."""
-    return torch.einsum("nchw,nc->nhw", F.normalize(v.float(), dim=1), F.normalize(a.float(), dim=1))
+    """The audio-visual correspondence map, the cosines that Eq. (3) sums up.
+
+        map^xy = v^xy · a / (‖v^xy‖ ‖a‖)
+
+    v: (n, c, h, w), a: (n, c). Returns (n, h, w).
+    """
+    v, a = F.normalize(v.float(), dim=1), F.normalize(a.float(), dim=1)
+    return torch.einsum("nchw,nc->nhw", v, a)
 
 
 class Sslalign(nn.Module):
-    """The two encoders f_v and f_a, and the projections."""
+    """The encoders f_v and f_a, and the projections p_v and p_a."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.visual = ResNet(BasicBlock, config.blocks, config.width, num_classes=None, last_stride=config.last_stride)
-        self.audio = ResNet(BasicBlock, config.blocks, config.width, in_channels=1, num_classes=None)
+        shape = config.blocks, config.width
+        self.visual = ResNet(BasicBlock, *shape, num_classes=None, last_stride=config.last_stride)
+        self.audio = ResNet(BasicBlock, *shape, in_channels=1, num_classes=None)
         if config.vision_weights:
             published = load_published(resnet18(), config.vision_weights).state_dict()
-            self.visual.load_state_dict({k: x for k, x in published.items() if not k.startswith("fc.")})
+            self.visual.load_state_dict({name: x for name, x in published.items()
+                                         if not name.startswith("fc.")})
         self.p_v = projection(self.visual.channels, config.projection)
         self.p_a = projection(self.audio.channels, config.projection)
 
     def encode_image(self, images):
-        """f_v: (n, 3, H, W) uint8, or float in [0, 1] → v (n, c, h, w)."""
+        """v = f_v(image): (n, 3, H, W) uint8, or float in [0, 1] → (n, c, h, w)."""
         x = normalise(images).contiguous(memory_format=torch.channels_last)
         return self.visual.features(x)
 
     def encode_audio(self, waveforms):
-        """f_a: (n, samples) in [-1, 1] → a (n, c), the maximum over time and frequency."""
-        spectrogram = log_spectrogram(waveforms, self.config.sample_rate, window=self.config.window, hop=self.config.hop)
-        return self.audio.features(spectrogram[:, None]).amax((2, 3))
+        """a = f_a(audio), the maximum over time and frequency: (n, samples) in [-1, 1] → (n, c)."""
+        c = self.config
+        x = log_spectrogram(waveforms, c.sample_rate, window=c.window, hop=c.hop)
+        return self.audio.features(x[:, None]).amax((2, 3))
 
     def image_features(self, v) -> ImageFeatures:
-        """v (n, c, h, w) → what the losses need of it."""
-        pooled = v.mean((2, 3))
+        """v: (n, c, h, w)."""
+        pooled = v.mean((2, 3))  # (n, c)
         return ImageFeatures(F.normalize(v.float(), dim=1).mean((2, 3)), pooled, self.p_v(pooled))
 
     def audio_features(self, a) -> AudioFeatures:
+        """a: (n, c)."""
         return AudioFeatures(a, self.p_a(a))
 
     def forward(self, images, waveforms) -> tuple[ImageFeatures, AudioFeatures]:
-        """P positives of B pictures (P, B, 3, H, W) and Q of B sounds (Q, B, samples) → features (P·B, …) and (Q·B, …): one pass
-        of each encoder."""
-        return self.image_features(self.encode_image(images.flatten(0, 1))), self.audio_features(self.encode_audio(waveforms.flatten(0, 1)))
+        """images (P, B, 3, H, W), waveforms (Q, B, samples) → features (P, B, …), (Q, B, …).
+
+        All positives of a modality pass its encoder together.
+        """
+        image = self.image_features(self.encode_image(images.flatten(0, 1)))
+        audio = self.audio_features(self.encode_audio(waveforms.flatten(0, 1)))
+        return (ImageFeatures(*(x.unflatten(0, images.shape[:2]) for x in image)),
+                AudioFeatures(*(x.unflatten(0, waveforms.shape[:2]) for x in audio)))

@@ -66,7 +66,7 @@ def _check(k, count):
 
 
 @torch.no_grad()
-def own(features: torch.Tensor, k: int) -> torch.Tensor:
+def nearest(features: torch.Tensor, k: int) -> torch.Tensor:
     """Features (N, d) in memory → (N, k) int32 on their device: for neighbours by the model's own features.
 
     Raises InputError for k that is not in 1 … N - 1, FloatingPointError for features that are not finite.

@@ -114,7 +114,7 @@ def test_the_shares_of_two_processes_make_up_one(source, augment):
     whole = TrainingBatches(source, config, *numbered())[2]
     for rank in range(2):
         half = TrainingBatches(source, config, *numbered())
-        half.rank, half.world = rank, 2
+        half.rank, half.world_size = rank, 2
         assert all(torch.equal(x, whole[name][rank::2]) for name, x in half[2].items())
 
 

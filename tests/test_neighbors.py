@@ -72,7 +72,7 @@ def test_exact(data, count, width, seed, half, tmp_path_factory):
     found = n.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy", block=block)
     assert found.shape == (count, k) and isinstance(found, np.memmap)
     is_top_k(found, x)
-    is_top_k(n.own(torch.from_numpy(x), k), x)
+    is_top_k(n.nearest(torch.from_numpy(x), k), x)
 
 
 def test_duplicates_and_zeros(tmp_path):
@@ -82,7 +82,7 @@ def test_duplicates_and_zeros(tmp_path):
     found = n.search(x, 29, tmp_path / "a.npy", block=7)
     is_top_k(found, x)
     assert (np.sort(found, 1) == [[j for j in range(30) if j != i] for i in range(30)]).all()
-    is_top_k(n.own(torch.from_numpy(x), 4), x)
+    is_top_k(n.nearest(torch.from_numpy(x), 4), x)
 
 
 def test_scales_of_float32(tmp_path):
@@ -98,15 +98,15 @@ def test_scales_of_float32(tmp_path):
 def test_full_precision_within_mixed_training():
     x = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        found = n.own(x.requires_grad_(), 10)
+        found = n.nearest(x.requires_grad_(), 10)
     assert not found.requires_grad
     is_top_k(found, x.detach())
-    is_top_k(n.own(x.detach().bfloat16(), 10), x.detach().bfloat16().float())
+    is_top_k(n.nearest(x.detach().bfloat16(), 10), x.detach().bfloat16().float())
 
 
 @pytest.mark.parametrize("k", [0, -1, 5, 1000])
 def test_k_out_of_range(k, tmp_path):
-    for search in (lambda x: n.search(x.numpy(), k, tmp_path / "a.npy"), lambda x: n.own(x, k)):
+    for search in (lambda x: n.search(x.numpy(), k, tmp_path / "a.npy"), lambda x: n.nearest(x, k)):
         with pytest.raises(InputError, match=f"--k: {k}: each of 5 samples has 4"):
             search(torch.eye(5))
     assert list(tmp_path.iterdir()) == []
@@ -126,7 +126,7 @@ def test_not_finite(bad, tmp_path, monkeypatch):
         )
     assert [p.name for p in tmp_path.iterdir()] == ["image_features.npy"]
     with pytest.raises(FloatingPointError):
-        n.own(torch.from_numpy(x), 3)
+        n.nearest(torch.from_numpy(x), 3)
 
 
 # Files that grow --------------------------------------------------------------------------------------------------------------

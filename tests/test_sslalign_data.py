@@ -12,7 +12,14 @@ from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
 from sslalign.data import EasyPairs, TrainingBatches
-from common.benchmarks.pairs import VALIDATION, FilePairs, ScenePairs, cropped_waveform, training_pairs, read_waveform_around
+from common.benchmarks.pairs import (
+    VALIDATION,
+    FilePairs,
+    ScenePairs,
+    cropped_waveform,
+    training_pairs,
+    read_waveform_around,
+)
 from sslalign.backbones.views import train_view
 
 CONFIG = replace(
@@ -48,7 +55,7 @@ def parts(batch):
 def anchors(config, step):
     """The indices of the anchors of a step."""
     order = np.random.default_rng([config.seed, 20, step // 4]).permutation(24)
-    return order[step % 4 * 6:][:6]
+    return order[step % 4 * 6 :][:6]
 
 
 def test_a_step_is_a_function_of_its_number(source):
@@ -72,7 +79,7 @@ def test_two_processes_take_the_samples_of_one(source, monkeypatch):
     whole = parts(steps[1])
     for rank in range(2):
         half = TrainingBatches(source, CONFIG)
-        half.neighbours, half.rank, half.world = neighbours(), rank, 2
+        half.neighbours, half.rank, half.world_size = neighbours(), rank, 2
         for ours, theirs in zip(parts(half[1]), whole):
             assert torch.equal(ours, theirs[:, rank::2])
 
@@ -88,8 +95,12 @@ def test_the_positives_are_those_of_section_3_3(source):
         assert torch.equal(a[0, n], cropped_waveform(source.waveform(i), CONFIG))
         assert not torch.equal(a[1, n], a[0, n])
         full = source.waveform(i).clamp(-1, 1).numpy()  # a_aug is another second of the same sound
-        assert any(np.array_equal(full[s:s + 2000], a[1, n].numpy()) for s in range(1001))
-        near = [j for j in range(24) if torch.equal(a[2, n], cropped_waveform(source.waveform(j), CONFIG))]
+        assert any(np.array_equal(full[s : s + 2000], a[1, n].numpy()) for s in range(1001))
+        near = [
+            j
+            for j in range(24)
+            if torch.equal(a[2, n], cropped_waveform(source.waveform(j), CONFIG))
+        ]
         assert len(near) == 1 and near[0] in neighbours()[1][i]
         found.append((i - near[0]) % 24)
         assert any(torch.equal(v[0, n], view) for view in every_view(source.image(i)))
@@ -138,7 +149,7 @@ def test_easy_epochs(source):
         for x, y in zip(parts(batch), parts(steps[s]))
     )
     half = TrainingBatches(source, config)
-    half.rank, half.world = 1, 2
+    half.rank, half.world_size = 1, 2
     assert all(torch.equal(x, y[:, 1::2]) for x, y in zip(parts(half[3]), parts(steps[3])))
 
 
@@ -212,7 +223,13 @@ def test_pairs_of_files(tmp_path):
     assert cropped_waveform(learn.waveform(0), config).shape == (
         8000,
     )  # repeated to 1.5 s, the second in the middle
-    assert TrainingBatches(learn, replace(config, batch_size=5))[0]["images"].shape == (2, 5, 3, 32, 32)
+    assert TrainingBatches(learn, replace(config, batch_size=5))[0]["images"].shape == (
+        2,
+        5,
+        3,
+        32,
+        32,
+    )
     (tmp_path / "frames" / f"{learn.ids[0]}.jpg").write_bytes(b"nothing")
     with pytest.raises(InputError, match=learn.ids[0]):
         training_pairs(config)[0].image(0)
@@ -252,8 +269,10 @@ def test_a_frame_hears_its_own_second(tmp_path):
     for second, first in ((0, 0), (1, 0), (5, 4), (8, 7), (9, 7)):
         found = read_waveform_around(tmp_path / "ten.wav", config, (second, second + 1.0))
         assert found.shape == (3000,)
-        np.testing.assert_allclose(found, loudness[1000 * first:][:3000], atol=1e-4)
-    np.testing.assert_allclose(read_waveform_around(tmp_path / "one.wav", config, (0, 1.0)), 0.5, atol=1e-4)
+        np.testing.assert_allclose(found, loudness[1000 * first :][:3000], atol=1e-4)
+    np.testing.assert_allclose(
+        read_waveform_around(tmp_path / "one.wav", config, (0, 1.0)), 0.5, atol=1e-4
+    )
 
 
 def test_other_objects_are_other_pairs(source):

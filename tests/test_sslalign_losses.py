@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sslalign.config import TINY
 from sslalign.losses import contrast, intra, losses, s_A, s_L
-from sslalign.model import AudioFeatures, ImageFeatures, Sslalign, cosine_map
+from sslalign.model import Sslalign, cosine_map
 
 SMALL = replace(
     TINY,
@@ -44,7 +44,7 @@ def naive_loss(V, pv, A, pa, tau, align=True, symmetric=False):
     for i in range(B):
         for p in range(P):
             for q in range(Q):
-                for s, x, y in ((naive_s_L, V, A), (naive_s_A, pv, pa))[:1 + align]:
+                for s, x, y in ((naive_s_L, V, A), (naive_s_A, pv, pa))[: 1 + align]:
                     term = torch.log(
                         torch.exp(s(x[p, i], y[q, i]) / tau)
                         / sum(torch.exp(s(x[p, i], y[q, j]) / tau) for j in range(B))
@@ -68,20 +68,16 @@ def stacked(P, Q, B, seed=0, c=4, d=3):
 
 
 def ours(V, pv, A, pa, config):
-    P, Q = len(V), len(A)
-    v = torch.nn.functional.normalize(V.flatten(0, 1), dim=1).mean((2, 3))
-    return losses(
-        ImageFeatures(v, V.flatten(0, 1).mean((2, 3)), pv.flatten(0, 1)),
-        AudioFeatures(A.flatten(0, 1), pa.flatten(0, 1)),
-        P,
-        Q,
-        config,
-    )
+    """The mean over the samples of each term."""
+    v = torch.nn.functional.normalize(V.flatten(0, 1), dim=1).mean((2, 3)).view(*V.shape[:3])
+    terms = losses(v, A, pv, pa, config)
+    assert all(loss.shape == V.shape[1:2] for loss in terms.values())
+    return {name: loss.mean() for name, loss in terms.items()}
 
 
 @pytest.fixture(autouse=True)
 def in_double_precision(monkeypatch):
-    """The similarities are computed in float32 also under autocast; here in the precision of the input."""
+    """Similarities are computed in float32, under autocast too; here in the input's precision."""
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x)
 
 
@@ -116,10 +112,10 @@ def test_the_denominator_has_the_sounds_of_the_same_kind_only():
     """Changing a_conc of another sample moves the pairs with a_conc, and no others."""
     V, _, A, _ = stacked(3, 3, 4)
     x, y = V.flatten(0, 1).mean((2, 3)), A.detach().clone()
-    before = contrast(s_L, x, y.flatten(0, 1), 3, 3, 0.1)
+    before = contrast(s_L(x, y.flatten(0, 1)), 3, 3, 0.1)  # (P, B, Q)
     y[2, 1] += 1
-    after = contrast(s_L, x, y.flatten(0, 1), 3, 3, 0.1)
-    assert torch.equal(before[:, :2], after[:, :2]) and (before[:, 2] != after[:, 2]).all()
+    after = contrast(s_L(x, y.flatten(0, 1)), 3, 3, 0.1)
+    assert torch.equal(before[..., :2], after[..., :2]) and (before[..., 2] != after[..., 2]).all()
 
 
 def test_equal_features_score_the_logarithm_of_the_batch():
@@ -162,8 +158,8 @@ def test_intra_is_the_mean_over_pairs_of_views():
         for q in range(3)
         if p != q
     )
-    torch.testing.assert_close(intra(pv.flatten(0, 1), 3, 0.2), total / 6 / 4)
-    assert intra(pv[:1].flatten(0, 1), 1, 0.2) == 0
+    torch.testing.assert_close(intra(pv.flatten(0, 1), 3, 0.2).mean(), total / 6 / 4)
+    assert torch.equal(intra(pv[0], 1, 0.2), torch.zeros(4))
     with_it = ours(*stacked(3, 3, 4), replace(SMALL, intra=True))
     torch.testing.assert_close(
         with_it["loss"], with_it["localization"] + with_it["alignment"] + with_it["intra"]
@@ -172,29 +168,35 @@ def test_intra_is_the_mean_over_pairs_of_views():
 
 
 def test_one_pass_of_the_encoders_is_three(monkeypatch):
-    """Stacked positives give the features that they give one by one (batch norms fixed); the shapes of the paper's preset."""
+    """Stacked positives give the features that they give one by one (batch norms fixed)."""
     monkeypatch.undo()
     torch.manual_seed(0)
     model = Sslalign(SMALL).eval()
     images = torch.randint(0, 256, (3 * 2, 3, 32, 32), dtype=torch.uint8)
     waveforms = 0.1 * torch.randn(3 * 2, 2000)
     with torch.no_grad():
-        seen, heard = model(images.unflatten(0, (3, 2)), waveforms.unflatten(0, (3, 2)))
+        image, audio = model(images.unflatten(0, (3, 2)), waveforms.unflatten(0, (3, 2)))
         for part in range(3):
             rows = slice(2 * part, 2 * part + 2)
-            own = model.image_features(model.encode_image(images[rows])), model.audio_features(model.encode_audio(waveforms[rows]))
-            for x, y in zip((*seen, *heard), (*own[0], *own[1])):
-                torch.testing.assert_close(x[rows], y, atol=1e-5, rtol=1e-4)
-        assert (
-            model.encode_image(images).shape == (6, 64, 2, 2)
-            and heard.a.shape == (6, 64)
-            and heard.projected.shape == (6, 6)
+            alone = (
+                *model.image_features(model.encode_image(images[rows])),
+                *model.audio_features(model.encode_audio(waveforms[rows])),
+            )
+            for x, y in zip((*image, *audio), alone):
+                torch.testing.assert_close(x[part], y, atol=1e-5, rtol=1e-4)
+        assert model.encode_image(images).shape == (6, 64, 2, 2)
+        assert audio.a.shape == (3, 2, 64) and audio.projected.shape == (3, 2, 6)
+        assert Sslalign(replace(SMALL, last_stride=2)).eval().encode_image(images).shape == (
+            6,
+            64,
+            1,
+            1,
         )
-        assert Sslalign(replace(SMALL, last_stride=2)).eval().encode_image(images).shape == (6, 64, 1, 1)
 
 
 def test_the_paper_s_shapes(monkeypatch):
     from sslalign.config import PAPER
+
     monkeypatch.undo()
     model = Sslalign(PAPER).eval()
     with torch.no_grad():
@@ -204,7 +206,10 @@ def test_the_paper_s_shapes(monkeypatch):
             14,
             14,
         )  # as the released checkpoints
-        assert model.audio_features(model.encode_audio(torch.zeros(1, 48000))).projected.shape == (1, 512)
+        assert model.audio_features(model.encode_audio(torch.zeros(1, 48000))).projected.shape == (
+            1,
+            512,
+        )
     assert (
         sum(p.numel() for p in model.visual.parameters()) == 11_176_512
     )  # ResNet-18 without its classifier

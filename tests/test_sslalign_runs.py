@@ -15,10 +15,9 @@ from tests.layouts import write
 from common.scenes import Scenes
 from sslalign import neighbors
 from sslalign.config import TINY
-from sslalign.losses import losses
 from sslalign.model import Sslalign
 from sslalign.backbones.resnet import resnet18
-from sslalign.train import main
+from sslalign.train import loss_terms, main
 
 from .test_lifecycle import bad, done, log, start, torchrun
 
@@ -223,7 +222,7 @@ def step_of(split, symmetric):
     images, waveforms = torch.rand(3, 6, 3, 32, 32), 0.1 * torch.randn(2, 6, 2000)
     model.encode_image = lambda x: model.visual.features(x.double())
     model.encode_audio = lambda x: model.audio.features(x.double().view(-1, 1, 40, 50)).amax((2, 3))
-    terms = losses(*model(images[:, split], waveforms[:, split]), 3, 2, config)
+    terms = loss_terms(*model(images[:, split], waveforms[:, split]), config)
     terms["loss"].backward()
     dist.sum_gradients(model.parameters())
     return {k: dist.all_sum(v.detach()) for k, v in terms.items()}, {
