@@ -45,7 +45,9 @@ def pytest_sessionstart(session):
 
 def pytest_sessionfinish(session, exitstatus):
     config = session.config
-    whole = not config.args or set(config.args) == set(config.getini("testpaths"))
-    if not hasattr(config, "workerinput") and exitstatus in (0, 1) and whole:
+    option = config.option
+    whole = set(config.args) == set(config.getini("testpaths")) and not option.collectonly
+    whole = whole and not option.keyword and not hasattr(config, "workerinput")
+    if whole and exitstatus in (0, 1):
         config.cache.set(f"seconds/{config.option.markexpr or 'all'}",
                          round(time.time() - config.started))
