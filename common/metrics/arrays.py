@@ -4,8 +4,7 @@ import functools
 import numpy as np
 import torch
 
-EXPECTED = {"heatmaps": "finite values", "pred": "a mask of 0 and 1 (see binarize)",
-            "prob": "values in [0, 1]", "gt": "values in [0, 1]"}
+EXPECTED = {"heatmaps": "finite values", "pred": "a mask of 0 and 1 (see binarize)"}
 
 
 def tensor(x):
@@ -27,9 +26,10 @@ def portable(function):
 
 
 def check_maps(**maps) -> list[torch.Tensor]:
-    """Maps (N, H, W) named as in EXPECTED → rows (N, H·W) of each in floating point, bool as 0, 1.
+    """Maps (N, H, W) → rows (N, H·W) of each in floating point, bool as 0 and 1.
 
-    Raises ValueError if shapes are wrong or differ, or if a sample is not as EXPECTED.
+    Raises ValueError if shapes are wrong or differ, or if a sample is not as EXPECTED by the name
+    of its argument: heatmaps, pred, or another, which is in [0, 1].
     """
     checked = []
     for name, x in maps.items():
@@ -45,9 +45,9 @@ def check_maps(**maps) -> list[torch.Tensor]:
         if name == "pred" and x.dtype != torch.bool:
             bad |= ((rows > 0) & (rows < 1)).any(1)
         if bad.any():
-            i = int(bad.nonzero()[0])
+            i, expected = int(bad.nonzero()[0]), EXPECTED.get(name, "values in [0, 1]")
             raise ValueError(f"{name}: sample {i} has values from {float(low[i])} to "
-                             f"{float(high[i])}, expected {EXPECTED[name]}")
+                             f"{float(high[i])}, expected {expected}")
         checked.append(rows)
     if len({tuple(x.shape) for x in maps.values()}) > 1:
         raise ValueError(f"shapes differ: { {name: tuple(x.shape) for name, x in maps.items()} }")

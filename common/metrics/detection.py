@@ -8,10 +8,7 @@ from .arrays import check_maps, check_values, portable
 
 @portable
 def box_iou(a, b):
-    """|a ∩ b| / |a ∪ b| of boxes (…, 4) x0, y0, x1, y1, broadcast; 0 where both have no area.
-
-    a[:, None], b[None] for all pairs.
-    """
+    """|a ∩ b| / |a ∪ b| of boxes (…, 4), x0, y0, x1, y1; 0 where both have no area. Broadcasts."""
     inter, union, _ = overlap(a, b)
     return torch.where(union > 0, inter / union, 0)
 

@@ -75,7 +75,12 @@ def threshold(heatmaps, rule, gt=None, tau=0.5):
     >>> threshold(x, "median"), threshold(x, "adaptive", gt=x > 3), threshold(x, "fixed")
     (tensor([3.]), tensor([4.]), tensor([2.5000]))
     """
-    rows, gt_rows = check_rule(heatmaps, rule, gt)
+    if rule not in RULES or heatmaps.dtype == torch.bool:
+        raise ValueError(f"unknown threshold {rule!r}, or a mask instead of heatmaps")
+    gt = gt if rule.startswith("adaptive") else torch.zeros_like(heatmaps)  # no other rule looks
+    if gt is None:
+        raise ValueError(f"threshold {rule!r} needs gt")
+    rows, gt_rows = check_maps(heatmaps=heatmaps, gt=gt)
     return thresholds_of_rows(rows, [rule], gt_rows, tau)[0]
 
 
@@ -91,24 +96,13 @@ def binarize(heatmaps, rule=None, gt=None, tau=0.5, protocol="sslalign"):
     """
     protocol = PROTOCOLS[protocol]
     rule = rule or protocol.rule
-    rows, gt_rows = check_rule(heatmaps, rule, gt)
-    tau = thresholds_of_rows(rows, [rule], gt_rows, tau)[0]
+    rows, tau = heatmaps.flatten(1), threshold(heatmaps, rule, gt, tau)
     if not rule.endswith("_exact"):
         return exceeds(rows, tau, protocol).bool().view(heatmaps.shape)
     masks, ties = rows > tau[:, None], rows == tau[:, None]
+    gt_rows = rows if gt is None else gt.flatten(1).double()
     missing = num_pixels(rule, gt_rows) - masks.sum(1)  # (N,)
     return (masks | ties & (ties.cumsum(1) <= missing[:, None])).view(heatmaps.shape)
-
-
-def check_rule(heatmaps, rule, gt):
-    """Rows (N, n) of heatmaps and gt; where the rule looks at no gt, the heatmaps' twice."""
-    if rule not in RULES or heatmaps.dtype == torch.bool:
-        raise ValueError(f"unknown threshold {rule!r}, or a mask instead of heatmaps")
-    if not rule.startswith("adaptive"):
-        return 2 * check_maps(heatmaps=heatmaps)
-    if gt is None:
-        raise ValueError(f"threshold {rule!r} needs gt")
-    return check_maps(heatmaps=heatmaps, gt=gt)
 
 
 def num_pixels(rule, gt_rows):
@@ -127,8 +121,8 @@ def thresholds_of_rows(rows, rules, gt_rows, tau):
     ranks = torch.stack([rows.shape[1] - num_pixels(rule, gt_rows) for rule in rules], 1)
     taus = values_at_ranks(rows, ranks.clamp(max=rows.shape[1] - 1)).T  # (len(rules), N)
     if "fixed" in rules:
-        low, high = rows.amin(1), rows.amax(1)  # (N,)
-        taus[rules.index("fixed")] = low + tau * (high - low)
+        low = rows.amin(1)  # (N,)
+        taus[rules.index("fixed")] = low + tau * (rows.amax(1) - low)
     if "absolute" in rules:
         taus[rules.index("absolute")] = tau
     return taus
