@@ -1,64 +1,90 @@
-"""The losses of avkd, Eqs. (1) to (3).
+"""The losses of avkd, Eqs. (1) to (3) of sections 3.3 and 3.4, as functions of whole batches.
 
-Each function returns this process's share of the mean over the k samples of all processes (see common/dist.py), so that
-shares add up.
+symbol       here          shape
+f_v, e_v     f_v, e_v      (k, c, h, w)   the visual student's features, the visual teacher's hint
+f_a, e_a     f_a, e_a      (k, c)         the same of audio
+O                          (k, k, h, w)   localization maps of all pairs; never all in memory
+S            S             (k, k)         S[i, j]: image i and audio j
+τ            tau
+
+k samples, c channels, h × w positions. Each loss is returned for each sample; train.py averages.
+
+>>> f_v, f_a = torch.eye(2)[:, :, None, None], torch.eye(2)  # each image matches its own audio
+>>> S = similarity(f_v, f_a)
+>>> S
+tensor([[1., 0.],
+        [0., 1.]])
+>>> L_S(S, tau=0.5).round(decimals=4)  # 2 log(1 + exp(-1/τ))
+tensor([0.2539, 0.2539])
+>>> L_a(f_a, e_a=f_a), L_a(f_a, e_a=-f_a)
+(tensor([0., 0.]), tensor([2., 2.]))
 """
 import torch
 import torch.nn.functional as F
 
-from common.training import dist
-
 
 def similarity(f_v, f_a, chunk: int = 128):
-    """f_v (n, c, h, w), f_a (m, c) → S (m, n): the greatest cosine of each sound with the positions of each picture (3.3).
+    """The cross-similarity matrix of section 3.3, the greatest value of each localization map.
 
-    The m · n maps O are never all there: those of `chunk` pictures at a time, of which the maximum keeps one number and its
-    place. The c channels of a pair of features are multiplied and added at once (a matrix product), so nothing is ever larger
-    than the features themselves or chunk · m · h · w.
+        S_ij = max_xy O_ij^xy,   O_ij^xy = f_vi^xy · f_aj / (‖f_vi^xy‖ ‖f_aj‖)
+
+    f_v: (n, c, h, w), f_a: (m, c). Returns (n, m). Of the n · m maps those of `chunk` images are in
+    memory at a time, made by a matrix product.
     """
     v = F.normalize(f_v.float(), dim=1).flatten(2)  # (n, c, h·w)
     a = F.normalize(f_a.float(), dim=1)  # (m, c)
-    parts = [torch.matmul(a, x).max(2).values for x in v.split(chunk)]  # O: (chunk, m, h·w) → (chunk, m)
-    return torch.cat(parts).T
+    return torch.cat([torch.matmul(a, x).max(2).values for x in v.split(chunk)])  # O: (·, m, h·w)
 
 
-def L_S(f_v, f_a, tau: float, chunk: int = 128):
-    """Eq. (1): f_v (n, c, h, w) and f_a (n, c) of this process's samples, contrasted with those of all processes.
+def L_S(S, tau: float):
+    """The contrastive loss, Eq. (1) of section 3.3.
 
-    The logarithm of the product of both softmaxes is a sum: each picture is to find its sound among all sounds, and each sound
-    its picture among all pictures.
+        L_S = −log( exp(S/τ) / Σ exp(S/τ) · exp(Sᵀ/τ) / Σ exp(Sᵀ/τ) )
+
+    on the diagonal: each image is to find its audio among all, and each audio clip its image. The
+    logarithm of the product is the sum of both cross-entropies. S: (k, k). Returns (k,).
     """
-    own = torch.arange(len(f_v), device=f_v.device) + dist.first_row(f_v)
-    S = similarity(f_v, dist.gather_rows(f_a), chunk) / tau  # (k, n): all sounds, this process's pictures
-    everyone = dist.gather_rows(S.T.contiguous())  # (k, k): a row for each picture
-    by_picture = F.cross_entropy(S.T, own, reduction="sum")
-    by_sound = F.cross_entropy(everyone.T[own], own, reduction="sum")
-    return (by_picture + by_sound) / len(everyone)  # Eq. (1)
-
-
-def hint(f, e):
-    """The mean squared error over elements of normalised features (n, …), which Eqs. (2) and (3) share: this process's part."""
-    count = dist.all_sum(torch.full((), float(len(f)), device=f.device))
-    return (f - e).square().flatten(1).mean(1).sum() / count
+    S, target = S / tau, torch.arange(len(S), device=S.device)
+    return (F.cross_entropy(S, target, reduction="none")
+            + F.cross_entropy(S.T, target, reduction="none"))
 
 
 def L_v(f_v, e_v, norm: str = "map"):
-    """Eq. (2): f_v, e_v (n, c, h, w), each normalised before (3.6): as one vector, or position by position."""
+    """The visual hint loss, Eq. (2) of section 3.4, with features that are normalised before (3.6).
+
+        L_v = 1/k Σ_j (f_vj − e_vj)²
+
+    f_v, e_v: (k, c, h, w). Returns (k,), means over elements. norm: "map" normalises the features
+    of an image as one vector, "position" those of each position.
+    """
     if norm == "map":
         f_v, e_v = f_v.flatten(1), e_v.flatten(1)
-    return hint(F.normalize(f_v.float(), dim=1), F.normalize(e_v.float(), dim=1))  # Eq. (2)
+    return squared_error(f_v, e_v)
 
 
 def L_a(f_a, e_a):
-    """Eq. (3): f_a, e_a (n, c), each normalised before (3.6)."""
-    return hint(F.normalize(f_a.float(), dim=1), F.normalize(e_a.float(), dim=1))  # Eq. (3)
+    """The acoustic hint loss, Eq. (3) of section 3.4, with features that are normalised before.
+
+        L_a = 1/k Σ_i (f_ai − e_ai)²
+
+    f_a, e_a: (k, c). Returns (k,), means over elements.
+    """
+    return squared_error(f_a, e_a)
 
 
-def losses(f_v, f_a, e_v, e_a, config) -> dict:
-    """The weighted terms, and `loss`, their sum, L_total (3.4). e_v, e_a: hints, or None without that teacher."""
-    terms = {"contrast": config.alpha1 * L_S(f_v, f_a, config.tau, config.chunk)}
-    if e_a is not None:
-        terms["audio_hint"] = config.alpha2 * L_a(f_a, e_a)
-    if e_v is not None:
-        terms["visual_hint"] = config.alpha3 * L_v(f_v, e_v, config.visual_norm)
-    return {"loss": sum(terms.values()), **terms}  # L_total
+def squared_error(f, e):
+    """(k, c, …) → (k,), mean over elements of the difference of f and e, each of unit length."""
+    f, e = F.normalize(f.float(), dim=1), F.normalize(e.float(), dim=1)
+    return (f - e).square().flatten(1).mean(1)
+
+
+def L_total(terms: dict, config) -> dict:
+    """The whole loss of section 3.4 as `loss`, and its weighted terms.
+
+        L_total = α1 L_S + α2 L_a + α3 L_v
+
+    terms: {"contrast": L_S, "audio_hint": L_a, "visual_hint": L_v}, hints of what is taught.
+    """
+    weights = {"contrast": config.alpha1, "audio_hint": config.alpha2, "visual_hint": config.alpha3}
+    terms = {name: weights[name] * loss for name, loss in terms.items()}
+    return {"loss": sum(terms.values()), **terms}

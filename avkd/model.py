@@ -1,12 +1,24 @@
-"""Avkd: the audio-visual correspondence (AVC) model, two students (Figures 1 and 2, sections 3.3 and 3.6 of the paper).
+"""The audio-visual correspondence (AVC) model, two students: sections 3.3 and 3.6, Figures 1 and 2.
 
-| paper | here | shape |
-| --- | --- | --- |
-| F_v, visual student | `F_v`, `encode_image` | pictures → (k, c, h, w); c = 2048, h = w = 7 in the paper |
-| F_a, acoustic student | `F_a`, `encode_audio` | sounds → (k, c) |
-| f_v, f_a, their features | `f_v`, `f_a` | |
-| e_v, e_a, the teachers' hints | `e_v`, `e_a` (losses.py, teachers.py) | as f_v, f_a |
-| O, localization maps | `localization_map`: the diagonal | (k, h, w) |
+Paper: Yaghoubi, Kelm, Gerkmann, Frintrop, "Acoustic and Visual Knowledge Distillation for
+Contrastive Audio-Visual Localization", ICMI 2023, https://doi.org/10.1145/3577190.3614144
+Authors' code, Apache-2.0, commit c84e126: https://github.com/Ehsan-Yaghoubi/
+Acoustic-and-Visual-Knowledge-Distillation-for-Contrastive-Audio-Visual-Localization
+
+symbol    here                     shape
+F_v       F_v                                      visual student
+F_a       F_a                                      acoustic student
+f_v       encode_image(images)     (k, c, h, w)    2048 × 7 × 7 in the paper
+f_a       encode_audio(waveforms)  (k, c)
+o_ii      localization_map         (k, h, w)       the diagonal of O
+e_v, e_a  see losses.py            as f_v, f_a     the teachers' hints
+
+k samples of a batch, c channels, h × w positions.
+
+>>> from avkd.config import TINY
+>>> f_v, f_a = Avkd(TINY)(torch.rand(2, 3, 64, 64), torch.rand(2, 8000))
+>>> f_v.shape, f_a.shape, localization_map(f_v, f_a).shape
+(torch.Size([2, 128, 8, 8]), torch.Size([2, 128]), torch.Size([2, 8, 8]))
 """
 import torch
 import torch.nn.functional as F
@@ -20,16 +32,26 @@ from .backbones.views import normalise
 
 
 def localization_map(f_v, f_a):
-    """The diagonal of O: f_v (n, c, h, w), f_a (n, c) → (n, h, w), the cosine of every position and the sound (3.3)."""
-    return torch.einsum("nchw,nc->nhw", F.normalize(f_v.float(), dim=1), F.normalize(f_a.float(), dim=1))
+    """The cosine of each position of an image and its audio, section 3.3.
+
+        o_ii^xy = f_v^xy · f_a / (‖f_v^xy‖ ‖f_a‖)
+
+    f_v: (k, c, h, w), f_a: (k, c). Returns (k, h, w).
+    """
+    f_v, f_a = F.normalize(f_v.float(), dim=1), F.normalize(f_a.float(), dim=1)
+    return torch.einsum("kchw,kc->khw", f_v, f_a)
 
 
 class VisualStudent(nn.Module):
-    """F_v: a ResNet without pooling and classifier, then a 1×1 convolution (3.6). (B, 3, H, W) → (B, c, h, w)."""
+    """F_v (3.6): a ResNet without pooling and classifier, then a 1×1 convolution.
+
+    (k, 3, H, W) → (k, c, h, w).
+    """
 
     def __init__(self, config):
         super().__init__()
-        self.body = ResNet(BasicBlock, config.blocks, config.width, num_classes=None, last_stride=config.last_stride)
+        self.body = ResNet(BasicBlock, config.blocks, config.width, num_classes=None,
+                           last_stride=config.last_stride)
         self.projection = nn.Conv2d(self.body.channels, config.channels, 1)
 
     def forward(self, x):
@@ -37,11 +59,15 @@ class VisualStudent(nn.Module):
 
 
 class AudioStudent(nn.Module):
-    """F_a: a ResNet of one-channel pictures, max pooling, a fully connected layer (3.6). (B, 1, F, T) → (B, c)."""
+    """F_a (3.6): a ResNet for images of one channel, max pooling, a fully connected layer.
+
+    Log spectrograms (k, 1, frequencies, frames) → (k, c).
+    """
 
     def __init__(self, config):
         super().__init__()
-        self.body = ResNet(BasicBlock, config.blocks, config.width, in_channels=1, num_classes=None)
+        self.body = ResNet(BasicBlock, config.blocks, config.width, in_channels=1,
+                           num_classes=None)
         self.projection = nn.Linear(self.body.channels, config.channels)
 
     def forward(self, x):
@@ -49,7 +75,7 @@ class AudioStudent(nn.Module):
 
 
 class Avkd(nn.Module):
-    """Both students. Nothing of the teachers is in here: they are removed at inference (Figure 1)."""
+    """Both students. The teachers are not part of it: they are removed at inference (Figure 1)."""
 
     def __init__(self, config):
         super().__init__()
@@ -57,17 +83,19 @@ class Avkd(nn.Module):
         self.F_v, self.F_a = VisualStudent(config), AudioStudent(config)
         if config.vision_weights:
             published = load_published(resnet18(), config.vision_weights).state_dict()
-            self.F_v.body.load_state_dict({k: x for k, x in published.items() if not k.startswith("fc.")})
+            self.F_v.body.load_state_dict({name: x for name, x in published.items()
+                                           if not name.startswith("fc.")})
 
     def encode_image(self, images):
-        """(n, 3, H, W) uint8, or float in [0, 1] → f_v (n, c, h, w)."""
+        """f_v: (k, 3, H, W) uint8, or float in [0, 1] → (k, c, h, w)."""
         return self.F_v(normalise(images).contiguous(memory_format=torch.channels_last))
 
     def encode_audio(self, waveforms):
-        """(n, samples) in [-1, 1] → f_a (n, c)."""
+        """f_a: (k, samples) in [-1, 1] → (k, c)."""
         c = self.config
-        return self.F_a(log_spectrogram(waveforms, c.sample_rate, window=c.window, hop=c.hop)[:, None])
+        x = log_spectrogram(waveforms, c.sample_rate, window=c.window, hop=c.hop)
+        return self.F_a(x[:, None])
 
     def forward(self, images, waveforms):
-        """k pictures (k, 3, H, W) and their sounds (k, samples) → f_v (k, c, h, w), f_a (k, c)."""
+        """images (k, 3, H, W), waveforms (k, samples) → f_v (k, c, h, w), f_a (k, c)."""
         return self.encode_image(images), self.encode_audio(waveforms)

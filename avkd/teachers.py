@@ -155,7 +155,7 @@ def load(config, ids) -> tuple:
     return tuple(found)
 
 
-def hints(config, source, device="cpu") -> tuple:
+def training_hints(config, source, device="cpu") -> tuple:
     """e_v, e_a for a training: of files from --hints, of scenes by small teachers, which the main process makes where they are
     not there yet. Raises InputError."""
     if config.data == "scenes":

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avkd.config import TINY
-from avkd.data import TrainingBatches, moved
+from avkd.data import TrainingBatches, crop_hint
 from common.benchmarks.pairs import ScenePairs, cropped_waveform
 from avkd.backbones.views import test_view as whole_view
 from avkd.backbones.views import train_view
@@ -47,7 +47,7 @@ def numbered():
 def rows(config, step):
     """The pairs of a step: an epoch's shuffled order, six at a time, what does not fill a batch left out."""
     epoch, batch = divmod(step, 3)
-    return np.random.default_rng([config.seed, 20, epoch]).permutation(20)[6 * batch:][:6]
+    return np.random.default_rng([config.seed, 20, epoch]).permutation(20)[6 * batch :][:6]
 
 
 def coarse(images):
@@ -57,9 +57,13 @@ def coarse(images):
 
 # TrainingBatches
 
+
 def test_a_step_is_a_function_of_its_number(source):
     for config in (CONFIG, replace(CONFIG, augment=True)):
-        steps, again = TrainingBatches(source, config, *numbered()), TrainingBatches(source, config, *numbered())
+        steps, again = (
+            TrainingBatches(source, config, *numbered()),
+            TrainingBatches(source, config, *numbered()),
+        )
         assert steps.steps_per_epoch == 3 and len(steps) == steps.total_steps == 6
         for s in (0, 5, 2):
             assert set(steps[s]) == {"images", "waveforms", "e_v", "e_a"}
@@ -126,8 +130,13 @@ def test_views_of_training(source):
         batch = steps[s]["images"]
         assert batch.dtype == torch.uint8
         for n, i in enumerate(rows(config, s)):
-            drawn = [(x, y, m) for x in range(4) for y in range(4) for m in (False, True)
-                     if torch.equal(batch[n], train_view(source.image(i), 32, (x, y, m)))]
+            drawn = [
+                (x, y, m)
+                for x in range(4)
+                for y in range(4)
+                for m in (False, True)
+                if torch.equal(batch[n], train_view(source.image(i), 32, (x, y, m)))
+            ]
             assert drawn
             seen.setdefault(int(i), set()).add(drawn[0])
     assert (
@@ -164,7 +173,7 @@ def test_memory_mapped_hints_are_read_and_not_changed(source, tmp_path):
 
 def test_too_large_a_batch(source):
     assert TrainingBatches(source, replace(CONFIG, batch_size=20)).steps_per_epoch == 1
-    with pytest.raises(InputError, match=r"--batch-size: 21 .* the 20 pairs"):
+    with pytest.raises(InputError, match=r"--batch-size: 21 pairs .* all 20"):
         TrainingBatches(source, replace(CONFIG, batch_size=21))
 
 
@@ -174,14 +183,17 @@ def test_too_small_a_batch_for_the_processes(source, monkeypatch):
         TrainingBatches(source, replace(CONFIG, batch_size=2))
 
 
-# moved
+# Hints of a part
+
 
 def waves(size, seed):
     """A smooth picture (size, size, 3) uint8, another one in x than in y."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
-    planes = [128 + 60 * np.sin(2 * np.pi * (fx * x + p)) + 60 * np.sin(2 * np.pi * (fy * y + q))
-              for fx, fy, p, q in zip(*rng.uniform(0.3, 0.6, (2, 3)), *rng.uniform(0, 1, (2, 3)))]
+    planes = [
+        128 + 60 * np.sin(2 * np.pi * (fx * x + p)) + 60 * np.sin(2 * np.pi * (fy * y + q))
+        for fx, fy, p, q in zip(*rng.uniform(0.3, 0.6, (2, 3)), *rng.uniform(0, 1, (2, 3)))
+    ]
     return np.stack(planes, -1).round().astype(np.uint8)
 
 
@@ -192,7 +204,7 @@ def test_a_coarse_copy_moves_as_the_picture(x, y, mirrored, seed):
     image, drawn = waves(96, seed), (x, y, mirrored)
     e_v = coarse(whole_view(image, 96)[None])[0]
     wanted = coarse(train_view(image, 96, drawn)[None] / 255)[0]
-    difference = (moved(e_v, 96, drawn) - wanted)[:, 1:-1, 1:-1].abs()
+    difference = (crop_hint(e_v, 96, drawn) - wanted)[:, 1:-1, 1:-1].abs()
     assert float(difference.max()) < 0.02
 
 
@@ -202,7 +214,7 @@ def test_which_part_is_taken():
     y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
     place = torch.stack([x, y])
     for drawn in ((0, 0, False), (10, 0, False), (0, 10, False), (3, 7, True), (10, 10, True)):
-        found = moved(place, size, drawn)
+        found = crop_hint(place, size, drawn)
         column = (torch.arange(side) + 0.5) * size / side  # pixels of the view
         column = [
             ((size - column if drawn[2] else column) + drawn[0]) / 106 * side,
@@ -225,9 +237,11 @@ def test_which_part_is_taken():
 def test_mirrored_is_the_mirror_of_what_is_not(x, y, h, w, seed):
     """And every value is a mean of values of the hint."""
     e_v = torch.randn(3, h, w, generator=torch.Generator().manual_seed(seed))
-    found = moved(e_v, 96, (x, y, False))
+    found = crop_hint(e_v, 96, (x, y, False))
     assert found.shape == e_v.shape
-    torch.testing.assert_close(moved(e_v, 96, (x, y, True)), found.flip(2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        crop_hint(e_v, 96, (x, y, True)), found.flip(2), atol=1e-5, rtol=1e-5
+    )
     assert (found.amax((1, 2)) <= e_v.amax((1, 2)) + 1e-5).all() and (
         found.amin((1, 2)) >= e_v.amin((1, 2)) - 1e-5
     ).all()
@@ -236,5 +250,5 @@ def test_mirrored_is_the_mirror_of_what_is_not(x, y, h, w, seed):
 def test_no_crop_is_the_identity():
     """A tenth of four pixels is none: the large square is the view."""
     e_v = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(moved(e_v, 4, (0, 0, False)), e_v)
-    torch.testing.assert_close(moved(e_v, 4, (0, 0, True)), e_v.flip(2))
+    torch.testing.assert_close(crop_hint(e_v, 4, (0, 0, False)), e_v)
+    torch.testing.assert_close(crop_hint(e_v, 4, (0, 0, True)), e_v.flip(2))

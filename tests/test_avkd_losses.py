@@ -1,4 +1,5 @@
-"""avkd/losses.py: Eqs. (1) to (3) against loops over pairs and positions; what they cost in memory; two processes as one."""
+"""avkd/losses.py and train.loss_terms: Eqs. (1) to (3) against loops over pairs and positions; what
+they cost in memory; two processes as one."""
 
 import math
 import os
@@ -15,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avkd.config import PAPER, TINY
-from avkd.losses import L_a, L_S, L_v, losses, similarity
+from avkd.losses import L_a, L_S, L_v, similarity
 from avkd.model import localization_map
+from avkd.train import loss_terms
 from common.training import dist
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def naive_similarity(f_v, f_a):
-    """The maximum of O (3.3), pair by pair and position by position: S (sounds, pictures)."""
+    """The maximum of O (3.3), pair by pair and position by position: S (images, audio)."""
+
     def greatest(a, v):
         return max(
             a @ v[:, y, x] / (a.norm() * v[:, y, x].norm())
@@ -31,7 +34,12 @@ def naive_similarity(f_v, f_a):
             for x in range(v.shape[2])
         )
 
-    return torch.stack([torch.stack([greatest(a, v) for v in f_v]) for a in f_a])
+    return torch.stack([torch.stack([greatest(a, v) for a in f_a]) for v in f_v])
+
+
+def contrast(f_v, f_a, tau, chunk=128):
+    """Eq. (1), the mean over the samples."""
+    return L_S(similarity(f_v, f_a, chunk), tau).mean()
 
 
 def naive_L_S(f_v, f_a, tau):
@@ -77,6 +85,7 @@ def in_double_precision(monkeypatch):
 
 # Eq. (1)
 
+
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 3), m=st.integers(1, 3), h=st.integers(1, 2), seed=st.integers(0, 99))
 def test_similarity_is_the_loop_over_pairs_and_positions(n, m, h, seed):
@@ -86,7 +95,11 @@ def test_similarity_is_the_loop_over_pairs_and_positions(n, m, h, seed):
 @settings(max_examples=15, deadline=None)
 @given(k=st.integers(1, 5), tau=st.sampled_from([0.07, 0.3, 1.0]), seed=st.integers(0, 99))
 def test_L_S_is_equation_1(k, tau, seed):
-    both(lambda v, a: L_S(v, a, tau), lambda v, a: naive_L_S(v, a, tau), features(k, seed=seed)[:2])
+    both(
+        lambda v, a: contrast(v, a, tau),
+        lambda v, a: naive_L_S(v, a, tau),
+        features(k, seed=seed)[:2],
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -94,7 +107,7 @@ def test_L_S_is_equation_1(k, tau, seed):
 def test_chunks_are_of_no_matter(k, chunk, seed):
     inputs = features(k, seed=seed)[:2]
     both(lambda v, a: similarity(v, a, chunk), similarity, inputs)
-    both(lambda v, a: L_S(v, a, 0.1, chunk), lambda v, a: L_S(v, a, 0.1), inputs)
+    both(lambda v, a: contrast(v, a, 0.1, chunk), lambda v, a: contrast(v, a, 0.1), inputs)
 
 
 def test_the_diagonal_is_the_maximum_of_the_localization_map():
@@ -110,11 +123,11 @@ def test_the_diagonal_is_the_maximum_of_the_localization_map():
 def test_order_and_lengths_are_of_no_matter(k, scale, seed):
     f_v, f_a, *_ = features(k, seed=seed)
     order = torch.randperm(k, generator=torch.Generator().manual_seed(seed))
-    loss = L_S(f_v, f_a, 0.1)
-    torch.testing.assert_close(L_S(f_v[order], f_a[order], 0.1), loss)
-    torch.testing.assert_close(L_S(f_v * scale, f_a / scale, 0.1), loss)
+    loss = contrast(f_v, f_a, 0.1)
+    torch.testing.assert_close(contrast(f_v[order], f_a[order], 0.1), loss)
+    torch.testing.assert_close(contrast(f_v * scale, f_a / scale, 0.1), loss)
     torch.testing.assert_close(
-        L_S(f_v.flip(2).transpose(2, 3), f_a, 0.1), loss
+        contrast(f_v.flip(2).transpose(2, 3), f_a, 0.1), loss
     )  # nor where in the picture the maximum is
 
 
@@ -125,24 +138,25 @@ def test_perfect_alignment_is_the_minimum(tau):
     f_a = torch.eye(2 * k, dtype=torch.float64)[:k]
     f_v = torch.eye(2 * k, dtype=torch.float64)[k:, :, None, None].repeat(1, 1, 2, 3)
     f_v[:, :, 1, 2] = f_a
-    assert float(L_S(f_v, f_a, tau)) == pytest.approx(
+    assert float(contrast(f_v, f_a, tau)) == pytest.approx(
         2 * math.log(1 + (k - 1) * math.exp(-1 / tau))
     )
-    assert float(L_S(f_v, f_a.roll(1, 0), tau)) > 1 / tau  # each picture with another's sound
+    assert float(contrast(f_v, f_a.roll(1, 0), tau)) > 1 / tau  # each picture with another's sound
     pair = f_a[:1] * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     least = 2 * math.log(1 + math.exp(-2 / tau))
-    assert float(L_S(pair[:, :, None, None], pair, tau)) == pytest.approx(least)
-    assert all(float(L_S(*features(2, seed=seed)[:2], tau)) > least for seed in range(20))
+    assert float(contrast(pair[:, :, None, None], pair, tau)) == pytest.approx(least)
+    assert all(float(contrast(*features(2, seed=seed)[:2], tau)) > least for seed in range(20))
 
 
 def test_features_that_are_all_the_same_score_two_logarithms():
     f_v, f_a, *_ = features(1)
-    assert float(L_S(f_v.expand(6, -1, -1, -1), f_a.expand(6, -1), 0.03)) == pytest.approx(
+    assert float(contrast(f_v.expand(6, -1, -1, -1), f_a.expand(6, -1), 0.03)) == pytest.approx(
         2 * math.log(6)
     )
 
 
 # Eqs. (2), (3)
+
 
 @settings(max_examples=15, deadline=None)
 @given(k=st.integers(1, 3), seed=st.integers(0, 99))
@@ -155,10 +169,11 @@ def test_hints_are_equations_2_and_3(k, seed):
             (f[i, :, y, x], e[i, :, y, x]) for i in range(k) for y in range(2) for x in range(3)
         ]
         return sum(naive_hint(x / x.norm(), y / y.norm()) for x, y in columns) / len(columns)
+
     f_v, f_a, e_v, e_a = features(k, seed=seed)
-    both(L_a, whole, (f_a, e_a))
-    both(L_v, whole, (f_v, e_v))
-    both(lambda f, e: L_v(f, e, "position"), positions, (f_v, e_v))
+    both(lambda f, e: L_a(f, e).mean(), whole, (f_a, e_a))
+    both(lambda f, e: L_v(f, e).mean(), whole, (f_v, e_v))
+    both(lambda f, e: L_v(f, e, "position").mean(), positions, (f_v, e_v))
 
 
 @settings(max_examples=15, deadline=None)
@@ -170,10 +185,11 @@ def test_hints_at_equality_and_scaled(scale, other, seed):
         (L_v, f_v, e_v, 24),
         (lambda f, e: L_v(f, e, "position"), f_v, e_v, 4),
     ):
-        assert float(loss(f, f * scale)) < 1e-30 < float(loss(f, e)) < 4 / elements
-        assert float(loss(f, -f)) == pytest.approx(
-            4 / elements
-        )  # opposite: a distance of 2, squared
+        assert loss(f, e).shape == (3,)
+        assert (loss(f, f * scale) < 1e-30).all()
+        assert (loss(f, e) > 1e-30).all() and (loss(f, e) < 4 / elements).all()
+        opposite = torch.full((3,), 4 / elements, dtype=f.dtype)  # a distance of 2, squared
+        torch.testing.assert_close(loss(f, -f), opposite)
         torch.testing.assert_close(loss(f * scale, e * other), loss(f, e))
         torch.testing.assert_close(loss(e, f), loss(f, e))
 
@@ -183,10 +199,11 @@ def test_a_strong_position_weighs_more_in_the_map_than_by_itself():
     f_v, _, e_v, _ = features(2)
     e_v[:, :, 0, 0] = 100 * f_v[:, :, 0, 0]
     f_v[:, :, 0, 0] *= 100
-    assert float(L_v(f_v, e_v, "map")) < 0.01 * float(L_v(f_v, e_v, "position"))
+    assert (L_v(f_v, e_v, "map") < 0.01 * L_v(f_v, e_v, "position")).all()
 
 
 # Their sum
+
 
 @pytest.mark.parametrize("of", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("norm", ["map", "position"])
@@ -196,10 +213,10 @@ def test_the_total_is_the_weighted_sum(of, norm):
     config = replace(TINY, alpha1=0.5, alpha2=3.0, alpha3=7.0, tau=0.2, visual_norm=norm, chunk=3)
     wanted = {"contrast": 0.5 * naive_L_S(f_v, f_a, 0.2)}
     if of[1]:
-        wanted["audio_hint"] = 3 * L_a(f_a, e_a)
+        wanted["audio_hint"] = 3 * L_a(f_a, e_a).mean()
     if of[0]:
-        wanted["visual_hint"] = 7 * L_v(f_v, e_v, norm)
-    found = losses(f_v, f_a, e_v, e_a, config)
+        wanted["visual_hint"] = 7 * L_v(f_v, e_v, norm).mean()
+    found = loss_terms(f_v, f_a, e_v, e_a, config)
     assert set(found) == {"loss", *wanted}
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value)
@@ -216,12 +233,12 @@ def test_the_paper_s_weights_put_the_terms_in_one_range():
         "map",
     )
     f_v, f_a, e_v, e_a = features(6, PAPER.channels, PAPER.side, PAPER.side)
-    terms = losses(f_v, f_a, e_v, e_a, PAPER)
+    terms = loss_terms(f_v, f_a, e_v, e_a, PAPER)
     assert float(terms["audio_hint"]) == pytest.approx(2000 / 2048, rel=0.1)
     assert float(terms["visual_hint"]) == pytest.approx(200_000 / (49 * 2048), rel=0.05)
     assert 0.1 < float(terms["contrast"]) < 20
     assert float(
-        losses(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]
+        loss_terms(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]
     ) > 40 * float(terms["visual_hint"])
 
 
@@ -229,8 +246,8 @@ def test_the_paper_s_weights_put_the_terms_in_one_range():
 def test_half_precision_is_computed_in_single(dtype, monkeypatch):
     monkeypatch.undo()
     f_v, f_a, e_v, e_a = (x.to(dtype) for x in features(4))
-    low = losses(f_v, f_a, e_v, e_a, TINY)
-    high = losses(*(x.float() for x in (f_v, f_a, e_v, e_a)), TINY)
+    low = loss_terms(f_v, f_a, e_v, e_a, TINY)
+    high = loss_terms(*(x.float() for x in (f_v, f_a, e_v, e_a)), TINY)
     for name, value in high.items():
         assert low[name].dtype == torch.float32 and torch.equal(low[name], value), name
 
@@ -241,13 +258,13 @@ MEMORY = """
     import resource
     import torch
     from avkd.config import PAPER
-    from avkd.losses import losses
+    from avkd.train import loss_terms
     torch.set_num_threads(1)
     k, c, s = PAPER.batch_size, PAPER.channels, PAPER.side
     f_v, f_a = torch.randn(k, c, s, s, requires_grad=True), torch.randn(k, c, requires_grad=True)
     e_v, e_a = torch.randn(k, c, s, s), torch.randn(k, c)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    losses(f_v, f_a, e_v, e_a, PAPER)["loss"].backward()
+    loss_terms(f_v, f_a, e_v, e_a, PAPER)["loss"].backward()
     assert f_v.grad.abs().sum() > 0 and f_a.grad.abs().sum() > 0
     print(k * c * s * s, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
@@ -266,20 +283,18 @@ def test_memory_of_the_paper_s_batch():
 
 # Processes
 
-def share_of(rows):
-    """The terms and the gradients of these rows' features, of six samples, when every process takes some."""
+
+def part_of(rows):
+    """Terms and gradients of these rows' features, of six samples; other processes have the others."""
     inputs = [x[rows] for x in features(6)]
-    f_v, f_a = (x.clone().requires_grad_() for x in inputs[:2])
-    terms = {
-        "contrast": L_S(f_v, f_a, 0.2, chunk=2),
-        "audio": L_a(f_a, inputs[3]),
-        "visual": L_v(f_v, inputs[2]),
-        "positions": L_v(f_v, inputs[2], "position"),
-    }
     found = {}
-    for name, term in terms.items():
-        gradients = torch.autograd.grad(term, (f_v, f_a), allow_unused=True, retain_graph=True)
-        found[name] = term.detach(), [torch.zeros(()) if g is None else g for g in gradients]
+    for norm in ("map", "position"):
+        f_v, f_a = (x.clone().requires_grad_() for x in inputs[:2])
+        config = replace(TINY, alpha2=3.0, alpha3=7.0, tau=0.2, chunk=2, visual_norm=norm)
+        for name, term in loss_terms(f_v, f_a, *inputs[2:], config).items():
+            gradients = torch.autograd.grad(term, (f_v, f_a), allow_unused=True, retain_graph=True)
+            gradients = [torch.zeros(()) if g is None else g for g in gradients]
+            found[f"{name} {norm}"] = term.detach(), gradients
     return found
 
 
@@ -296,18 +311,18 @@ def one_of_two(rank, folder):
     torch.set_num_threads(1)
     torch.Tensor.float = lambda x: x
     dist.start(torch.device("cpu"))
-    torch.save([share_of(split[rank]) for split in SPLITS], folder / f"{rank}.pt")
+    torch.save([part_of(split[rank]) for split in SPLITS], folder / f"{rank}.pt")
     dist.stop()
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """Shares add up to the whole, and each process has the whole loss's gradients of its own rows."""
+    """Parts add up to the whole; each process has the gradients of the whole for its own rows."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
     torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
-    whole = share_of(list(range(6)))
+    whole = part_of(list(range(6)))
     halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for first, second in zip(*halves):
         for name, (value, gradients) in whole.items():
