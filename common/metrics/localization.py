@@ -60,7 +60,8 @@ def localization(heatmaps, gt, protocol="sslalign", tau=0.5):
         taus = thresholds_of_rows(x, [protocol.rule, "adaptive"], g, tau)  # (2, BLOCK)
         values.append(ciou_of_rows(exceeds(x, taus, protocol), g))
     plain, adaptive = torch.cat(values, 1)
-    return {"ciou": plain, "ciou_adaptive": adaptive, "pointing": is_peak_in(rows.view(gt.shape), gt)}
+    return {"ciou": plain, "ciou_adaptive": adaptive,
+            "pointing": is_peak_in(rows.view(gt.shape), gt)}
 
 
 @portable
