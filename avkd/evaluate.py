@@ -97,7 +97,7 @@ def load_predictor(path, device, object_weights="", detr="", detr_size=224, make
         guide = Guide(load_published(resnet18(), object_weights), detector, detr_size)
         note = "" if detr else "No OG-AVC-DETR: --detr names a DETR-R50."
     elif config.data == "scenes" and (make or has_small_teacher(config)):
-        guide = SmallGuide(small.teacher("e_v", config, device))
+        guide = SmallGuide(small.make_teacher("e_v", config, device))
         note = "Objects and detections are of the small visual teacher."
     model = model.to(device, memory_format=torch.channels_last)
     guide = guide and guide.to(device).eval()
@@ -107,7 +107,7 @@ def load_predictor(path, device, object_weights="", detr="", detr_size=224, make
 def has_small_teacher(config) -> bool:
     """Whether the trained small visual teacher is on disk, with the objects that it knows."""
     has_objects = not config.objects or Path(config.objects).is_dir()
-    return has_objects and small.weights("e_v", config).is_file()
+    return has_objects and small.weights_path("e_v", config).is_file()
 
 
 def evaluate_best(run, benchmark) -> dict:

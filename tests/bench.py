@@ -61,7 +61,7 @@ def turn(device):
 def sslalign(device):
     """sslalign's, with all nine pairs."""
     from common.benchmarks import pairs
-    from sslalign import config, data, losses, model
+    from sslalign import config, data, model, train
 
     settings = replace(config.TINY, scenes=256, easy=0)
     net = model.Sslalign(settings).to(device, memory_format=torch.channels_last)
@@ -69,31 +69,30 @@ def sslalign(device):
     batches.neighbours = 2 * [np.arange(settings.scenes)[:, None].repeat(settings.k, 1)]
 
     def loss(batch):
-        seen, heard = net(batch["images"], batch["waveforms"])
-        return losses.losses(seen, heard, len(batch["images"]), len(batch["waveforms"]), settings)[
-            "loss"
-        ]
+        return train.loss_terms(*net(batch["images"], batch["waveforms"]), settings)["loss"]
 
     return settings.batch_size, batches, torch.optim.Adam(net.parameters(), settings.lr), loss
 
 
 def avkd(device):
     """avkd's, with both teachers' hints."""
-    from avkd import config, data, losses, model, teachers
+    from avkd import config, data, model, teachers, train
     from common.benchmarks import pairs
 
     settings = replace(config.TINY, scenes=256)
     net = model.Avkd(settings).to(device, memory_format=torch.channels_last)
     e_v, e_a = (
         np.random.default_rng(0).random(shape, np.float32).astype(np.float16)
-        for shape in teachers.shapes(settings, 256).values()
+        for shape in (teachers.hint_shape(settings, name, 256) for name in ("e_v", "e_a"))
     )
-    batches = data.TrainingBatches(pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a)
+    batches = data.TrainingBatches(
+        pairs.ScenePairs(0, settings.scenes, settings), settings, e_v, e_a
+    )
     return (
         settings.batch_size,
         batches,
         torch.optim.Adam(net.parameters(), settings.lr),
-        lambda batch: losses.losses(
+        lambda batch: train.loss_terms(
             *net(batch["images"], batch["waveforms"]), batch["e_v"], batch["e_a"], settings
         )["loss"],
     )

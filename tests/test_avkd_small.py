@@ -1,4 +1,5 @@
 """avkd/small.py: the small teachers of embedded scenes."""
+
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ def test_cells_are_the_loop_over_cells(side, count, seed):
     )  # (count, low and high, x and y)
     boxes, classes = corners.reshape(count, 4).astype(np.float32), rng.integers(0, 7, count)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    found = small.cells(SimpleNamespace(boxes=boxes, classes=classes), side, 7)
+    found = small.cell_classes(SimpleNamespace(boxes=boxes, classes=classes), side, 7)
     assert found.shape == (side, side)
     for row in range(side):
         for column in range(side):
@@ -53,7 +54,7 @@ def test_cells_are_the_loop_over_cells(side, count, seed):
 
 def test_cells_show_what_is_in_the_scene():
     scenes = small.make_scenes(3, TINIER)
-    images, targets = small.detections(scenes, TINIER, 4)
+    images, targets = small.draw_images(scenes, TINIER, 4)
     assert (
         images.shape == (4, 3, 48, 48)
         and images.dtype == torch.uint8
@@ -70,14 +71,14 @@ def test_cells_show_what_is_in_the_scene():
 
 @pytest.mark.slow
 def test_the_small_teachers_learn(tmp_path):
-    """Of scenes of another seed they know more than chance: 12 classes. Each learns its own task from its own scenes."""
+    """On scenes of another seed they are better than chance among 12 classes."""
     config, other = (
         replace(TINIER, teacher_steps=110, out=str(tmp_path)),
         small.make_scenes(5, TINIER),
     )
-    detector, listener = small.teacher("e_v", config), small.teacher("e_a", config)
+    detector, listener = small.make_teacher("e_v", config), small.make_teacher("e_a", config)
     with torch.no_grad():
-        images, targets = small.detections(other, config, 120)
+        images, targets = small.draw_images(other, config, 120)
         there, logits = targets < len(other.names), detector(images)
         assert logits.shape == (120, len(other.names) + 1, config.side, config.side)
         right = (logits[:, :-1].argmax(1) == targets)[there].float().mean()
@@ -85,7 +86,7 @@ def test_the_small_teachers_learn(tmp_path):
         assert right > 1.25 * often and right > 0.17, (right, often)
         objects = logits.softmax(1)[:, -1]
         assert objects[there].mean() < objects[~there].mean() - 0.05
-        waveforms, targets = small.sounds(other, config, 120)
+        waveforms, targets = small.draw_audio(other, config, 120)
         right = (listener(waveforms).argmax(1) == targets).float().mean()
         assert right > 0.35 > 2 * targets.bincount().max() / 120, right
 
@@ -93,26 +94,26 @@ def test_the_small_teachers_learn(tmp_path):
 @pytest.mark.slow
 def test_a_small_teacher_is_made_once(tmp_path, monkeypatch):
     config = replace(TINIER, out=str(tmp_path))
-    for name, made in (("e_v", small.detections), ("e_a", small.sounds)):
+    for name, made in (("e_v", small.draw_images), ("e_a", small.draw_audio)):
         torch.manual_seed(3)
         before = torch.random.get_rng_state()
-        first = small.teacher(name, config)
+        first = small.make_teacher(name, config)
         assert torch.equal(torch.random.get_rng_state(), before) and not first.training
         monkeypatch.setitem(
             small.TASKS, name, (small.TASKS[name][0], None, small.TASKS[name][2])
         )  # read from its file: nothing is drawn
-        again = small.teacher(name, config)
+        again = small.make_teacher(name, config)
         assert torch.equal(torch.random.get_rng_state(), before) and not again.training
         monkeypatch.setitem(small.TASKS, name, (small.TASKS[name][0], made, small.TASKS[name][2]))
-        anew = small.teacher(name, replace(config, out=str(tmp_path / "anew")))
+        anew = small.make_teacher(name, replace(config, out=str(tmp_path / "anew")))
         for key, value in first.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]) and torch.equal(
                 value, anew.state_dict()[key]
             ), key
-        assert small.weights(name, config).parent == small.folder(config)
-        torch.save({}, small.weights(name, config))
+        assert small.weights_path(name, config).parent == small.folder(config)
+        torch.save({}, small.weights_path(name, config))
         with pytest.raises(InputError, match=rf"{name}\.pt"):
-            small.teacher(name, config)
+            small.make_teacher(name, config)
 
 
 def test_another_configuration_has_another_folder(tmp_path):
@@ -138,7 +139,7 @@ def test_another_configuration_has_another_folder(tmp_path):
     same = replace(
         config, seed=4, lr=1.0, tau=1.0, scenes=9, teach_image=False, epochs=1, augment=True
     )  # students share teachers
-    assert small.folder(same) == small.folder(config) and small.made_of(same) == small.made_of(
-        config
-    )
-    assert json.loads(json.dumps(small.made_of(config))) == small.made_of(config)
+    assert small.folder(same) == small.folder(config) and small.fingerprint(
+        same
+    ) == small.fingerprint(config)
+    assert json.loads(json.dumps(small.fingerprint(config))) == small.fingerprint(config)

@@ -1,4 +1,4 @@
-"""avkd/teachers.py: the hints of each teacher, the files they are kept in, and which files are refused."""
+"""avkd/teachers.py: the hints of each teacher, their files, and which files are refused."""
 
 import json
 import os
@@ -42,7 +42,7 @@ TINIER = replace(
 FILES = replace(PAPER, channels=6, image_size=64, held_out=2)  # F_v's maps are 2 × 2
 
 
-# Files of hints ---------------------------------------------------------------------------------------------------------------
+# Files of hints -----------------------------------------------------------------------------------
 
 
 class Source:
@@ -51,7 +51,8 @@ class Source:
 
 
 class Teacher:
-    """Its hints tell whose they are, in more digits than float16 has; it counts what it saw, and can stop."""
+    """Its hints tell whose they are, in more digits than float16 has. It counts its inputs, and can
+    stop."""
 
     def __init__(self, *shape, stop=99):
         self.shape, self.seen, self.stop = shape, 0, stop
@@ -76,7 +77,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "BATCH", 4)
     (tmp_path / "weights.pth").write_bytes(b"weights")
     for name, shape in SHAPES.items():
-        teachers.write(
+        teachers.write_hints(
             Source(), FILES, name, Teacher(*shape), tmp_path / "weights.pth", tmp_path / "hints"
         )
     return tmp_path / "hints"
@@ -88,7 +89,7 @@ def reading(folder, **changes):
 
 def test_hints_come_back(folder):
     """In float16, each beside its pair, without being read whole."""
-    for name, found in zip(SHAPES, teachers.load(reading(folder), Source().ids)):
+    for name, found in zip(SHAPES, teachers.load_hints(reading(folder), Source().ids)):
         wanted = Teacher(*SHAPES[name]).hint(torch.arange(11.0))
         assert (
             isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == np.float16
@@ -99,10 +100,10 @@ def test_hints_come_back(folder):
 
 
 @pytest.mark.parametrize("image, audio", [(True, False), (False, True), (False, False)])
-def test_what_is_not_wanted_is_not_read(folder, image, audio):
+def test_hints_without_a_teacher_are_not_read(folder, image, audio):
     for name in [name for name, wanted in zip(SHAPES, (image, audio)) if not wanted]:
         (folder / f"{name}.npy").write_bytes(b"damaged")
-    found = teachers.load(reading(folder, teach_image=image, teach_audio=audio), Source().ids)
+    found = teachers.load_hints(reading(folder, teach_image=image, teach_audio=audio), Source().ids)
     assert [x is not None for x in found] == [image, audio]
 
 
@@ -114,11 +115,12 @@ def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
     def run(stop=99, folder=tmp_path / "hints", config=FILES):
         teacher = Teacher(*SHAPES[name], stop=stop)
         try:
-            return teachers.write(
+            return teachers.write_hints(
                 Source(), config, name, teacher, tmp_path / "weights.pth", folder
             ), teacher.seen
         except Stopped:
             return None, teacher.seen
+
     whole = run(folder=tmp_path / "whole")[0]
     assert run(stop=4) == (None, 4)
     part = tmp_path / "hints" / f"{name}.npy.part"
@@ -127,7 +129,7 @@ def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=rf"{name}\.npy: is not finished; .*avkd\.teachers` continues it"
     ):
-        teachers.load(
+        teachers.load_hints(
             reading(tmp_path / "hints", teach_image=name == "e_v", teach_audio=name == "e_a"),
             Source().ids,
         )
@@ -144,7 +146,7 @@ def test_goes_on_where_it_was_killed(name, tmp_path, monkeypatch):
     changed = {"visual_hint": "encoder"} if name == "e_v" else {"channel": "left"}
     assert run(config=replace(FILES, **changed))[1] == 11
     with pytest.raises(InputError, match=r"ids\.txt: is of other samples"):
-        teachers.write(
+        teachers.write_hints(
             Source(5),
             FILES,
             name,
@@ -183,12 +185,12 @@ def test_hints_of_another_training(folder, name, changes, said):
     with pytest.raises(
         InputError, match=rf"{name}\.npy: .*{said}.*`python -m avkd\.teachers`"
     ) as error:
-        teachers.load(reading(folder, **changes), Source().ids)
+        teachers.load_hints(reading(folder, **changes), Source().ids)
     assert "\n" not in str(error.value)
 
 
 def test_hints_of_another_training_may_differ_in_what_no_teacher_sees(folder):
-    teachers.load(
+    teachers.load_hints(
         reading(folder, window=1024, hop=100, lr=1.0, batch_size=4, seed=5, augment=True, tau=1.0),
         Source().ids,
     )
@@ -204,7 +206,7 @@ def test_hints_of_another_training_may_differ_in_what_no_teacher_sees(folder):
 )
 def test_hints_of_other_pairs(folder, change, said):
     with pytest.raises(InputError, match=rf"ids\.txt: .*{said}"):
-        teachers.load(reading(folder), change(Source().ids))
+        teachers.load_hints(reading(folder), change(Source().ids))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -214,8 +216,9 @@ def test_files_that_are_not_hints(folder, name):
 
     def refused(words, file=rf"{name}\.npy"):
         with pytest.raises(InputError, match=rf"{file}: .*{words}") as error:
-            teachers.load(reading(folder), Source().ids)
+            teachers.load_hints(reading(folder), Source().ids)
         assert "\n" not in str(error.value)
+
     for damaged in (b"", b"what is this", whole[:-1], whole.replace(b"}", b" ")):
         path.write_bytes(damaged)
         refused(r"not a \.npy file")
@@ -235,7 +238,7 @@ def test_files_that_are_not_hints(folder, name):
     record.write_text("what is this")
     refused("", rf"{name}\.npy\.json")
     record.unlink()
-    refused("is missing: nobody knows which teacher", rf"{name}\.npy\.json")
+    refused("is missing: it says which teacher made the hints", rf"{name}\.npy\.json")
     record.write_text(said)
     shutil.copy(path, folder / f"{name}.npy.part")
     refused("is not finished")
@@ -255,13 +258,13 @@ def scenes(tmp_path_factory):
 @pytest.mark.slow
 def test_scenes_make_their_own_hints(scenes, monkeypatch):
     config, source = scenes
-    e_v, e_a = teachers.hints(config, source)
+    e_v, e_a = teachers.training_hints(config, source)
     with torch.no_grad():
-        wanted = small.teacher("e_v", config).hint(
+        wanted = small.make_teacher("e_v", config).hint(
             torch.stack([whole_view(source.image(i), 48) for i in range(5)])
         )
         np.testing.assert_allclose(e_v, wanted, atol=2e-3, rtol=2e-3)
-        wanted = small.teacher("e_a", config).hint(
+        wanted = small.make_teacher("e_a", config).hint(
             torch.stack([cropped_waveform(source.waveform(i), config) for i in range(5)])
         )
         np.testing.assert_allclose(e_a, wanted, atol=2e-3, rtol=2e-3)
@@ -271,27 +274,27 @@ def test_scenes_make_their_own_hints(scenes, monkeypatch):
         and e_v.any()
         and e_a.any()
     )
-    nothing, alone = teachers.hints(replace(config, teach_image=False), source)
+    nothing, alone = teachers.training_hints(replace(config, teach_image=False), source)
     assert nothing is None and np.array_equal(alone, e_a)
-    alone, nothing = teachers.hints(replace(config, teach_audio=False), source)
+    alone, nothing = teachers.training_hints(replace(config, teach_audio=False), source)
     assert nothing is None and np.array_equal(alone, e_v)
     monkeypatch.setattr(teachers, "DataLoader", None)  # all is there
-    assert np.array_equal(teachers.hints(config, source)[0], e_v)
+    assert np.array_equal(teachers.training_hints(config, source)[0], e_v)
 
 
 @pytest.mark.slow
 def test_one_teacher_makes_one_file(scenes, tmp_path):
     config = replace(scenes[0], out=str(tmp_path), teach_image=False)
-    nothing, e_a = teachers.hints(config, scenes[1])
+    nothing, e_a = teachers.training_hints(config, scenes[1])
     assert nothing is None and e_a.shape == (5, 16)
     assert not [p for p in tmp_path.rglob("*") if "e_v" in p.name]
-    assert teachers.hints(replace(config, teach_audio=False), scenes[1]) == (None, None)
+    assert teachers.training_hints(replace(config, teach_audio=False), scenes[1]) == (None, None)
     others = ScenePairs(1, 5, config)  # other pairs of the same teachers
-    assert not np.array_equal(teachers.hints(config, others)[1], e_a)
+    assert not np.array_equal(teachers.training_hints(config, others)[1], e_a)
     assert len(list(tmp_path.rglob("ids.txt"))) == 2
 
 
-# DETR -------------------------------------------------------------------------------------------------------------------------
+# DETR ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -305,14 +308,14 @@ def published(tmp_path_factory):
     path.unlink()
 
 
-def golden_picture():
+def golden_image():
     """(1, 3, 96, 128), before it is normalised."""
     x = torch.from_numpy(fill.make_input("detr_r50-image", (1, 3, 96, 128)))
     return x * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
 
 def pooled(x):
-    """(3, 4) cells in the last two dimensions → 2 × 2: rows 0, 1 and 1, 2; columns 0, 1 and 2, 3."""
+    """(…, 3, 4) → (…, 2, 2): means of rows 0, 1 and 1, 2 and of columns 0, 1 and 2, 3."""
     return np.stack(
         [
             np.stack([x[..., r : r + 2, c : c + 2].mean((-1, -2)) for c in (0, 2)], -1)
@@ -331,7 +334,7 @@ def test_the_hints_of_detr(reading, published):
     )
     teacher = teachers.Detr(config, published)
     with torch.no_grad():
-        e_v = teacher.hint(golden_picture())
+        e_v = teacher.hint(golden_image())
     assert e_v.shape == (1, config.channels, 2, 2) and e_v.isfinite().all() and e_v.std() > 0
     if reading == "backbone":
         found, wanted = e_v[:, ::16], golden["backbone"]
@@ -365,14 +368,15 @@ def test_what_detr_sees(published, scenes):
         teachers.Detr(replace(PAPER, channels=2047), published)
 
 
-# PANNs ------------------------------------------------------------------------------------------------------------------------
+# PANNs --------------------------------------------------------------------------------------------
 
 WIDTHS = {"cnn14": 4, "wavegram_logmel_cnn14": 16}
 
 
 @pytest.fixture
 def narrow(tmp_path, monkeypatch):
-    """Narrow networks in the published layouts: 128 or 512 channels of PANNs, 32 of DETR, whose hints are the encoder's."""
+    """Narrow networks in the published layouts: 128 or 512 channels of PANNs, 32 of DETR, of which
+    the encoder gives the hints."""
     torch.manual_seed(0)
     for name, width in WIDTHS.items():
         make = getattr(panns, name)
@@ -422,12 +426,12 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
         InputError, match=f"--channels: 7: embeddings of PANNs have {config.channels}"
     ):
         teachers.Panns(replace(config, channels=7), narrow / f"{name}.pth")
-    other, = set(AUDIO_TEACHERS) - {name}
+    (other,) = set(AUDIO_TEACHERS) - {name}
     with pytest.raises(InputError, match=rf"{other}\.pth: not the weights"):
         teachers.Panns(config, narrow / f"{other}.pth")
 
 
-# The command ------------------------------------------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -498,10 +502,10 @@ def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monke
     source, _ = training_pairs(config)
     teachers.main(command(flickr, folder, "--detr", narrow / "detr.pth"))
     with pytest.raises(InputError, match=r"e_a\.npy: no such file"):
-        teachers.load(config, source.ids)
+        teachers.load_hints(config, source.ids)
     teachers.main(command(flickr, folder, "--panns", narrow / "cnn14.pth", "--workers", 1))
     assert "e_a.npy: (7, 128), 0.00 GiB" in capsys.readouterr().out
-    e_v, e_a = teachers.hints(config, source)  # as a training reads them
+    e_v, e_a = teachers.training_hints(config, source)  # as a training reads them
     detr, listener = (
         teachers.Detr(config, narrow / "detr.pth"),
         teachers.Panns(config, narrow / "cnn14.pth"),
