@@ -1,14 +1,14 @@
 """Grouped vector quantisation with moving averages: Eqs. (4) and (8) of sections 3.4 and 3.5.
 
 symbol    here              shape
-f         x                 (N, d)               text and audio vectors of a step, projected
-Ψ_i       codes[i]          (codes, d / groups)  the codebook of group i
-ť, ǎ      quantised         (N, d)               the query conditions q of Eq. (1)
-q         groups                                 the number of groups
+f, t̄, ā   x                 (N, d)           text and audio vectors of a step, t and a of model.py
+Ψ_i       codes[i]          (codes, d/q)     the codebook of group i
+ť, ǎ      quantised         (N, d)           the query conditions, `q` in Eq. (1)
+q         groups                             the number of groups, as in the shapes below
 β         beta
 
-The codes follow their inputs as in van den Oord et al. 2017, appendix A.1. What a step chose is
-summed over all processes, so that n processes move the codes as one with the whole batch would.
+Codes are moving averages of the inputs that chose them (van den Oord et al. 2017, appendix A.1).
+Counts and sums are of all processes, so that n processes give the codes of one with all the batch.
 
 >>> book = GroupedCodebook(groups=2, codes=16, dim=8).eval()
 >>> quantised, loss, info = book(torch.zeros(3, 8))
@@ -20,29 +20,29 @@ from torch import nn
 
 from common.training import dist
 
-DEAD = 0.1  # a code is dead if its average count is below this part of an equal share
+MIN_USAGE = 0.1  # a code is dead if it is chosen less than this times the average of its group
 
 
 def commitment(x, quantised, beta: float):
-    """The β term of Eq. (8). With moving averages the first term has no gradient: it is left out.
+    """The commitment, which is the second term of Eq. (8), section 3.5.
 
-        L_code = ‖sg[f] − Ψ(f)‖² + β ‖f − sg[Ψ(f)]‖²
+        L_code = ‖sg[f] − Ψ(f)‖₂² + β ‖f − sg[Ψ(f)]‖₂²
 
-    x, quantised: (N, d). Returns (N, d), the loss of each element.
+    The first term only moves codes; moving averages do that here. x, quantised: (N, d). Returns
+    β (f − sg[Ψ(f)])² of each element, (N, d).
     """
     return beta * (x - quantised.detach()).square()
 
 
 class GroupedCodebook(nn.Module):
-    """`groups` books of `codes` vectors of length dim / groups; `dim` is the whole d.
+    """`groups` codebooks of `codes` vectors of length `dim` / `groups`; `dim` is d.
 
     In training the codes are bias-corrected moving averages of their inputs, with Laplace smoothing
     of the counts. The averages start at zero: a code that was never chosen becomes the zero vector,
-    as in the authors' code. Codes that keep their random value until they are chosen stay unused:
-    on synthetic clusters, two books of 256 × 128 ended with a third of the perplexity.
+    as in the authors' code. Codes that keep their random value until then stay unused.
 
     With `revive`, dead codes are moved onto the inputs of the whole batch that are farthest from
-    their codes; at the first step this initialises the books from data.
+    their codes; at the first step this initialises the codebooks from data.
     """
 
     def __init__(self, groups: int, codes: int, dim: int, decay: float = 0.99, beta: float = 0.25,
@@ -61,11 +61,11 @@ class GroupedCodebook(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """Each part of x is replaced by the nearest code of its group, Eq. (4).
 
-            ť = [Ψ_1(t̄_1); …; Ψ_q(t̄_q)],   Ψ_i(f) = argmin_c ‖f − c‖ over the codes c of group i
+            ť = [Ψ_1(t̄_1); …; Ψ_q(t̄_q)],   Ψ_i(t̄_i) = argmin_c ‖t̄_i − c‖₂ over group i's codes c
 
-        x: (N, dim). Returns quantised (N, dim) with a straight-through gradient, the loss (N, dim)
-        of `commitment`, and info: `indices` (N, groups), `counts` (groups, codes), `perplexity`
-        (groups,). Counts are of all processes in training, of one's own batch in eval mode.
+        ǎ likewise. x: (N, d). Returns quantised (N, d) with a straight-through gradient, the loss
+        (N, d) of `commitment`, and info: `indices` (N, q), `counts` (q, codes), `perplexity` (q,).
+        Counts are of all processes in training, of this process's batch in eval mode.
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
@@ -96,7 +96,7 @@ class GroupedCodebook(nn.Module):
         return self.codes[torch.arange(self.groups, device=indices.device), indices].flatten(1)
 
     def report_usage(self) -> dict:
-        """The perplexity of each book since the last call, and the part of its codes in use."""
+        """The perplexity of each codebook since the last call, and the part of its codes in use."""
         p = self.usage / self.usage.sum(1, keepdim=True)  # (q, codes)
         report = {"perplexity": torch.special.entr(p).sum(1).exp(),
                   "active": (p > 0).float().mean(1)}
@@ -127,10 +127,10 @@ class GroupedCodebook(nn.Module):
         n = min(far.shape[1], rare.shape[1])
         far, rare = far[:, :n], rare[:, :n]
         group = torch.arange(self.groups, device=x.device)[:, None]  # (q, 1)
-        limit = DEAD * self.average_count.mean(1, keepdim=True)  # (q, 1)
+        limit = MIN_USAGE * self.average_count.mean(1, keepdim=True)  # (q, 1)
         is_dead = self.average_count[group, rare] < limit  # (q, n)
         code = x[far, group]  # (q, n, d/q)
-        count = (2 * limit).expand(-1, n)  # small: if nobody chooses it, it is soon dead again
+        count = (2 * limit).expand(-1, n)  # small: dead again soon if no input chooses it
         for average, value in ((self.codes, code), (self.average_sum, count.unsqueeze(2) * code),
                                (self.average_count, count)):
             mask = is_dead.view(*is_dead.shape, *[1] * (average.dim() - 2))

@@ -8,8 +8,8 @@ T̃, T          words, tokens (B, L_t, |V|), (B, L_t)    text: logits, word indi
 Ã, A          audio, logmel (B, L_m, c)       reconstructed and given log-mel spectrogram
 λ_1 … λ_5     config.lambda_reg, _iou, _code, _recon, _contra
 
-Each function returns the losses of all samples, or of all parts of them; train.py averages, for
-Eq. (9) over masked positions only. Eq. (8) is in codebook.py.
+Each function returns one loss for each sample, coordinate, word or frame. train.py: loss_terms
+takes the means, for Eq. (9) over masked positions only. Eq. (8) is in codebook.py.
 
 >>> box = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
 >>> box_overlap(box, box + 0.1).round(decimals=2)
@@ -30,8 +30,8 @@ def giou(a, b):
 
         GIoU = |a ∩ b| / |a ∪ b| − (|C| − |a ∪ b|) / |C|
 
-    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1]. Not `metrics.generalized_box_iou`, which
-    checks its input, for which a GPU has to wait, and is made for no gradient.
+    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1]. `metrics.generalized_box_iou` is not
+    used: its checks make a GPU wait, and it has no gradient.
     """
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     inter = overlap.clamp(min=0).prod(-1)
@@ -41,9 +41,9 @@ def giou(a, b):
 
 
 def box_regression(box, gt):
-    """L_reg of Eq. (6): smooth l1 "of each coordinate separately".
+    """L_reg of Eq. (6), the smooth l1 loss of each coordinate.
 
-        L_reg = ½ (b̂ − b)²  where |b̂ − b| < 1, else |b̂ − b| − ½
+        L_reg(b̂, b) = ½ (b̂ − b)²  where |b̂ − b| < 1, else |b̂ − b| − ½
 
     box, gt: (b_s, 4). Returns (b_s, 4), the loss of each coordinate.
     """
@@ -53,7 +53,7 @@ def box_regression(box, gt):
 def box_overlap(box, gt):
     """L_iou of Eq. (6).
 
-        L_iou = 1 − GIoU(b̂, b)
+        L_iou(b̂, b) = 1 − GIoU(b̂, b)
 
     box, gt: (b_s, 4). Returns (b_s,), the loss of each box.
     """
@@ -61,9 +61,9 @@ def box_overlap(box, gt):
 
 
 def contrast(t, a, tau: float, direction: str = "t2a"):
-    """InfoNCE between captions and audio, Eq. (7). The printed sign is that of a likelihood.
+    """InfoNCE between captions and audio, Eq. (7), negated: the paper prints what is maximised.
 
-        L_contra = −1/b Σᵢ log( exp(cos(tᵢ, aᵢ)/τ_c) / Σⱼ exp(cos(tᵢ, aⱼ)/τ_c) )
+        L_contra = −1/b Σᵢ log( exp(D(t̄ᵢ, āᵢ)/τ_c) / Σⱼ exp(D(t̄ᵢ, āⱼ)/τ_c) ),  D: cosine
 
     t, a: (b, d), row i of one belongs to row i of the other. Returns (b,), the loss of each row.
     direction: t2a is Eq. (7), a2t exchanges t and a, both is the mean of the two.
@@ -80,7 +80,7 @@ def contrast(t, a, tau: float, direction: str = "t2a"):
 def text_reconstruction(words, tokens):
     """L_recon^t of Eq. (9).
 
-        L_recon^t = −log softmax(T̃)[T]
+        L_recon^t = L_ce(T̃, T) = −log softmax(T̃)[T]
 
     words: (B, L_t, |V|), tokens: (B, L_t). Returns (B, L_t), the loss of each word.
     """
@@ -91,7 +91,7 @@ def text_reconstruction(words, tokens):
 def audio_reconstruction(audio, logmel):
     """L_recon^a of Eq. (9).
 
-        L_recon^a = 1/c |Ã − A|₁
+        L_recon^a = L_l1(Ã, A) = 1/c ‖Ã − A‖₁
 
     audio, logmel: (B, L_m, c). Returns (B, L_m), the loss of each frame.
     """
@@ -99,11 +99,12 @@ def audio_reconstruction(audio, logmel):
 
 
 def total(terms: dict, config):
-    """The weighted sum of Eqs. (6) and (10).
+    """The overall loss L = L_loc + L_aln, end of section 3.5; `terms` are scalars.
 
-        L = λ_1 L_reg + λ_2 L_iou + λ_3 L_code + λ_4 (L_recon^a + L_recon^t) + λ_5 L_contra
+        L_loc = λ_1 L_reg + λ_2 L_iou                                            Eq. (6)
+        L_aln = λ_3 L_code + λ_4 (L_recon^a + L_recon^t) + λ_5 L_contra          Eq. (10)
     """
-    return (config.lambda_reg * terms["reg"] + config.lambda_iou * terms["iou"]
-            + config.lambda_code * terms["code"] + config.lambda_contra * terms["contra"]
-            + config.lambda_recon * terms["recon_text"]
-            + config.lambda_recon * terms["recon_audio"])
+    c = config
+    return (c.lambda_reg * terms["reg"] + c.lambda_iou * terms["iou"]
+            + c.lambda_code * terms["code"] + c.lambda_contra * terms["contra"]
+            + c.lambda_recon * terms["recon_text"] + c.lambda_recon * terms["recon_audio"])

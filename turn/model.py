@@ -12,12 +12,13 @@ A             logmel        (B, L_m, c)      log-mel spectrogram
 t̄, ā          t, a          (B, d)           aggregated and projected, before the codebooks
 ť, ǎ          t_q, a_q      (B, d)           quantised: the query condition q
 b̂             box           (B, 4)           cx, cy, w, h in [0, 1]
-T̃, Ã          words, audio  (B, L_t, |V|), (B, L_m, c)    reconstructed text and audio
+T̃ˢ, T̃ᵐ        words_s, _m   (B, L_t, |V|)    reconstructed text, as logits
+Ãᵐ            audio         (B, L_m, c)      reconstructed log-mel spectrogram
 Θ_v, Θ_t, Θ_a transformer, text_encoder, audio_encoder
 Ω_t, Ω_a, Ψ   text_decoder, audio_decoder, codebook
 
-B samples of a batch; suffixes _s and _m are the source and the intermediate domain. `padding` is
-True on padding, a `mask` True on what a decoder has to reconstruct.
+B samples of a batch, d and c channels; suffixes _s and _m are the source and the intermediate
+domain. `padding` is True on padding, a `mask` True on what a decoder has to reconstruct.
 
 >>> from turn.config import TINY
 >>> from turn.backbones.tokenizer import WordPiece
@@ -39,23 +40,24 @@ from .codebook import GroupedCodebook
 class Localization(nn.Module):
     """The localization stream, section 3.3: an image and a query condition q → one box."""
 
-    def __init__(self, c):
+    def __init__(self, config):
         super().__init__()
-        self.d = d = c.dim
-        self.detr = detr_r50(c.detr_weights) if c.detr == "r50" else narrow_detr(
-            c.backbone_width, d, c.heads, c.detr_layers, c.ffn * d)
+        self.d = d = config.dim
+        self.detr = detr_r50(config.detr_weights) if config.detr == "r50" else narrow_detr(
+            config.backbone_width, d, config.heads, config.detr_layers, config.ffn * d)
         self.project = nn.Sequential(nn.Linear(self.detr.d, d), nn.ReLU(), nn.Linear(d, d))
-        self.transformer = Transformer(d, c.visual_heads, c.visual_layers, c.ffn, c.visual_dropout)
+        self.transformer = Transformer(d, config.visual_heads, config.visual_layers, config.ffn,
+                                       config.visual_dropout)
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 4))
 
     def embed(self, image, padding=None):
         """image (B, 3, H, W), its padding → v, positions (B, n_v, d), padding (B, n_v) or None."""
-        tokens, small = self.detr.encode(image, padding)  # (B, n_v, ·), (B, h, w)
-        # A box is a part of the whole canvas, so these positions count padding. Their length is 1,
-        # as that of the tokens in Eq. (1).
-        positions = sine_positions(torch.zeros_like(small), self.d)  # (B, d, h, w)
+        tokens, padding_v = self.detr.encode(image, padding)  # (B, n_v, ·), (B, h, w), n_v = h · w
+        # Boxes are relative to the padded image, so positions count padding like real cells. Their
+        # length is 1, as that of v̂ in Eq. (1).
+        positions = sine_positions(torch.zeros_like(padding_v), self.d)  # (B, d, h, w)
         positions = F.normalize(positions.flatten(2).transpose(1, 2), dim=-1)  # (B, n_v, d)
-        return self.project(tokens), positions, None if padding is None else small.flatten(1)
+        return self.project(tokens), positions, None if padding is None else padding_v.flatten(1)
 
     def locate(self, v, positions, padding, q):
         """The box of a query condition, Eqs. (1) and (2) of section 3.3.
@@ -63,7 +65,8 @@ class Localization(nn.Module):
             v̂_i = ṽ_i · q / ‖ṽ_i · q‖₂,   v̄ = 1/n_v Σᵢ Θ_v(v̂_1, …, v̂_{n_v})ᵢ
             b̂ = σ(W_2 ReLU(W_1 v̄ + c_1) + c_2)
 
-        v: (B, n_v, d), q: (B, d). Returns (B, 4). Padding does not count in n_v.
+        · is element-wise. Θ_v takes v̂ + positions; the mean leaves out padding.
+        v, positions: (B, n_v, d), padding: (B, n_v) or None, q: (B, d). Returns (B, 4).
         """
         v = F.normalize(v * q[:, None], dim=-1)  # (B, n_v, d)
         v = masked_mean(self.transformer(v + positions, padding), padding)  # (B, d)
@@ -76,32 +79,33 @@ class Localization(nn.Module):
 class Alignment(nn.Module):
     """The alignment stream, section 3.4: text and audio → the same codes, and back."""
 
-    def __init__(self, c, tokenizer):
+    def __init__(self, config, tokenizer):
         super().__init__()
-        d, sizes = c.dim, (c.dim, c.heads)
+        d, heads, ffn, dropout = config.dim, config.heads, config.ffn, config.dropout
         self.pad_id, self.mask_id = tokenizer.pad, tokenizer.mask
         self.words = nn.Embedding(len(tokenizer), d)
-        self.text_encoder = Transformer(*sizes, c.text_layers, c.ffn, c.dropout)
-        self.compress = nn.Sequential(nn.Conv1d(c.n_mels, d, 3, 2, 1), nn.GELU(),
+        self.text_encoder = Transformer(d, heads, config.text_layers, ffn, dropout)
+        self.compress = nn.Sequential(nn.Conv1d(config.n_mels, d, 3, 2, 1), nn.GELU(),
                                       nn.Conv1d(d, d, 3, 2, 1))
-        self.audio_encoder = Transformer(*sizes, c.audio_layers, c.ffn, c.dropout)
-        self.project = nn.Linear(d, d)  # for both, which the norms give one mean and variance
+        self.audio_encoder = Transformer(d, heads, config.audio_layers, ffn, dropout)
+        self.project = nn.Linear(d, d)  # shared; each modality then has its own batch norm
         self.text_norm, self.audio_norm = nn.BatchNorm1d(d), nn.BatchNorm1d(d)
-        for norm in (self.text_norm, self.audio_norm):  # q multiplies the tokens: start near 1
+        for norm in (self.text_norm, self.audio_norm):  # q multiplies ṽ in Eq. (1): start near 1
             nn.init.ones_(norm.bias)
-        self.codebook = GroupedCodebook(c.groups, c.codes // c.groups, d, c.decay, c.beta,
-                                        revive=c.revive)
-        self.text_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
+        self.codebook = GroupedCodebook(config.groups, config.codes // config.groups, d,
+                                        config.decay, config.beta, revive=config.revive)
+        decoder = d, heads, config.decoder_layers, ffn, dropout
+        self.text_decoder = Transformer(*decoder, cross=True)
         self.to_words = nn.Linear(d, len(tokenizer))
-        self.mask_frame = nn.Parameter(torch.zeros(c.n_mels))
-        self.audio_decoder = Transformer(*sizes, c.decoder_layers, c.ffn, c.dropout, cross=True)
+        self.mask_frame = nn.Parameter(torch.zeros(config.n_mels))
+        self.audio_decoder = Transformer(*decoder, cross=True)
         self.expand = nn.Sequential(nn.ConvTranspose1d(d, d, 4, 2, 1), nn.GELU(),
-                                    nn.ConvTranspose1d(d, c.n_mels, 4, 2, 1))
+                                    nn.ConvTranspose1d(d, config.n_mels, 4, 2, 1))
 
     def encode_text(self, tokens):
-        """The aggregated text, Eq. (3) of section 3.4, projected.
+        """The aggregated text, Eq. (3) of section 3.4, then a linear layer and a batch norm.
 
-            t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t}),   without padding
+            t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t}),   t̂ the word embeddings, padding left out
 
         tokens: (B, L_t). Returns (B, d).
         """
@@ -110,9 +114,9 @@ class Alignment(nn.Module):
         return self.text_norm(self.project(x))
 
     def encode_audio(self, logmel):
-        """The aggregated audio, Eq. (3) of section 3.4, projected.
+        """The aggregated audio, Eq. (3) of section 3.4, then a linear layer and a batch norm.
 
-            ā = 1/L_a Σ Θ_a(â_1, …, â_{L_a}),   L_a = L_m / 4
+            ā = 1/L_a Σ Θ_a(â_1, …, â_{L_a}),   â the compressed spectrogram, L_a = L_m / 4
 
         logmel: (B, L_m, c). Returns (B, d).
         """
@@ -120,9 +124,9 @@ class Alignment(nn.Module):
         return self.audio_norm(self.project(x))
 
     def quantise(self, *parts):
-        """Eq. (4) of each part (B_i, d), with Eq. (8) and info: see `GroupedCodebook.forward`.
+        """Eq. (4) of parts (B_i, d) in one call, so that the codebooks are updated once in a step.
 
-        All parts are quantised in one call: there is one shared space, and one update in a step.
+        Returns the quantised parts (B_i, d), loss and info of `GroupedCodebook.forward`.
         """
         x, loss, info = self.codebook(torch.cat(parts))
         return x.split([len(part) for part in parts]), loss, info
@@ -164,8 +168,8 @@ class Turn(nn.Module):
 
             T̃ˢ = Ω_t(ťˢ, Tˢ_mask),   T̃ᵐ = Ω_t(ǎᵐ, Tᵐ_mask),   Ãᵐ = Ω_a(ťᵐ, Aᵐ_mask)
 
-        These are "self" and "cross" of Figure 4, whose other rows are config. batch: see data.py.
-        Returns what the losses need, by the names of this file; None if it is not reconstructed.
+        The paper prints Ãˢ for Ãᵐ. This is "self–cross" of Figure 4; config has its other bars.
+        batch: see data.py. Returns what losses.py takes; None for what is not reconstructed.
         """
         align, n_s = self.alignment, len(batch["tokens_s"])
         t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))

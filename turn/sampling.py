@@ -1,10 +1,10 @@
 """Adaptive sampling, section 3.6: how often an item is drawn, by how exclusive its text is.
 
 symbol     here         shape
-Φ          classifier   tokens (n, L) → (n,)   logits, high for texts of the source domain
-Φ(t_i)     scores       (n,)                   of the items of a domain
-w_i        weights      (n,)                   sampling weights of a domain, of sum 1
-k          k                                   the largest weight is k times the smallest
+Φ          classifier   tokens (n, L_t) → (n,)   logits, high for texts of the source domain
+Φ(t_i)     scores       (n,)                     of the n items of a domain
+w_i        weights      (n,)                     sampling weights of a domain, of sum 1
+k          k                                     the largest weight is k times the smallest
 
 >>> sampling_weights(np.array([0.0, 1.0]), k=4, sign=-1)
 array([0.8, 0.2])
@@ -23,33 +23,34 @@ from .backbones.transformer import Transformer, add_positions, masked_mean
 
 ORDER = 30  # stream of random numbers [seed, ORDER, first step of an epoch]: the order of the texts
 SEED_OFFSET = 7  # the classifier's torch seed is config.seed + SEED_OFFSET
-SOURCE, INTERMEDIATE = -1, 1  # the sign of Φ in Eq. (12)
+SIGNS = {"source": -1, "intermediate": 1}  # of Φ in Eq. (12)
 
 
 class DomainClassifier(nn.Module):
-    """Φ: tokens (B, L) → logits (B,), high for texts of the source domain."""
+    """Φ of Eq. (11): tokens (B, L_t) → logits (B,). The paper does not say what Φ is made of."""
 
     def __init__(self, tokenizer, d: int = 64):
         super().__init__()
         self.pad_id, self.words = tokenizer.pad, nn.Embedding(len(tokenizer), d)
-        self.encoder, self.out = Transformer(d, 4, 1, 4, 0.1), nn.Linear(d, 1)
+        self.encoder = Transformer(d, heads=4, layers=1, ffn=4, dropout=0.1)
+        self.out = nn.Linear(d, 1)
 
     def forward(self, tokens):
-        padding = tokens == self.pad_id  # (B, L)
-        x = self.encoder(add_positions(self.words(tokens)), padding)  # (B, L, d)
+        padding = tokens == self.pad_id  # (B, L_t)
+        x = self.encoder(add_positions(self.words(tokens)), padding)  # (B, L_t, d)
         return self.out(masked_mean(x, padding))[:, 0]
 
 
 def train_classifier(source, intermediate, tokenizer, config, device) -> DomainClassifier:
-    """Minimise Eq. (11) over the texts of both domains, for config.sampler_epochs epochs.
+    """Minimise Eq. (11), as a mean over each mini-batch, for config.sampler_epochs epochs.
 
-        L_ext = −Σ log σ(Φ(tˢ)) − Σ log(1 − σ(Φ(tᵐ)))
+        L_ext = −Σ log σ(Φ(tˢ)) − Σ log(1 − σ(Φ(tᵐ))),   sums over the texts of each domain
 
     torch's random generator is left as it was.
     """
     texts, size = (source.all_texts(), intermediate.all_texts()), config.batch_size
-    tokens = tokenizer.encode(texts[0] + texts[1], config.text_length)  # (n, L)
-    labels = torch.cat([torch.ones(len(texts[0])), torch.zeros(len(texts[1]))])  # (n,)
+    tokens = tokenizer.encode(texts[0] + texts[1], config.text_length)  # (n, L_t)
+    labels = torch.cat([torch.ones(len(texts[0])), torch.zeros(len(texts[1]))])  # (n,), 1: source
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + SEED_OFFSET)
         classifier = DomainClassifier(tokenizer).to(device)
@@ -85,7 +86,8 @@ def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
 
         wᵢ = exp(±Φ(tᵢ)/τ) / Σⱼ exp(±Φ(tⱼ)/τ),   τ = (max Φ − min Φ) / ln k
 
-    scores: (n,); sign: SOURCE (−) or INTERMEDIATE (+). Returns (n,), uniform where τ is 0.
+    max and min over the domain; sign, of SIGNS, is − in the source, + in the intermediate domain.
+    scores: (n,). Returns (n,), uniform if all scores are equal or k is 1.
     """
     spread = scores.max() - scores.min()
     if spread == 0 or k == 1:
@@ -99,7 +101,6 @@ def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
 def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
     """The weights of both domains. Their scores are computed once in a run, into sampling.npz."""
     path, domains = run.folder / "sampling.npz", {"source": source, "intermediate": intermediate}
-    signs = {"source": SOURCE, "intermediate": INTERMEDIATE}
     if run.is_main and not (config.resume and path.exists()):
         classifier = train_classifier(source, intermediate, tokenizer, config, run.device)
         scores = {name: domain_scores(classifier, domain, tokenizer, config, run.device)
@@ -107,7 +108,7 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
         with atomic(path) as f:
             np.savez(f, **scores)
         for name in domains if not config.resume else ():
-            print(most_and_least_exclusive(domains[name].texts, scores[name], name, signs[name]))
+            print(most_and_least_exclusive(domains[name].texts, scores[name], name, SIGNS[name]))
     dist.gather_objects(None)  # wait for the main process
     try:
         with np.load(path, allow_pickle=False) as saved:
@@ -116,7 +117,7 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
         raise InputError(path, f"not the scores of a run ({error})") from None
     if any(len(scores[name]) != len(domains[name]) for name in domains):
         raise InputError(path, "holds scores of other data")
-    return tuple(sampling_weights(scores[name], config.k, signs[name]) for name in domains)
+    return tuple(sampling_weights(scores[name], config.k, SIGNS[name]) for name in domains)
 
 
 def most_and_least_exclusive(texts, scores, domain: str, sign: int, m: int = 10) -> str:

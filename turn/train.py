@@ -1,7 +1,4 @@
 """Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --root DIR` as in 4.1.
-
-Zero-resource (section 3.1): no sample of the training has an image and audio together. Boxes are
-learned from images with phrases, the meaning of audio from captions.
 """
 import time
 from dataclasses import replace
