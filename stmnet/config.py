@@ -53,7 +53,7 @@ class Config(RunConfig):
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal, or less (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of Eq. (1): the paper's is dot", ("dot", "cosine"))
-    tau: float = flag(0.12, "divisor of the similarity before the softmax (1 in the paper)")
+    tau: float = flag(0.12, "temperature of Eq. (1), 1 in the paper; not τ of cIoU (4.2)")
     phi: str = flag("avg", "global pooling of Eqs. (1) and (2)", ("avg", "max"))
     av_memory: str = flag("pre", "x_av: line 4 of Algorithm 1, or of raw features", ("pre", "raw"))
 

@@ -1,8 +1,8 @@
 """Training data (4.2): a random second of a video, T frames with the audio around each, and labels.
 
 A source of clips has `ids`, `classes` (names, `background` last if it is one) and `draw(i, rng)` →
-frames (T of (H, W, 3) uint8), segments (T, n), labels (T,). A step has the label of its video, as
-in the paper, or with a background class `background` if nothing sounds then.
+frames (T of (H, W, 3) uint8), segments (T, samples), labels (T,). A step has the label of its
+video, as in the paper, or with a background class `background` if nothing sounds then.
 """
 import zlib
 from pathlib import Path
@@ -122,7 +122,7 @@ def training_clips(config):
 
 
 def load_clip(source, i: int, config, rng) -> dict:
-    """A random second of video i → {"frames" (T, 3, S, S), "segments" (T, n), "labels" (T,)}."""
+    """A random second of video i → {"frames" (T, 3, S, S), "segments", "labels" (T,)}."""
     frames, segments, labels = source.draw(i, rng)
     if config.augment:  # all frames are cropped at one place (4.2); the paper mirrors nothing
         crop = (*draw_view(config.image_size, rng)[:2], False)

@@ -57,7 +57,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, features_v, segments, past=EMPTY) -> Prediction:
-        """Features of T frames, their audio segments (T, n), the memory of the steps before."""
+        """Features of T frames, their segments (T, samples), the memory of the steps before."""
         features_a = self.model.audio_encoder(segments.to(self.device))[None]
         *output, memory = self.model.space_time(features_v, features_a, past)
         logits, alpha, scores = (x[0].float().cpu() for x in output)

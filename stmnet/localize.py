@@ -35,7 +35,7 @@ GIF_WIDTH = 480  # pixels, at most
 
 
 def localize(predictor, blocks):
-    """Blocks of T frames, times, audio segments (T, n) → each frame, its heatmap (h, w), boxes in
+    """Blocks of T frames, times, segments (T, samples) → each frame, its heatmap (h, w), boxes in
     [0, 1], and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
     memory, number = EMPTY, 0
     for frames, times, segments in blocks:

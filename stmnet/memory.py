@@ -5,9 +5,9 @@ xₐᵗ            x_a               (B, T, C, m, n)    audio feature maps
 xᵥᵗ            x_v               (B, T, C, h, w)    visual feature maps
 xₐᵥᵗ           x_av              (B, T, C, h, w)    audio-visual feature maps, α · xᵥ
 {xᵏ}           memory            (B, P + T, …)      maps of the P ≤ K steps before, then of these T
-x̂ₐ, x̂ₐᵥ        x_a_hat, x_av_hat as xₐ, xₐᵥ         after temporal attention
-α              alpha             (B, T, h, w)       sums to 1 over the positions
-β^(k,t)        beta              (B, T, 1 + P + T)  sums to 1 over the steps: t itself, then memory
+x̂ₐ, x̂ᵥ, x̂ₐᵥ    x_a_hat, …        as xₐ, xᵥ, xₐᵥ     after temporal attention
+αₐᵥᵗ           alpha             (B, T, h, w)       sums to 1 over the positions
+βₘ^(k,t)       beta              (B, T, 1 + P + T)  sums to 1 over the steps: t itself, then memory
 φ, K, L        phi, K, heads                        global pooling, past steps, attention heads
 
 B clips, T steps, C channels, h × w and m × n positions of a visual and an audio map. Training
@@ -46,24 +46,24 @@ class Memory(NamedTuple):
 EMPTY = Memory()  # before the first step
 
 
-def spatial_scores(x_v, x_a, phi, cosine=False, tau=1.0):
-    """The exponents of Eq. (1), section 3.2.
+def spatial_scores(x_v, x_a, phi, cosine=False, temperature=1.0):
+    """The exponents of Eq. (1), section 3.2, over a temperature, which is 1 in the paper.
 
-        s(i,j) = xᵥ(i,j) · φ(xₐ) / τ
+        s(i,j) = xᵥᵗ(i,j) φ(xₐᵗ)ᵀ / temperature
 
     x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w). phi: one of POOLS. cosine: both vectors get
-    length 1 first. The paper takes the dot product "as a generic choice", without τ.
+    length 1 first; the paper takes the dot product "as a generic choice".
     """
     pooled = phi(x_a)  # (…, C)
     if cosine:
         x_v, pooled = F.normalize(x_v, dim=-3), F.normalize(pooled, dim=-1)
-    return torch.einsum("...chw,...c->...hw", x_v, pooled) / tau
+    return torch.einsum("...chw,...c->...hw", x_v, pooled) / temperature
 
 
 def spatial_softmax(scores):
     """The spatial attention f, Eq. (1) of section 3.2, from its exponents s.
 
-        f(xᵥ, xₐ) = α,   α(i,j) = exp s(i,j) / Σᵢⱼ exp s(i,j)
+        f(xᵥᵗ, xₐᵗ) = αₐᵥᵗ,   αₐᵥᵗ(i,j) = exp s(i,j) / Σᵢⱼ exp s(i,j)
 
     scores (…, h, w) → alpha (…, h, w), which sums to 1 over the positions.
     """
@@ -71,10 +71,10 @@ def spatial_softmax(scores):
 
 
 class TemporalAttention(nn.Module):
-    """The temporal attention g of one modality, Eq. (2) of section 3.2.
+    """The temporal attention g of one modality m ∈ {a, v, av}, Eq. (2) of section 3.2.
 
-        β^(k,t) = 1/L Σₗ softmaxₖ( φ(xᵗ) W_l^query · φ(xᵏ) W_l^key / √C )
-        x̂ᵗ = β^(t,t) xᵗ + Σₖ β^(k,t) xᵏ,   k over the K steps before t
+        βₘ^(k,t) = 1/L Σₗ softmaxₖ( φ(xₘᵗ) W_l^query (φ(xₘᵏ) W_l^key)ᵀ / √C )
+        x̂ₘᵗ = βₘ^(t,t) xₘᵗ + Σₖ βₘ^(k,t) xₘᵏ,   Σₖ over the K steps before t, softmaxₖ over t too
 
     Each of the L heads has a query and a key projection C → C. The values are the maps themselves.
     """
@@ -90,7 +90,7 @@ class TemporalAttention(nn.Module):
 
         The first entry is β^(t,t). The rest is 0 but for the K steps before t.
         """
-        T, S = x.shape[1], memory.shape[1]
+        T, S = x.shape[1], memory.shape[1]  # S = P + T
         pooled = self.phi(x)  # (B, T, C)
         query = self.query(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
         key = self.key(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
@@ -98,7 +98,7 @@ class TemporalAttention(nn.Module):
         present = torch.einsum("btlc,btlc->blt", query, key)[..., None]  # (B, L, T, 1)
         past = torch.einsum("btlc,bslc->blts", query, memory_key)  # (B, L, T, S)
         step = torch.arange(S, device=x.device)
-        age = step[S - T:, None] - step  # (T, S)
+        age = step[S - T:, None] - step  # (T, S), steps from each of memory to each of x
         past = past.masked_fill((age < 1) | (age > K), -math.inf)
         products = torch.cat((present, past), -1)  # (B, L, T, 1 + S)
         return (products / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
@@ -112,27 +112,27 @@ class TemporalAttention(nn.Module):
 class MemoryLayer(nn.Module):
     """Algorithm 1. `K` may be changed at any time: the paper gives none.
 
-    ablation: Table 2. av_memory: the x_av of past steps, as in line 4 (pre) or of x_a and x_v as
-    they came in (raw). similarity, tau: see `spatial_scores`.
+    ablation: Table 2. av_memory: xₐᵥᵏ is what line 4 gave at step k (pre), or SpatialAttention of
+    xₐᵏ and xᵥᵏ (raw). similarity, temperature: see `spatial_scores`.
     """
 
     def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre",
-                 similarity="dot", tau=1.0):
+                 similarity="dot", temperature=1.0):
         super().__init__()
-        self.K, self.phi, self.tau = K, POOLS[phi], tau
+        self.K, self.phi, self.temperature = K, POOLS[phi], temperature
         self.is_cosine, self.is_raw = IS_COSINE[similarity], IS_RAW[av_memory]
-        self.cross, self.uni = ABLATIONS[ablation]
-        if self.uni:
+        self.has_cross, self.has_uni = ABLATIONS[ablation]
+        if self.has_uni:
             self.g_a = TemporalAttention(C, heads, self.phi)
             self.g_v = TemporalAttention(C, heads, self.phi)
-        if self.cross:
+        if self.has_cross:
             self.g_av = TemporalAttention(C, heads, self.phi)
 
     def scores(self, x_v, x_a):
-        return spatial_scores(x_v, x_a, self.phi, self.is_cosine, self.tau)
+        return spatial_scores(x_v, x_a, self.phi, self.is_cosine, self.temperature)
 
     def spatial_attention(self, x_v, x_a):
-        """x_av(i,j,c) = α(i,j) · x_v(i,j,c), below Eq. (1): (B, T, C, h, w)."""
+        """xₐᵥᵗ(i,j,c) = αₐᵥᵗ(i,j) · xᵥᵗ(i,j,c), below Eq. (1): (B, T, C, h, w)."""
         alpha = spatial_softmax(self.scores(x_v, x_a))  # (B, T, h, w)
         return alpha.unsqueeze(-3) * x_v
 
@@ -146,16 +146,16 @@ class MemoryLayer(nn.Module):
             6  return x̂ₐᵥ, x̂ₐ
 
         x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before → x_av_hat as x_v,
-        x_a_hat as x_a, Memory for the steps after.
+        x_a_hat as x_a, Memory for the steps after. Functions here take x_v first, as Eq. (1) does.
         """
         memory_a = memory_v = memory_av = None
         x_a_hat, x_v_hat = x_a, x_v
-        if self.uni:
+        if self.has_uni:
             memory_a, memory_v = append(past.a, x_a), append(past.v, x_v)  # (B, P + T, …)
             x_a_hat = self.g_a(x_a, memory_a, self.K)  # line 2
             x_v_hat = self.g_v(x_v, memory_v, self.K)  # line 3
         x_av_hat = self.spatial_attention(x_v_hat, x_a_hat)  # line 4
-        if self.cross:
+        if self.has_cross:
             x_av = self.spatial_attention(x_v, x_a) if self.is_raw else x_av_hat
             memory_av = append(past.av, x_av)
             x_av_hat = self.g_av(x_av_hat, memory_av, self.K)  # line 5

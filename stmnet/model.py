@@ -6,7 +6,7 @@ https://github.com/lester0866/Space-Time-Memory-Network-for-Sounding-Object-Loca
 
 symbol         here                shape
 Xᵥᵗ            frames              (B, T, 3, S, S)     video frames
-Xₐᵗ            segments            (B, T, n)           samples at 16 kHz around each frame
+Xₐᵗ            segments            (B, T, samples)     at 16 kHz; the encoder makes the log-mel
                features_v          (B, T, Dᵥ, h, w)    last map of ResNet-152: 2048 × 8 × 8
                features_a          (B, T, Dₐ, m, n)    last map of VGGish: 512 × 6 × 4 for 0.96 s
 xᵥᵗ, xₐᵗ       x_v, x_a            (B, T, C, h, w), (B, T, C, m, n)
@@ -14,7 +14,7 @@ x̂ₐᵥᵗ, x̂ₐᵗ      x_av_hat, x_a_hat   as xᵥ, xₐ           outputs
 α̂ₐᵥᵗ           alpha               (B, T, h, w)        the localization map
 Oᵗ             joint               (B, T, 2C)          what is classified
 
-B clips, T steps, C channels of the joint space, h × w and m × n positions of a map.
+B clips, T steps, S × S pixels, C channels of the joint space, h × w and m × n positions of a map.
 
 >>> network = SpaceTime(channels_v=12, channels_a=10, classes=3, C=8)
 >>> output = network(torch.rand(2, 4, 12, 8, 8), torch.rand(2, 4, 10, 6, 4))
@@ -40,7 +40,7 @@ class Output(NamedTuple):
 
 
 def each_step(network, x):
-    """The network of each step of each clip: (B, T, …) → (B, T, …)."""
+    """Apply the network to each step of each clip: (B, T, …) → (B, T, …)."""
     return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -53,7 +53,7 @@ def projection(channels, C, depth):
 
 
 class SpaceTime(nn.Module):
-    """All that is behind the encoders. memory_options: those of MemoryLayer."""
+    """From encoder features to map and logits. memory_options: see MemoryLayer."""
 
     def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth=2,
                  **memory_options):
@@ -66,11 +66,11 @@ class SpaceTime(nn.Module):
     def forward(self, features_v, features_a, past=EMPTY) -> Output:
         """The localization map (3.3) and the logits of the event categories (3.4).
 
-            α̂ᵗ = f(x̂ₐᵗ, x̂ₐᵥᵗ)
+            α̂ₐᵥᵗ = f(x̂ₐᵗ, x̂ₐᵥᵗ),   f of Eq. (1)
             Oᵗ = [Σᵢⱼ x̂ₐᵥᵗ(i,j) ; φ(x̂ₐᵗ)],   logits = MLP(Oᵗ)
 
-        features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m, n), and the memory that the call for
-        the steps before has returned.
+        φ makes the audio map the "feature vector" of 3.4. features_v (B, T, Dᵥ, h, w), features_a
+        (B, T, Dₐ, m, n); past: the memory that the call for the steps before returned.
         """
         x_v = each_step(self.project_v, features_v)  # (B, T, C, h, w)
         x_a = each_step(self.project_a, features_a)  # (B, T, C, m, n)
@@ -91,7 +91,7 @@ class Stmnet(nn.Module):
         self.space_time = SpaceTime(
             self.visual_encoder.channels, self.audio_encoder.channels, classes, config.C,
             config.depth, K=config.K, heads=config.heads, ablation=config.memory, phi=config.phi,
-            av_memory=config.av_memory, similarity=config.similarity, tau=config.tau)
+            av_memory=config.av_memory, similarity=config.similarity, temperature=config.tau)
         is_frozen = config.encoders == "frozen"
         self.frozen = (self.visual_encoder, self.audio_encoder) if is_frozen else ()
         for encoder in self.frozen:
@@ -104,6 +104,6 @@ class Stmnet(nn.Module):
         return self
 
     def forward(self, frames, segments) -> Output:
-        """frames (B, T, 3, S, S), segments (B, T, n) → Output."""
+        """frames (B, T, 3, S, S), segments (B, T, samples) → Output."""
         return self.space_time(each_step(self.visual_encoder, frames),
                                each_step(self.audio_encoder, segments))

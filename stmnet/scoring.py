@@ -106,15 +106,15 @@ def stability(masks, gt, times):
 
 def score_maps(maps, gt, labels, times) -> FrameScores:
     """Scores of T enlarged maps; gt 0/1 (T, SIZE, SIZE), T predicted labels, times in seconds.
-    cIoU and stability are of {map > TAU}; cIoU is NaN if that and gt are empty."""
+    cIoU (4.2) and stability are of A(τ) = {α > τ}, τ = TAU; NaN if A(τ) and gt are empty."""
     masks = metrics.binarize(maps, "fixed", tau=TAU)
     return FrameScores(iou_of_boxes(foreground_boxes(maps, labels), gt), metrics.ciou(masks, gt),
                        metrics.pointing(maps, gt), stability(masks, gt, times))
 
 
 def baseline_scores(gt) -> dict:
-    """Prefix → FrameScores of predictions that look at nothing: the whole image, and a map that
-    falls from the centre. Its {map > TAU} has a quarter of the image, its box a half."""
+    """Prefix → FrameScores of two constant predictions: the whole image, and a map that falls from
+    the centre, whose A(TAU) has a quarter of the image and whose box a half."""
     ring = (2 * torch.arange(SIZE) - SIZE + 1).abs()
     centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)  # 1 in the middle
     centre, values = centre.expand(gt.shape), metrics.baseline_values(gt)
@@ -126,12 +126,12 @@ def baseline_scores(gt) -> dict:
 def ground_proposals(proposals, alpha, config):
     """The proposals of one frame, scored by its localization map, section 3.3.
 
-        Sₙ = Σᵢⱼ mₙ(i,j) α̂(i,j),   mₙ the mask of box n
+        Sₙᵗ = Σᵢⱼ mₙᵗ(i,j) α̂ₐᵥᵗ(i,j),   mₙᵗ the mask of box n, its edges rounded to pixels
 
-    proposals (N, 4) in [0, 1], alpha (SIZE, SIZE), which sums to 1 → (n, 5), boxes with their Sₙ,
-    the best first, after non-maximum suppression; config.area_normalised divides Sₙ by Σᵢⱼ mₙ.
+    proposals (N, 4) in [0, 1], alpha (SIZE, SIZE), which sums to 1 → at most config.grounded boxes
+    with their Sₙ (…, 5), best first, after NMS. config.area_normalised divides Sₙ by Σᵢⱼ mₙ.
     """
-    table = F.pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # sums from the corner on
+    table = F.pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # [y, x]: sum of alpha[:y, :x]
     x0, y0, x1, y1 = (proposals * SIZE).round().long().clamp(0, SIZE).T
     S = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]  # (N,)
     if config.area_normalised:

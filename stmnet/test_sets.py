@@ -22,7 +22,7 @@ GRAIN, OFFSET = 4, 2  # frames a second that scenes are drawn at, and which one 
 class Video(NamedTuple):
     """T steps, about a second apart (4.2: the annotated frames)."""
     frames: list  # T of (H, W, 3) uint8
-    segments: torch.Tensor  # (T, n), the audio around each
+    segments: torch.Tensor  # (T, samples), the audio around each
     times: np.ndarray  # (T,) in seconds
     boxes: list  # T of (n, 4) x0, y0, x1, y1 in [0, 1], n = 0 if what sounds is not in view
     labels: list  # T class names, BACKGROUND if nothing sounds

@@ -29,7 +29,7 @@ VARIANTS = {
     "heads": {"heads": 3},
     "max": {"phi": "max"},
     "max raw": {"phi": "max", "av_memory": "raw", "heads": 2},
-    "cosine": {"similarity": "cosine", "tau": 0.2},
+    "cosine": {"similarity": "cosine", "temperature": 0.2},
 }
 some = settings(max_examples=40, deadline=None)
 variants = st.sampled_from(sorted(VARIANTS))
@@ -64,7 +64,7 @@ def naive_phi(x, kind):  # (C, h, w) → (C,)
     return [sum(map(sum, c)) / c.size if kind == "avg" else c.max() for c in x]
 
 
-def naive_f(x_v, x_a, kind, similarity, tau):
+def naive_f(x_v, x_a, kind, similarity, temperature):
     """Eq. (1)."""
     a = naive_phi(x_a, kind)
 
@@ -72,7 +72,8 @@ def naive_f(x_v, x_a, kind, similarity, tau):
         dot = sum(x_v[c, i, j] * a[c] for c in range(C))
         return dot if similarity == "dot" else dot / math.hypot(*x_v[:, i, j]) / math.hypot(*a)
 
-    e = [[math.exp(product(i, j) / tau) for j in range(x_v.shape[2])] for i in range(x_v.shape[1])]
+    height, width = x_v.shape[1:]
+    e = [[math.exp(product(i, j) / temperature) for j in range(width)] for i in range(height)]
     return np.array(e) / sum(map(sum, e))
 
 
@@ -106,10 +107,10 @@ def naive_layer(layer, x_a, x_v, variant):
         "phi": "avg",
         "av_memory": "pre",
         "similarity": "dot",
-        "tau": 1.0,
+        "temperature": 1.0,
     } | VARIANTS[variant]
     kind, K, kept, out = options["phi"], layer.K, [], []
-    how = kind, options["similarity"], options["tau"]
+    how = kind, options["similarity"], options["temperature"]
     for a, v in zip(x_a, x_v):
         past = kept[max(0, len(kept) - K) :]
         a_hat, v_hat = a, v
@@ -200,7 +201,8 @@ def test_memory_does_not_grow(variant, K):
             assert all(x is None or x.shape[1] == K for x in memory)
     maps = {"U": 6 + 20, "none": 0}.get(variant, 6 + 20 + 20)
     assert held == [2 * K * C * maps * 4] * len(held)
-    assert [x is None for x in memory] == [not layer.uni, not layer.uni, not layer.cross]
+    kept = [layer.has_uni, layer.has_uni, layer.has_cross]
+    assert [x is not None for x in memory] == kept
 
 
 def test_K_may_change_between_calls():
@@ -271,7 +273,7 @@ def test_attention_sums_to_one_over_the_right_things(phi, cosine, heads, T, P, K
         seen = [s for s in range(P + T) if 0 < P + t - s <= K]
         assert (beta[:, t, 1:] > 0)[0].nonzero()[:, 0].tolist() == seen
     x_a, x_v = inputs(T, seed=seed)
-    scores = spatial_scores(x_v, x_a, POOLS[phi], cosine, tau=0.5)
+    scores = spatial_scores(x_v, x_a, POOLS[phi], cosine, temperature=0.5)
     if cosine:
         louder = spatial_scores(7 * x_v, 3 * x_a, POOLS[phi], True, 0.5)
         assert scores.abs().max() <= 2 + 1e-5 and torch.allclose(scores, louder, atol=1e-5)
@@ -284,7 +286,8 @@ def test_attention_sums_to_one_over_the_right_things(phi, cosine, heads, T, P, K
 @given(variants, steps, seeds)
 def test_no_memory_is_none(variant, T, seed):
     x_a, x_v = inputs(T, seed=seed)
-    same = {k: x for k, x in VARIANTS[variant].items() if k in ("phi", "similarity", "tau")}
+    kept = ("phi", "similarity", "temperature")
+    same = {k: x for k, x in VARIANTS[variant].items() if k in kept}
     layer, none = build(variant, 0, seed % 100), MemoryLayer(C, 3, ablation="none", **same)
     assert close(layer(x_a, x_v)[:2], none(x_a, x_v)[:2], 0)
     assert not list(none.parameters())

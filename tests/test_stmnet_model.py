@@ -45,7 +45,7 @@ def test_sections_3_3_and_3_4(ablation):
     "options",
     [
         {},
-        {"similarity": "cosine", "tau": 0.1},
+        {"similarity": "cosine", "temperature": 0.1},
         {"av_memory": "raw"},
         {"ablation": "U"},
         {"ablation": "none"},

@@ -1,6 +1,6 @@
 """The two encoders up to their last maps (3.1, 4.2): ResNet-152 and VGGish, or small ResNets.
 
-N steps, S × S pixels, n samples at 16 kHz, Dᵥ and Dₐ channels of the maps.
+N steps, S × S pixels, samples at 16 kHz, Dᵥ and Dₐ channels of the maps.
 """
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ class VisualEncoder(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """VGGish's convolutions, or a small ResNet, of a log-mel patch: (N, n) → (N, Dₐ, m, n)."""
+    """VGGish's convolutions or a small ResNet over the log-mel: (N, samples) → (N, Dₐ, m, n)."""
 
     def __init__(self, config):
         super().__init__()

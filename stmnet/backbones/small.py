@@ -24,8 +24,8 @@ from .vggish import RATE
 
 SEED = 10**6 + 7  # of their scenes: no seed of training, validation or test
 BATCH_ROWS = 11  # stream of random numbers
-COUNT, BATCH, LR = 10_000, 32, 5e-3
-MAX_VALUES = 2**28  # that are drawn for a task
+NUM_SAMPLES, BATCH, LR = 10_000, 32, 5e-3  # of a task: samples at most, a step, Adam's rate
+MAX_VALUES = 2**28  # pixels or audio samples that are drawn for a task
 RECIPE = 3  # to be raised if a task or its training changes: encoders of another one are not read
 SETTINGS = ("image_size", "segment_seconds", "blocks", "width", "bottleneck", "last_stride",
             "audio", "audio_width", "encoder_steps")  # of the encoders
@@ -49,7 +49,7 @@ def draw_images(config, count: int, side: int, objects: int) -> tuple:
 
 
 def draw_audio(config, count: int) -> tuple:
-    """Audio segments (count, n), is_present (count, classes) 0/1, one class each."""
+    """Audio segments (count, samples), is_present (count, classes) 0/1, one class each."""
     scenes = Scenes(SEED, config.image_size, RATE, folder=config.objects or None)
     segments, is_present = [], torch.zeros(count, len(scenes.names))
     for i in progress_bar(range(count), name="drawing audio"):
@@ -107,7 +107,7 @@ def make_encoder(name: str, config, device="cpu"):
 def train_task(encoder, draw, loss, steps: int, config, name: str) -> None:
     device = next(encoder.parameters()).device
     most = MAX_VALUES // max(3 * config.image_size**2, config.samples)
-    count = max(BATCH, min(COUNT, steps * BATCH, most))
+    count = max(BATCH, min(NUM_SAMPLES, steps * BATCH, most))
     inputs, is_present = (x.to(device) for x in draw(config, count))
     head = nn.Conv2d(encoder.channels, is_present.shape[1], 1).to(device)
     nn.init.constant_(head.bias, -2)  # most classes are absent
@@ -136,8 +136,8 @@ def load_encoders(model, config, device) -> None:
 
 def encoders_folder(config) -> Path:
     """Where the small encoders of a configuration are; all runs that could use them share it."""
-    made_of = {**{name: json.loads(json.dumps(getattr(config, name))) for name in SETTINGS},
-               "recipe": RECIPE,
-               "bank": Scenes(SEED, folder=config.objects or None).bank.fingerprint}
-    fingerprint = zlib.crc32(json.dumps(made_of).encode())
+    settings = {**{name: json.loads(json.dumps(getattr(config, name))) for name in SETTINGS},
+                "recipe": RECIPE,
+                "bank": Scenes(SEED, folder=config.objects or None).bank.fingerprint}
+    fingerprint = zlib.crc32(json.dumps(settings).encode())
     return Path(config.out) / "stmnet" / "encoders" / f"{fingerprint:08x}"
