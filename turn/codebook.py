@@ -39,7 +39,8 @@ class GroupedCodebook(nn.Module):
 
     In training the codes are bias-corrected moving averages of their inputs, with Laplace smoothing
     of the counts. The averages start at zero: a code that was never chosen becomes the zero vector,
-    as in the authors' code. Codes that keep their random value until then stay unused.
+    as in the authors' code. Codes that keep their random value until they are chosen stay unused:
+    on synthetic clusters, two codebooks of 256 × 128 ended with a third of the perplexity.
 
     With `revive`, dead codes are moved onto the inputs of the whole batch that are farthest from
     their codes; at the first step this initialises the codebooks from data.

@@ -43,7 +43,7 @@ class Config(RunConfig):
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
-    heads: int = flag(4, "attention heads of the text and audio transformers")
+    heads: int = flag(4, "attention heads of the text and audio transformers and the narrow DETR")
     text_layers: int = flag(2, "layers of the text encoder")
     audio_layers: int = flag(2, "layers of the audio encoder")
     decoder_layers: int = flag(1, "layers of the text and audio decoders")

@@ -1,11 +1,11 @@
 """The batches of a training: samples of both domains, and what is masked in them.
 
-n samples a step of this process, of the source domain (_s) or the intermediate domain (_m):
+b_s and b_m samples a step of this process, of the source (_s) and the intermediate domain (_m):
 
-image       (n_s, 3, H, W)    padding      (n_s, H, W) bool     box          (n_s, 4) cx, cy, w, h
-tokens_s    (n_s, L_t)        text_mask_s  (n_s, L_t) bool
-logmel      (n_m, L_m, c)     audio_mask   (n_m, L_m) bool
-tokens_m    (n_m, L_t)        text_mask_m  (n_m, L_t) bool
+image       (b_s, 3, H, W)    padding      (b_s, H, W) bool     box          (b_s, 4) cx, cy, w, h
+tokens_s    (b_s, L_t)        text_mask_s  (b_s, L_t) bool
+logmel      (b_m, L_m, c)     audio_mask   (b_m, L_m) bool
+tokens_m    (b_m, L_t)        text_mask_m  (b_m, L_t) bool
 """
 import numpy as np
 import torch

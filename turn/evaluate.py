@@ -87,7 +87,7 @@ def encode_queries(predictor, test) -> dict:
 def score_samples(predictor, test, queries: dict) -> dict:
     """cIoU of all samples, Eq. (14) of section 4.1, of the queries and the baselines: {kind: (N,)}.
 
-        m̄ = min(Σⱼ mⱼ / c, 1),   cIoU = IoU(m̄, m̂),   m̂ the mask of the predicted box
+        m̄ = min(Σⱼ mⱼ / c, 1) in gt_map,   cIoU = IoU(m̄, m̂) in metrics.ciou,   m̂ the box's mask
     """
     scores, n = {kind: [] for kind in QUERIES}, len(test.samples)
     for rows in progress_bar(batches(dist.split(n)), name=f"predicting, {test.name}"):

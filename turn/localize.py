@@ -15,10 +15,8 @@ from .evaluate import load_predictor
 
 def localize(predictor, image, audio="", phrase=""):
     """An image (H, W, 3) uint8, an audio file or a phrase → box (4,), x0, y0, x1, y1 in [0, 1]."""
-    if phrase:
-        q = predictor.encode_text([phrase])
-    else:
-        q = predictor.encode_audio(read_logmel(audio, predictor.config)[None])
+    q = predictor.encode_text([phrase]) if phrase else predictor.encode_audio(
+        read_logmel(audio, predictor.config)[None])
     return predictor.predict([image], q)[0, 0]
 
 

@@ -2,7 +2,7 @@
 
 symbol        here          shape
 b̂, b          box, gt       (b_s, 4)          predicted and annotated box: cx, cy, w, h in [0, 1]
-t̄, ā          t, a          (b, d)            captions and audio, projected, before the codebooks
+t̄, ā          t, a          (b, d)            of the intermediate domain, before the codebooks
 τ_c           tau
 T̃, T          words, tokens (B, L_t, |V|), (B, L_t)    text: logits, word indices
 Ã, A          audio, logmel (B, L_m, c)       reconstructed and given log-mel spectrogram

@@ -171,10 +171,10 @@ class Turn(nn.Module):
         The paper prints Ãˢ for Ãᵐ. This is "self–cross" of Figure 4; config has its other bars.
         batch: see data.py. Returns what losses.py takes; None for what is not reconstructed.
         """
-        align, n_s = self.alignment, len(batch["tokens_s"])
+        align, b_s = self.alignment, len(batch["tokens_s"])
         t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))
-        t_s, t_m = t[:n_s], t[n_s:]  # (B_s, d), (B_m, d)
-        a_m = align.encode_audio(batch["logmel"])  # (B_m, d)
+        t_s, t_m = t[:b_s], t[b_s:]  # (b_s, d), (b_m, d)
+        a_m = align.encode_audio(batch["logmel"])  # (b_m, d)
         (t_s_q, t_m_q, a_m_q), code_loss, codes = align.quantise(t_s, t_m, a_m)
         box = self.localization(batch["image"], t_s_q, batch["padding"])
         words_s = words_m = audio = None  # T̃ˢ, T̃ᵐ, Ãᵐ
