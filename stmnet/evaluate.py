@@ -26,7 +26,7 @@ from .scoring import (SIZE, FrameScores, VideoScores, aggregate, baseline_scores
                       concatenate, enlarge, foreground_boxes, ground_proposals, iou_of_boxes,
                       score_maps, stability)
 from .tables import notes, results_table
-from .test_sets import test_sets
+from .test_sets import load_test_sets
 
 BOXES = ("box_map", "proposals", "area_normalised", "confidence", "instances", "nms", "grounded")
 
@@ -171,7 +171,7 @@ def evaluate_best(run, benchmark) -> dict:
                                **{name: getattr(run.config, name) for name in free})
     sets = [benchmark] if benchmark else []
     if run.config.data == "scenes" and not benchmark:
-        sets = test_sets(run.config, "scenes", "")
+        sets = load_test_sets(run.config, "scenes", "")
     result = evaluate(predictor, sets) if sets else Evaluation()
     result.write_sheets(run.folder)
     return run.write_metrics({**result.metrics, **predictor.report})
@@ -200,8 +200,8 @@ def main(argv=None):
         path = best_checkpoint("stmnet", args.checkpoint)
         predictor = load_predictor(path, device, **{k: getattr(args, k) for k in settings})
         predictor.config = with_objects(predictor.config, args)
-        sets, out = test_sets(predictor.config, args.data, args.root), Path(args.out or path.parent)
-        result = evaluate(predictor, sets)
+        sets = load_test_sets(predictor.config, args.data, args.root)
+        result, out = evaluate(predictor, sets), Path(args.out or path.parent)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(out, args, predictor.config)

@@ -83,7 +83,7 @@ class FileVideos:
                      [s.boxes for s in samples], labels, is_silent)
 
 
-def test_sets(config, data: str, root: str) -> list:
+def load_test_sets(config, data: str, root: str) -> list:
     """The two test sets of scenes, or the one of a benchmark. Raises InputError."""
     if data == "scenes":
         return [SceneVideos(config), SceneVideos(config, turns=True)]
