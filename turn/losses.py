@@ -5,7 +5,7 @@ b̂, b          box, gt       (b_s, 4)          predicted and annotated box: cx,
 t̄, ā          t, a          (b, d)            of the intermediate domain, before the codebooks
 τ_c           tau
 T̃, T          words, tokens (B, L_t, |V|), (B, L_t)    text: logits, word indices
-Ã, A          audio, logmel (B, L_m, c)       reconstructed and given log-mel spectrogram
+Ã, A          audio, logmel (B, L_m, c)       log-mel: reconstructed, and given (after SpecAugment)
 λ_1 … λ_5     config.lambda_reg, _iou, _code, _recon, _contra
 
 Each function returns one loss for each sample, coordinate, word or frame. train.py: loss_terms
