@@ -9,7 +9,7 @@ import torch
 from common.io import InputError, read_image
 from tests.layouts import write
 from common.scenes import Scenes
-from sslalign import features as f
+from sslalign.backbones import supervised as f
 from sslalign import neighbors as n
 from sslalign.config import PAPER
 from common.benchmarks.pairs import training_pairs
@@ -105,7 +105,7 @@ def test_a_bad_file_is_named(workers, vggsound, tmp_path):
     assert not (tmp_path / "a.npy").exists()
 
 
-# The command ----------------------------------------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 def command(root, folder, *more):

@@ -48,7 +48,7 @@ def is_top_k(found, x, tolerance=1e-5):
     np.testing.assert_array_equal(found[alone], order[:, :found.shape[1]][alone])
 
 
-# The search -------------------------------------------------------------------------------------------------------------------
+# The search ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,7 +129,7 @@ def test_not_finite(bad, tmp_path, monkeypatch):
         n.nearest(torch.from_numpy(x), 3)
 
 
-# Files that grow --------------------------------------------------------------------------------------------------------------
+# Files that grow ----------------------------------------------------------------------------------
 
 
 class Stopped(Exception):
@@ -284,7 +284,7 @@ def test_memory(tmp_path):
     assert float(done.stdout) < 400
 
 
-# What training reads ----------------------------------------------------------------------------------------------------------
+# What training reads ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -368,7 +368,7 @@ def test_unfinished_and_missing(folder):
         n.load(*folder)
 
 
-# The command ------------------------------------------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 def fails(capsys, *args):

@@ -58,7 +58,7 @@ def assert_golden(value, expected, name):
     assert np.abs(value - expected).max() <= 2e-5 * np.abs(expected).max(), name
 
 
-# The published files ----------------------------------------------------------------------------------------------------------
+# The published files ------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_a_file_for_another_rate_is_refused(tmp_path):
         load_published(new(), tmp_path / "panns.pth", key="model")
 
 
-# The front end ----------------------------------------------------------------------------------------------------------------
+# The front end ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate, window, mels, fmin, fmax", [
@@ -224,7 +224,7 @@ def test_autocast_leaves_the_front_end_alone():
     assert torch.allclose(low.float(), model(waves)["embedding"], atol=0.03 * float(low.max()))
 
 
-# The network ------------------------------------------------------------------------------------------------------------------
+# The network --------------------------------------------------------------------------------------
 
 
 def test_cnn14_against_plain_functions():
