@@ -204,7 +204,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         ([1, 2], None, "no state_dict"),
         ({"epoch": 3}, None, "entries epoch"),
         ({"w": torch.zeros(1)}, "w", "no state_dict under 'w'"),
-        (torch.zeros(3), "model", "no entry"),
+        (torch.zeros(3), "model", "no state_dict under"),
     ],
 )
 def test_other_content_is_refused(tmp_path, content, key, reason):

@@ -47,7 +47,8 @@ def read_state(path, key=None):
     if not (isinstance(state, dict) and all(isinstance(name, str) and torch.is_tensor(value)
                                             for name, value in state.items())):
         names = ", ".join(map(str, list(entries)[:MAX_LISTED]))
-        raise InputError(path, f"holds no state_dict under {key!r}; its entries: {names or 'none'}")
+        under = f" under {key!r}" if key else ""
+        raise InputError(path, f"holds no state_dict{under}: entries {names or 'none'}")
     return {name: value.detach() for name, value in state.items()}  # some hold nn.Parameter
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from contextlib import contextmanager
-from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,16 @@ def write_ids(path, ids) -> None:
         with atomic(path) as file:
             file.write(text)
     elif path.read_bytes() != text:
-        raise InputError(path, "has other samples: take another folder, or empty this one")
+        raise InputError(path, "is of other samples: take another folder, or empty this one")
 
 
 def check_ids(path, ids) -> None:
     """Raises InputError unless the file holds these ids in this order."""
-    lines = read_lines(path)
-    if lines != ids:
-        differs = (i for i, (line, key) in enumerate(zip(lines, ids)) if line != key)
-        i = next(differs, min(len(lines), len(ids)))
-        line, key = (repr(keys[i]) if i < len(keys) else "nothing" for keys in (lines, ids))
-        raise InputError(path, f"line {i + 1} is {line}, the data have {key} there: other samples, "
-                         "or in another order")
+    for number, (line, key) in enumerate(zip_longest(read_lines(path), ids), 1):
+        if line != key:
+            line, key = ("nothing" if x is None else repr(x) for x in (line, key))
+            raise InputError(path, f"line {number} is {line}, the data have {key} there: other "
+                             "samples, or in another order")
 
 
 def open_array(path, advice="") -> np.memmap:
@@ -49,9 +47,8 @@ def open_array(path, advice="") -> np.memmap:
 @contextmanager
 def exclusive_lock(folder):
     """One process at a time: others wait for the end of the block, or of the process in it."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder, "lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -59,13 +56,9 @@ def exclusive_lock(folder):
 def file_crc32(path) -> int:
     """The CRC-32 of a file. Raises InputError."""
     try:
-        with open(path, "rb") as file:
-            crc = 0
-            for block in iter(partial(file.read, 2**22), b""):
-                crc = zlib.crc32(block, crc)
-            return crc
-    except OSError as error:
-        raise InputError(path, error.strerror) from error
+        return zlib.crc32(np.memmap(path, np.uint8, "r"))
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise InputError(path, getattr(error, "strerror", None) or error) from error
 
 
 def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") -> np.memmap:
@@ -74,22 +67,19 @@ def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") ->
     blocks(row) yields a few rows at a time, from `row` on. They are added to `path`.part, while
     `path`.json holds `fingerprint` (plain data that tells one array from another) and the number
     of rows that are safe on disk. A second call continues where the first was killed, and begins
-    again if the fingerprint, shape or dtype differs.
-    Raises InputError if `path` exists without its .json: another program made it.
+    again if fingerprint, shape or dtype differ. Raises InputError if `path` exists without .json.
     """
     path, dtype = Path(path), np.dtype(dtype)
     part, record = (path.with_name(path.name + suffix) for suffix in (".part", ".json"))
     if path.exists() and not record.exists():
-        raise InputError(path, "exists, and this command did not make it: remove it, or take "
-                         "another folder")
+        raise InputError(path, "not made by this command: remove it, or take another folder")
     state = {**fingerprint, "shape": list(shape), "dtype": dtype.str}
     header, row_bytes = _npy_header(shape, dtype), dtype.itemsize * math.prod(shape[1:])
     rows = _recorded_rows(record, state)
     if rows == shape[0] and path.is_file() and not part.exists():
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    if not (part.is_file() and part.stat().st_size >= len(header) + rows * row_bytes):
+        return open_array(path)
+    if rows == 0 or not part.is_file() or part.stat().st_size < len(header) + rows * row_bytes:
         rows = 0
-    if rows == 0:
         for old in (record, part, path):  # in this order, so that what is recorded always exists
             old.unlink(missing_ok=True)
         part.write_bytes(header)
@@ -104,7 +94,7 @@ def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") ->
             write_json(record, {**state, "rows": rows})
             bar.update(len(block))
     os.replace(part, path)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return open_array(path)
 
 
 def _npy_header(shape, dtype) -> bytes:
