@@ -1,0 +1,1 @@
+"""Acoustic and Visual Knowledge Distillation for audio-visual localization (ICMI 2023)."""
