@@ -37,8 +37,8 @@ class TrainingBatches(Dataset):
         c, (epoch, batch) = self.config, divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([c.seed, ORDER, epoch]).permutation(len(self.source.ids))
         slots = range(batch * c.batch_size, (batch + 1) * c.batch_size)[self.rank::self.world_size]
-        samples = [self.sample(int(order[slot]),
-                               np.random.default_rng([c.seed, VIEWS, epoch, slot])) for slot in slots]
+        rngs = {slot: np.random.default_rng([c.seed, VIEWS, epoch, slot]) for slot in slots}
+        samples = [self.sample(int(order[slot]), rng) for slot, rng in rngs.items()]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def sample(self, i: int, rng) -> dict:

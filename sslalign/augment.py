@@ -23,10 +23,7 @@ DRAWS = 7  # numbers that `draw_distortion` draws for a sample
 
 
 def crop_view(image, size: int, rng: np.random.Generator, scale=(0.08, 1.0)) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, size, size) uint8: a random crop, resized, mirrored half of the time.
-
-    scale: the range of its share of the area, see `crop_box`.
-    """
+    """(H, W, 3) uint8 → (3, size, size) uint8: a `crop_box`, resized, mirrored half of the time."""
     box = crop_box(*image.shape[:2], rng, scale)
     view = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
     return to_planes(view, rng.random() < 0.5)
@@ -108,15 +105,11 @@ def colour_transform(pixels, draws) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur of (B, C, H, W) float images by sigma (B,) > 0 in pixels.
-
-    The kernel is a tenth of the shorter side long; edges are repeated.
-    """
-    radius = max(1, min(images.shape[2:]) // 20)
+    """(B, C, H, W) float, blurred by Gaussians of sigma (B,) > 0 pixels; edges are repeated."""
+    radius = max(1, min(images.shape[2:]) // 20)  # the kernel is a tenth of the shorter side long
     t = torch.arange(-radius, radius + 1, device=images.device)
     taps = torch.softmax(-t.square() / (2 * sigma.square()[:, None]), 1)  # (B, 2 · radius + 1)
     taps = taps.repeat_interleave(images.shape[1], 0)[:, None, None]  # (B · C, 1, 1, …)
-    x = images.flatten(0, 1)[None]  # (1, B · C, H, W)
-    x = F.pad(x, [radius] * 4, mode="replicate")
+    x = F.pad(images.flatten(0, 1)[None], [radius] * 4, mode="replicate")  # (1, B · C, …)
     x = F.conv2d(F.conv2d(x, taps, groups=len(taps)), taps.transpose(2, 3), groups=len(taps))
     return x.view(images.shape)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from common.training import RunConfig, flag
 
 FREE = {"free_on_resume": True}
-SAMPLING = ("random", "nearest", "anchor")
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class Config(RunConfig):
     held_out: int = flag(500, "pairs for validation; samples of each test set of scenes")
     image_size: int = flag(64, "side of the image in pixels")
     sample_rate: int = flag(8000, "audio samples a second")
-    channel: str = flag("mean", "of stereo audio: the mean, or left (authors' code)",
-                        ("mean", "left"))
+    channel: str = flag("mean", "of stereo audio: the mean of both, or left", ("mean", "left"))
     seconds: float = flag(1.5, "length to which audio is repeated or cut")
     crop: float = flag(1.0, "seconds in its middle that the model takes")
     shift: float = flag(0.25, "how far a_aug takes them from there at most (not in the paper)")
@@ -50,7 +48,7 @@ class Config(RunConfig):
     k: int = flag(5, "nearest neighbours to draw from (Table X)")
     mine_from: int = flag(2, "epochs of --epochs without semantic positives, if --neighbours own")
     sampling: str = flag("random", "which of the k nearest, or the anchor itself (Table XI)",
-                         SAMPLING)
+                         ("random", "nearest", "anchor"))
 
     # Losses (3.4)
     tau: float = flag(0.07, "temperature τ of Eqs. (1), (2), (5)")

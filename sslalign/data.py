@@ -20,9 +20,9 @@ ORDER, VIEWS = 20, 21  # streams of random numbers: [seed, ORDER, epoch], [seed,
 
 
 class EasyPairs(ScenePairs):
-    """Pairs to begin with: scenes of one object, in images of half the side.
+    """Pairs to begin with: scenes of one object of twice the area, in images of half the side.
 
-    The object covers twice the share. Indices are those after the ordinary scenes, of one seed.
+    Of the same seed as the ordinary scenes, with the indices after theirs.
     """
 
     def __init__(self, config):
@@ -62,8 +62,9 @@ class TrainingBatches(Dataset):
             source, size, neighbours = self.easy_source, c.image_size // 2, None
         order = np.random.default_rng([c.seed, ORDER, epoch]).permutation(len(source.ids))
         slots = range(batch * c.batch_size, (batch + 1) * c.batch_size)[self.rank::self.world_size]
-        samples = [positives(source, int(order[slot]), size, neighbours, c,
-                             np.random.default_rng([c.seed, VIEWS, epoch, slot])) for slot in slots]
+        rngs = {slot: np.random.default_rng([c.seed, VIEWS, epoch, slot]) for slot in slots}
+        samples = [positives(source, int(order[slot]), size, neighbours, c, rng)
+                   for slot, rng in rngs.items()]
         views = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
         if c.view_image:
             views["v_aug"] = distort(views["v_aug"], views["distortion"])

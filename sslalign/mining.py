@@ -1,7 +1,7 @@
-"""Semantically similar samples by the model itself (preset tiny), where no pre-trained encoder is.
+"""Semantically similar samples by the model itself, for the preset tiny (--neighbours own).
 
-At the beginning of an epoch the neighbours of all samples are found anew, by the features that the
-model then gives. The paper takes encoders that were trained before (3.3): see neighbors.py.
+The paper takes pre-trained encoders for that (3.3, neighbors.py). Here the neighbours of all
+samples are found anew before each epoch, by the features that the model then gives.
 """
 import torch
 from torch import nn
@@ -18,10 +18,7 @@ BATCH = 64
 
 @torch.no_grad()
 def encode_pairs(model, source, config, device, name: str) -> tuple[ImageFeatures, AudioFeatures]:
-    """Features (N, …) of all pairs of a source, without augmentation, on the CPU.
-
-    Each process encodes a part, and has them all in the end.
-    """
+    """Features (N, …) of all pairs of a source, not augmented, on the CPU, in all processes."""
     model.eval()
     rows, features = list(dist.split(len(source.ids))), [[] for _ in range(5)]
     for start in progress_bar(range(0, len(rows), BATCH), name=name):
@@ -44,17 +41,14 @@ class MinedNeighbours(nn.Module):
 
     def __init__(self, count: int, k: int):
         super().__init__()
-        self.register_buffer("image", torch.zeros(count, k, dtype=torch.int32))
-        self.register_buffer("audio", torch.zeros(count, k, dtype=torch.int32))
-
-    def arrays(self) -> tuple:
-        return self.image.cpu().numpy(), self.audio.cpu().numpy()
+        for modality in neighbors.MODALITIES:
+            self.register_buffer(modality, torch.zeros(count, k, dtype=torch.int32))
 
     def mine(self, model, source, config, device) -> None:
-        """Find them by the projected features, which know more of the meaning (4.4).
+        """Find them by the projected features, or by avg(v) and a if nothing trains those.
 
-        If nothing trains the projections, by avg(v) and a. With --sampling anchor each sample is
-        its own neighbour (Table XI).
+        The former hold more of the meaning (4.4). With --sampling anchor each sample is its own
+        neighbour (Table XI).
         """
         if config.sampling == "anchor":
             for rows in (self.image, self.audio):
@@ -82,6 +76,6 @@ def mined_batches(batches, run, model, mined):
         if epoch >= first_epoch:
             if step == 0:  # else the checkpoint of a continued run has them
                 mined.mine(model, batches.source, run.config, run.device)
-            batches.neighbours = mined.arrays()
+            batches.neighbours = mined.image.cpu().numpy(), mined.audio.cpu().numpy()
         end = min((epoch + 1) * batches.steps_per_epoch, batches.total_steps)
         yield from step_loader(batches, run.step, end, run.config.workers)

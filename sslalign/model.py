@@ -83,8 +83,7 @@ class Sslalign(nn.Module):
 
     def encode_image(self, images):
         """v = f_v(image): (n, 3, H, W) uint8, or float in [0, 1] → (n, c, h, w)."""
-        x = normalise(images).contiguous(memory_format=torch.channels_last)
-        return self.visual.features(x)
+        return self.visual.features(normalise(images).contiguous(memory_format=torch.channels_last))
 
     def encode_audio(self, waveforms):
         """a = f_a(audio), the maximum over time and frequency: (n, samples) in [-1, 1] → (n, c)."""
@@ -102,10 +101,7 @@ class Sslalign(nn.Module):
         return AudioFeatures(a, self.p_a(a))
 
     def forward(self, images, waveforms) -> tuple[ImageFeatures, AudioFeatures]:
-        """images (P, B, 3, H, W), waveforms (Q, B, samples) → features (P, B, …), (Q, B, …).
-
-        All positives of a modality pass its encoder together.
-        """
+        """images (P, B, 3, H, W), waveforms (Q, B, samples) → features (P, B, …), (Q, B, …)."""
         image = self.image_features(self.encode_image(images.flatten(0, 1)))
         audio = self.audio_features(self.encode_audio(waveforms.flatten(0, 1)))
         return (ImageFeatures(*(x.unflatten(0, images.shape[:2]) for x in image)),

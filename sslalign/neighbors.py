@@ -28,7 +28,7 @@ from common.io import InputError, read_lines
 from common.training import Parser, cli, select_device
 from common.training.array_files import check_ids, fill_array, open_array
 
-from .backbones.supervised import MODALITIES, extract_supervised
+from .backbones.supervised import MODALITIES, extract_supervised, open_features
 from .config import PAPER
 
 MAX_SIMILARITIES = 2**25  # in memory at a time: 128 MiB
@@ -36,11 +36,8 @@ ROWS = 2**13  # rows of a file that are read together
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
-    """(n, d) → float32 rows of length 1; rows of zeros stay and have cosine 0 with all.
-
-    Divided by their maximum first, so that squares neither overflow nor vanish.
-    """
-    x = x.float()
+    """(n, d) → float32 rows of length 1; rows of zeros stay and have cosine 0 with all."""
+    x = x.float()  # divided by their maximum first, so that squares neither overflow nor vanish
     x = x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
@@ -48,9 +45,8 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
 def topk_blocks(x: torch.Tensor, k: int, first=0, block=0):
     """The k nearest of the rows of x (N, d), of unit length, from row `first` on.
 
-    Yields (block, k) int32, block by block. Exact: each row is compared with all, in float32. Best
-    first; the order of equals is not defined. One top-k over a whole row costs a third of the
-    product before it, less than merging the top-k of parts.
+    Yields (block, k) int32, best first. Exact: each row is compared with all, in float32. One top-k
+    over a whole row costs a third of the product before it, less than merging those of parts.
     """
     block = block or max(1, MAX_SIMILARITIES // len(x))
     for i in range(first, len(x), block):
@@ -112,16 +108,18 @@ def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -
     return fill_array(path, (count, k), np.int32, fingerprint, blocks, name)
 
 
-def load(folder, ids) -> tuple[np.memmap, np.memmap]:
-    """The neighbours by images and by audio of the samples `ids`, (N, k) int32, memory-mapped.
+def load(folder, ids, k: int = 1) -> tuple[np.memmap, np.memmap]:
+    """The neighbours by images and by audio of the samples `ids`, (N, ≥ k) int32, memory-mapped.
 
-    Raises InputError if `folder` is of other samples or another order, or a file is missing,
-    unfinished or damaged.
+    Raises InputError if they are too few, of other samples or another order, missing or damaged.
     """
     folder, ids = Path(folder), list(ids)
     check_ids(folder / "ids.txt", ids)
-    return tuple(open_neighbours(folder / f"{modality}_neighbours.npy", len(ids))
-                 for modality in MODALITIES)
+    arrays = tuple(open_neighbours(folder / f"{modality}_neighbours.npy", len(ids))
+                   for modality in MODALITIES)
+    if (count := min(array.shape[1] for array in arrays)) < k:
+        raise InputError(folder, f"holds {count} neighbours of each sample, --k asks for {k}")
+    return arrays
 
 
 def open_neighbours(path, count: int) -> np.memmap:
@@ -140,34 +138,23 @@ def open_neighbours(path, count: int) -> np.memmap:
     return open_array(path)  # anew, so that its pages are not all in memory
 
 
-def open_features(path, count: int) -> np.memmap:
-    array = open_array(path, "put the features of your encoders there, or name --data, --root "
-                       "and weights")
-    is_float = array.dtype in (np.float16, np.float32)
-    if array.ndim != 2 or len(array) != count or not array.size or not is_float:
-        raise InputError(path, f"{array.dtype} {array.shape}: not (N, d) float16 or float32 with "
-                         f"N = {count}, the ids in ids.txt")
-    return array
-
-
 def make_parser() -> Parser:
     parser = Parser(prog="python -m sslalign.neighbors", description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="DIR", help="folder of ids.txt, features and neighbours")
     for name, default, text in (
             ("k", PAPER.k, "neighbours of each sample"),
-            ("held-out", PAPER.held_out, "the training's --held-out"),
             ("batch-size", 64, "samples that are encoded together"),
-            ("workers", 0, "processes that read files")):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} [{default}]")
-    for name, default, text in (
+            ("workers", 0, "processes that read files"),
             ("device", "auto", "cpu, cuda, cuda:1 or auto"),
+            ("held-out", PAPER.held_out, "the training's --held-out"),
             ("data", "", "write ids.txt for training with this --data: vggsound, flickr-soundnet"),
             ("root", "", "the training's --root"), ("ids", "", "the training's --ids"),
             ("image-weights", "", "ResNet-18 of ImageNet; none: image_features.npy is yours"),
             ("audio-weights", "", "ResNet-18 of VGGSound with average pooling; none: likewise"),
             ("audio-key", "model_state_dict", "entry of this file with the weights"),
             ("audio-prefix", "audnet.", "what their names begin with")):
-        parser.add_argument(f"--{name}", default=default, help=f"{text} [{default or 'none'}]")
+        parser.add_argument(f"--{name}", type=type(default), default=default,
+                            help=f"{text} [{'none' if default == '' else default}]")
     parser.add_argument("--skip-bad", action="store_true", help="the training's --skip-bad")
     return parser
 

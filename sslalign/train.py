@@ -1,4 +1,4 @@
-"""Train sslalign: `python -m sslalign.train` on scenes, `--preset paper --root DIR` as in the paper.
+"""Train sslalign: `python -m sslalign.train` on scenes, `--preset paper --root DIR` as in 4.1.3.
 
 It reads image–audio pairs, but no label and no box.
 """
@@ -11,7 +11,6 @@ import torch
 from common import metrics
 from common.benchmarks.pairs import training_pairs
 from common.evaluation import FileTestSet
-from common.io import InputError
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
                              step_loader)
 
@@ -48,15 +47,6 @@ def loss_terms(image, audio, config) -> dict:
     return {name: dist.mean(loss) for name, loss in terms.items()}
 
 
-def load_neighbours(config, source) -> tuple:
-    """The neighbours that `python -m sslalign.neighbors` has found. Raises InputError."""
-    arrays = neighbors.load(config.neighbours, source.ids)
-    if (k := min(array.shape[1] for array in arrays)) < config.k:
-        raise InputError(config.neighbours, f"holds {k} neighbours of each sample, --k asks for "
-                         f"{config.k}")
-    return arrays
-
-
 def train(config) -> dict:
     run = Run("sslalign", config)
     source, held_out = training_pairs(config)
@@ -66,7 +56,7 @@ def train(config) -> dict:
     is_mining = has_semantic and config.neighbours == "own"
     mined = MinedNeighbours(len(source.ids) * is_mining, min(config.k, len(source.ids) - 1))
     if has_semantic and not is_mining:
-        batches.neighbours = load_neighbours(config, source)
+        batches.neighbours = neighbors.load(config.neighbours, source.ids, config.k)
 
     weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
     model = dist.sync_batchnorm(Sslalign(replace(config, **weights)))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.io import crop_audio, load_published, read_audio, read_image
-from common.training.array_files import file_crc32, fill_array, write_ids
+from common.io import InputError, crop_audio, load_published, read_audio, read_image
+from common.training.array_files import file_crc32, fill_array, open_array, write_ids
 
 from .frontend import log_spectrogram
 from .resnet import resnet18
@@ -86,3 +86,14 @@ def extract_supervised(folder, samples, weights: dict, device="cpu", batch_size=
                        "weights": file_crc32(weights[modality][0])}
         extract(samples, modality, net, folder / f"{modality}_features.npy", fingerprint, device,
                 batch_size, workers)
+
+
+def open_features(path, count: int) -> np.memmap:
+    """Features of `count` samples, of these or of your own encoders. Raises InputError."""
+    array = open_array(path, "put the features of your encoders there, or name --data, --root "
+                       "and weights")
+    is_float = array.dtype in (np.float16, np.float32)
+    if array.ndim != 2 or len(array) != count or not array.size or not is_float:
+        raise InputError(path, f"{array.dtype} {array.shape}: not (N, d) float16 or float32 with "
+                         f"N = {count}, the ids in ids.txt")
+    return array
