@@ -1,4 +1,4 @@
-"""Several processes do what one does on the whole: values and gradients, whatever the parts' sizes."""
+"""Several processes compute what one does on the whole: values and gradients, in uneven parts."""
 
 import os
 import socket
@@ -9,9 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from common.training import dist
-from common.training import RunConfig
-from common.training import Run
+from common.training import Run, RunConfig, dist
 
 SIZES = {2: (5, 2), 3: (4, 0, 3)}  # rows of each process
 
@@ -41,8 +39,39 @@ def batchnorm(layer, part, weight):
     out = layer(part)
     (out * weight).sum().backward()
     dist.sum_gradients(layer.parameters())
-    return {"out": out.detach(), "dx": part.grad, "grads": [p.grad for p in layer.parameters()],
-            "buffers": [b.clone() for b in layer.buffers()]}
+    return {
+        "out": out.detach(),
+        "dx": part.grad,
+        "grads": [p.grad for p in layer.parameters()],
+        "buffers": [b.clone() for b in layer.buffers()],
+    }
+
+
+def mean_losses(x):
+    """Three means of the rows x of a batch, as a train.py takes them → values, gradients.
+
+    of samples: a value of each row. of gathered rows: every process computes all of them. masked:
+    a mean over some positions of the rows, of which a process may have none.
+    """
+    layer = nn.Linear(24, 5).double()
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
+    nn.init.zeros_(layer.bias)
+    z = layer(x.flatten(1))  # (n, 5)
+    everything = dist.gather_rows(z)  # (N, 5)
+    parts = {
+        "samples": dist.mean(z.square().sum(1)),
+        "gathered": dist.mean(torch.logsumexp(everything @ everything.T, 1)),
+        "masked": dist.mean(z.sin(), where=x.flatten(1)[:, :5] > 0.4),
+        "nothing": dist.mean(z, where=torch.zeros_like(z, dtype=torch.bool)),
+    }
+    found = {}
+    for name, part in parts.items():
+        layer.zero_grad()
+        part.backward(retain_graph=True)
+        dist.sum_gradients(layer.parameters())
+        grads = [p.grad.clone() for p in layer.parameters()]
+        found[name] = dist.all_sum(part.detach()), grads
+    return found
 
 
 def work(rank, world, port, folder):
@@ -73,7 +102,7 @@ def work(rank, world, port, folder):
 
     part = x[mine].clone().requires_grad_()
     summed = dist.all_sum(part.sum((0, 2, 3)))
-    (summed ** 2 * (rank + 1)).sum().backward()
+    (summed**2 * (rank + 1)).sum().backward()
     found |= {"total": summed.detach(), "dtotal": part.grad}
 
     parameters = [
@@ -83,10 +112,11 @@ def work(rank, world, port, folder):
         nn.Parameter(torch.zeros(2)),
     ]
     for i, p in enumerate(parameters[:3]):
-        p.grad = torch.full_like(p, (rank + 1) * 10 ** i)
+        p.grad = torch.full_like(p, (rank + 1) * 10**i)
     dist.sum_gradients(iter(parameters))
     found |= {"grads": [p.grad for p in parameters]}
 
+    found["means"] = mean_losses(x[mine])
     found["bn"] = batchnorm(dist.sync_batchnorm(norm()), x[mine], weight[mine])
     flat = dist.sync_batchnorm(norm(nn.BatchNorm1d, affine=False))
     found["bn1d"] = batchnorm(flat, x[mine][:, :, 0, 0], weight[mine][:, :, 0, 0])
@@ -154,10 +184,10 @@ def test_total_is_the_sum_with_its_gradients(results):
     x, first, _ = rows(world)
     whole = x.clone().requires_grad_()
     summed = whole.sum((0, 2, 3))
-    (summed ** 2 * sum(range(1, world + 1))).sum().backward()
+    (summed**2 * sum(range(1, world + 1))).sum().backward()
     for rank, f in enumerate(found):
         close(f["total"], summed.detach())
-        close(f["dtotal"], whole.grad[first[rank]:first[rank + 1]])
+        close(f["dtotal"], whole.grad[first[rank] : first[rank + 1]])
 
 
 def test_sum_gradients(results):
@@ -165,8 +195,24 @@ def test_sum_gradients(results):
     everybody = sum(range(1, world + 1))
     for f in found:
         for i, grad in enumerate(f["grads"][:3]):
-            close(grad, torch.full_like(grad, everybody * 10 ** i))
+            close(grad, torch.full_like(grad, everybody * 10**i))
         assert f["grads"][1].dtype == torch.double and f["grads"][3] is None
+
+
+@pytest.mark.parametrize("name", ["samples", "gathered", "masked", "nothing"])
+def test_means_and_their_gradients_are_those_of_one_process(results, name):
+    world, found, _ = results
+    value, grads = mean_losses(rows(world)[0])[name]
+    assert (name == "nothing") == (value == 0) == all((g == 0).all() for g in grads)
+    for f in found:
+        torch.testing.assert_close(f["means"][name][0], value, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(f["means"][name][1], grads, rtol=1e-6, atol=1e-6)
+
+
+def test_mean_alone_is_torchs():
+    x = torch.randn(7, 3)
+    torch.testing.assert_close(dist.mean(x), x.mean())
+    torch.testing.assert_close(dist.mean(x, x > 0), x[x > 0].mean())
 
 
 @pytest.mark.parametrize("kind", ["bn", "bn1d"])
@@ -203,7 +249,7 @@ def test_batch_norm_in_evaluation_is_torchs(results):
     world, found, _ = results
     x, first, _ = rows(world)
     for rank, f in enumerate(found):
-        close(f["eval"], norm().eval()(x[first[rank]:first[rank + 1]]))
+        close(f["eval"], norm().eval()(x[first[rank] : first[rank + 1]]))
 
 
 def test_every_process_begins_with_the_same_model_and_stops_together(results):

@@ -1,17 +1,14 @@
 """Several processes as one: n processes compute what one process would on the whole batch.
 
-Each process holds its own rows of the batch, which may be of different numbers.
+Each process holds some rows of the batch; their numbers may differ.
 
-- `gather_rows(x)` is the rows of all processes, for a loss that compares each row with all others.
-- `mean(values)` is this process's part of the mean over the values of all processes: its sum
-  divided by the number of values in all of them. The parts add up to the mean.
-- Each process calls backward() on its part, and `sum_gradients` adds up what they give, which is
-  the gradient of the mean.
+- `gather_rows(x)`: the rows of all processes, for a loss that compares each row with all others.
+- `mean(values)`: this process's part of the mean over the values of all processes. Each process
+  calls backward() on its part.
+- `sum_gradients` adds up the gradients of the parts, which gives the gradient of the mean.
 
-A loss of gathered rows may be computed for all rows in all n processes. Each of its values is then
-given n times to `mean`, counts 1/n each time, and the sum stays the same.
-
-Without `torchrun` there is one process, and every function returns what it was given.
+If every process computes a loss of all gathered rows, `mean` gets each value n times and counts it
+1/n each time. Without `torchrun` there is one process: these functions return what they are given.
 """
 import os
 
@@ -24,23 +21,18 @@ from common.io import InputError
 
 def select_device(name: str) -> torch.device:
     """The device that --device names; each process of torchrun has its own. Raises InputError."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError("--device", f"{name!r} is no device (cpu, cuda, cuda:1)") from None
+        name = "cuda" if gpus else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    devices = ["cpu", *(f"cuda:{i}" for i in range(gpus))]
+    if name not in devices:
+        raise InputError("--device", f"{name!r} is not one of {', '.join(devices)}")
+    device = torch.device(name)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise InputError("--device", f"{name}: this machine has no usable GPU")
-        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise InputError("--device", f"{name}: there are {torch.cuda.device_count()} GPUs")
-        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    elif device.type != "cpu":
-        raise InputError("--device", f"{name}: cpu and cuda are supported")
     return device
 
 
@@ -92,11 +84,9 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     """(n, …) of each process → (N, …), all rows in order of rank, with gradients; n may differ."""
     if world_size() == 1:
         return x
-    sizes = _sizes(x)
-    # The other rows are zero here, so the sum over processes is the concatenation.
-    parts = list(x.new_zeros(sum(sizes), *x.shape[1:]).split(sizes))
+    parts = [x.new_zeros(size, *x.shape[1:]) for size in _sizes(x)]
     parts[rank()] = x
-    return all_sum(torch.cat(parts))
+    return all_sum(torch.cat(parts))  # all other rows are 0 here
 
 
 def first_row(x: torch.Tensor) -> int:
@@ -116,11 +106,11 @@ def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tenso
 
         part = Σ values / Σ over processes of their number,  mean = Σ over processes of part
     """
-    if where is None:
-        count = torch.full((), float(values.numel()), device=values.device)
-        return values.sum() / all_sum(count)
-    count = all_sum(where.sum().to(values.dtype)).clamp(min=1)
-    return (values * where).sum() / count
+    if where is not None:
+        values = values * where
+    count = torch.tensor(values.numel()) if where is None else where.sum()
+    count = all_sum(count.to(values.device, torch.float32))
+    return values.sum() / count.clamp(min=1)
 
 
 def sum_gradients(parameters) -> None:
