@@ -1,1 +1,1 @@
-"""Pretrained files of others: what they are (checkpoints.toml), how to get them (fetch.py), their licences."""
+"""Pretrained files by others: their list (checkpoints.toml), the download, their licences."""

@@ -1,7 +1,7 @@
 """Fetch pretrained files into third_party/weights/: `python -m third_party.fetch [NAME ...]`.
 
-A download shows its progress, is taken up again where it stopped, is checked, and only then gets its name. Without a
-network, put the files there by hand: they are checked in the same way.
+A download that was interrupted continues where it stopped. A file gets its name when its size and
+digests have been checked. Files that were put there by hand are checked in the same way.
 """
 import argparse
 import hashlib
@@ -20,15 +20,15 @@ from common.io import InputError
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
 CHECKPOINTS = tomllib.loads((HERE / "checkpoints.toml").read_text(encoding="utf-8"))
-LARGEST = 2 << 30  # bytes: no file here is half as large; a server that sends more is not sending it
+LARGEST = 2 << 30  # bytes; no file of the list is half as large
 BLOCK = 1 << 20
 
 
 def fetch(entry, folder=WEIGHTS):
-    """Make sure that the file of one entry of checkpoints.toml is in `folder` and is the right one.
+    """Put the file of one entry of checkpoints.toml into `folder`, unless it is there; check it.
 
-    Returns its path and one line on what was done. Raises InputError when it cannot be had or is not the right one;
-    what was downloaded of a wrong file is removed, what was downloaded of an unfinished one stays as `.part`.
+    Returns its path and one line on what was done. Raises InputError if it cannot be fetched or
+    fails the check. A download that fails the check is removed; an incomplete one stays as `.part`.
     """
     file = entry["file"]
     if Path(file).name != file or file in ("", ".", ".."):
@@ -38,73 +38,94 @@ def fetch(entry, folder=WEIGHTS):
     target, part = folder / file, folder / (file + ".part")
     if target.exists():
         record(folder, file, check(target, entry))
-        return target, "there already, " + known(entry)
+        return target, f"there already, {kind_of_check(entry)}"
     if not (part.exists() and part.stat().st_size == entry.get("size")):
         download(entry["url"], part, entry.get("size"), target)
     try:
         digest = check(part, entry)
     except InputError as error:
         part.unlink()
-        raise InputError(target, f"what {entry['url']} sent {error.reason}, and was removed") from error
+        reason = f"what {entry['url']} sent {error.reason}, and was removed"
+        raise InputError(target, reason) from error
     os.replace(part, target)
     record(folder, file, digest)
-    return target, f"fetched, {known(entry)}: sha256 {digest}"
+    return target, f"fetched, {kind_of_check(entry)}: sha256 {digest}"
 
 
 def download(url, part, size, target):
-    """Bring `part` to its full length; `size` in bytes if known. `target` is where a person would put the file."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Add to `part` the bytes of the file at `url` that it lacks. Raises InputError.
+
+    size: the file's length in bytes, None if unknown. target: where to put the file by hand.
+    """
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    by_hand = f"put the file at {target}"
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
-            resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-            if response.status == 206 and not resumed:
-                raise InputError(url, "the server sent another part of the file than was asked for")
-            have = have if resumed else 0
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else size
-            if (total != size and size is not None) or (total or 0) > LARGEST:
-                raise InputError(url, f"the server offers {total} bytes, not {size or 'a file of this list'}")
-            with open(part, "ab" if resumed else "wb") as out, \
-                    tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=target.name) as bar:
-                while block := response.read(BLOCK):
-                    have += len(block)
-                    if have > (total or LARGEST):
-                        raise InputError(url, "the server sends more than the file's length")
-                    out.write(block)
-                    bar.update(len(block))
+            length, total = receive(response, url, part, start, size)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond what is there: a complete file is kept for the check, any other begins anew
-            if error.headers.get("Content-Range", "").endswith(f"/{have}"):
-                return
-            part.unlink()
-            raise InputError(part, "did not fit the file on the server and was removed: run again") from error
-        raise InputError(url, f"{error.code} {error.reason}: put the file at {target}") from error
-    except (OSError, http.client.HTTPException) as error:  # no network, no such host, a connection that broke
-        raise InputError(url, f"cannot be fetched ({error}): run again, or put the file at {target}") from error
-    if total is not None and have != total:
-        raise InputError(url, f"the connection ended after {have} of {total} bytes: run again, or put the file at {target}")
+        if error.code != 416:
+            raise InputError(url, f"{error.code} {error.reason}: {by_hand}") from error
+        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return  # `part` is complete
+        part.unlink()
+        reason = "did not fit the file on the server and was removed: run again"
+        raise InputError(part, reason) from error
+    except (OSError, http.client.HTTPException) as error:  # no network, a broken connection
+        raise InputError(url, f"cannot be fetched ({error}): run again, or {by_hand}") from error
+    if total is not None and length != total:
+        raise InputError(url, f"the connection ended after {length} of {total} bytes: run again, "
+                         f"or {by_hand}")
+
+
+def receive(response, url, part, start, size):
+    """Write the response to `part`; returns the length of `part` and of the file, None if unknown.
+
+    A server that knows no ranges sends the whole file again. Raises InputError if it sends another
+    range, or a file of another size.
+    """
+    is_range = response.status == 206
+    if is_range and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        raise InputError(url, "the server sent another part of the file than was asked for")
+    length = start if is_range else 0
+    remaining = response.headers.get("Content-Length")
+    total = length + int(remaining) if remaining else size
+    if (total != size and size is not None) or (total or 0) > LARGEST:
+        reason = f"the server offers {total} bytes, not {size or 'a file of this list'}"
+        raise InputError(url, reason)
+    name = part.name.removesuffix(".part")
+    with open(part, "ab" if is_range else "wb") as out, \
+            tqdm(total=total, initial=length, unit="B", unit_scale=True, desc=name) as bar:
+        while block := response.read(BLOCK):
+            length += len(block)
+            if length > (total or LARGEST):
+                raise InputError(url, "the server sends more than the file's length")
+            out.write(block)
+            bar.update(len(block))
+    return length, total
 
 
 def check(path, entry):
-    """The sha256 of the file at `path`. Raises InputError when size or any known digest is another."""
+    """The sha256 of the file at `path`. Raises InputError if its size or a digest is another."""
     if "size" in entry and path.stat().st_size != entry["size"]:
         raise InputError(path, f"has {path.stat().st_size} bytes, not {entry['size']}")
     digests = {}
     for algorithm in ("sha256", "md5") if "md5" in entry else ("sha256",):
         with open(path, "rb") as file:
-            digests[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
+            digest = digests[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
         start = entry.get(algorithm, "")
-        if not digests[algorithm].startswith(start):
-            raise InputError(path, f"has {algorithm} {digests[algorithm]}, not {start}{'…' if len(start) < 32 else ''}")
-    first = recorded(path.parent).get(entry["file"], digests["sha256"])
-    if first != digests["sha256"]:
-        raise InputError(path, f"has sha256 {digests['sha256']}, not {first} as at first (SHA256SUMS)")
-    return digests["sha256"]
+        if not digest.startswith(start):
+            rest = "…" if len(start) < 32 else ""
+            raise InputError(path, f"has {algorithm} {digest}, not {start}{rest}")
+    sha256 = digests["sha256"]
+    first = recorded(path.parent).get(entry["file"], sha256)
+    if first != sha256:
+        raise InputError(path, f"has sha256 {sha256}, not {first} as at first (SHA256SUMS)")
+    return sha256
 
 
-def known(entry):
-    """What a passed check is worth, in words."""
+def kind_of_check(entry):
+    """What a file that passes the check has been compared with, in words."""
     if len(entry.get("sha256", "")) == 64:
         return "sha256 as published"
     if "sha256" in entry:
@@ -113,7 +134,7 @@ def known(entry):
 
 
 def recorded(folder):
-    """{file: sha256} of what was there before."""
+    """{file: sha256} from SHA256SUMS: the files that have been in `folder`."""
     sums = folder / "SHA256SUMS"
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []
     return {file: digest for digest, file in (line.split("  ", 1) for line in lines)}
@@ -122,33 +143,40 @@ def recorded(folder):
 def record(folder, file, digest):
     """Add one line to SHA256SUMS, in the form of `sha256sum --check`."""
     sums = recorded(folder) | {file: digest}
-    fresh = folder / "SHA256SUMS.part"
-    fresh.write_text("".join(f"{d}  {f}\n" for f, d in sorted(sums.items())), encoding="utf-8")
-    os.replace(fresh, folder / "SHA256SUMS")
+    part = folder / "SHA256SUMS.part"
+    part.write_text("".join(f"{d}  {f}\n" for f, d in sorted(sums.items())), encoding="utf-8")
+    os.replace(part, folder / "SHA256SUMS")
 
 
 def table():
     """All entries as text, one a line."""
     rows = [("name", "file", "MB", "licence", "check", "here", "used by, for")]
-    for name, e in CHECKPOINTS.items():
-        digits = len(e.get("sha256", ""))
-        check_ = "sha256" if digits == 64 else f"{digits} digits" if digits else "md5" if "md5" in e else "none"
-        rows.append((name, e["file"], f"{e['size'] / 1e6:.1f}" if "size" in e else "?", e["licence"], check_,
-                     "yes" if (WEIGHTS / e["file"]).exists() else "", f"{', '.join(e['used_by'])}: {e['for']}"))
+    for name, entry in CHECKPOINTS.items():
+        digits = len(entry.get("sha256", ""))
+        digest = "md5" if "md5" in entry else "none"
+        if digits:
+            digest = "sha256" if digits == 64 else f"{digits} digits"
+        rows.append((name, entry["file"], f"{entry['size'] / 1e6:.1f}" if "size" in entry else "?",
+                     entry["licence"], digest, "yes" if (WEIGHTS / entry["file"]).exists() else "",
+                     f"{', '.join(entry['used_by'])}: {entry['for']}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip()
+                     for row in rows)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m third_party.fetch", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKPOINTS)} (default: all)")
-    parser.add_argument("--list", action="store_true", help="print what there is, and fetch nothing")
+    parser = argparse.ArgumentParser(prog="python -m third_party.fetch",
+                                     description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"of {', '.join(CHECKPOINTS)} (default: all)")
+    parser.add_argument("--list", action="store_true",
+                        help="print the table of files, and fetch nothing")
     args = parser.parse_args(argv)
     if args.list:
         print(table())
         return 0
     if unknown := [name for name in args.names if name not in CHECKPOINTS]:
-        parser.error(f"unknown {', '.join(unknown)}: the names are {', '.join(CHECKPOINTS)}")  # status 2
+        parser.error(f"unknown {', '.join(unknown)}: the names are {', '.join(CHECKPOINTS)}")
     status = 0
     for name in args.names or CHECKPOINTS:
         try:
