@@ -1,7 +1,11 @@
-"""PANNs (Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition", TASLP 2020).
+"""PANNs with the published key names, for evaluation.
 
-With the published key names, for evaluation: SpecAugment, mixup and dropout, which act in training only, are left out.
-B sounds of n samples, T frames, M mel bins, C channels.
+Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition",
+TASLP 2020, https://arxiv.org/abs/1912.10211; weights of
+https://github.com/qiuqiangkong/audioset_tagging_cnn. SpecAugment, mixup and dropout, which act in
+training only, are left out.
+
+B waveforms of n samples, T frames, M mel bins, C channels.
 """
 import math
 
@@ -12,9 +16,9 @@ from torch import nn
 
 
 def mel_filterbank(rate, window, mels, fmin, fmax):
-    """Array (window // 2 + 1, mels): triangles in Hz at equal steps of Slaney's mel between fmin and fmax, each of area 1.
+    """(window // 2 + 1, mels): triangles of area 1 in Hz at equal steps of mel, fmin to fmax.
 
-    Slaney's mel (Auditory Toolbox, 1998) is linear to 1000 Hz, which are 15 mel, and logarithmic above: 27 mel more at 6400 Hz.
+    Slaney's mel (Auditory Toolbox, 1998):  3/200 Hz to 1000 Hz, above 15 + 27 log_6.4(Hz / 1000)
     """
     def mel(hz):
         return 3 * hz / 200 if hz < 1000 else 15 + 27 * math.log(hz / 1000) / math.log(6.4)
@@ -23,12 +27,15 @@ def mel_filterbank(rate, window, mels, fmin, fmax):
     edges = np.where(steps < 15, steps * 200 / 3, 1000 * 6.4 ** ((steps - 15) / 27))  # Hz
     low, peak, high = edges[:-2], edges[1:-1], edges[2:]
     bins = np.linspace(0, rate / 2, window // 2 + 1)[:, None]
-    triangles = np.maximum(0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
-    return triangles * 2 / (high - low)
+    rise, fall = (bins - low) / (peak - low), (high - bins) / (high - peak)
+    return np.maximum(0, np.minimum(rise, fall)) * 2 / (high - low)
 
 
 def fourier_kernels(window):
-    """Real and imaginary part, each (window // 2 + 1, 1, window), of the Fourier transform of a frame under a periodic Hann."""
+    """The Fourier transform of a frame under a periodic Hann window, as kernels of a convolution.
+
+    Its real and imaginary part, each (window // 2 + 1, 1, window).
+    """
     n = np.arange(window)
     turns = np.arange(window // 2 + 1)[:, None] * n % window / window  # reduced as integers: exact
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / window)
@@ -45,7 +52,7 @@ class Fixed(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions and average pooling: (B, inputs, T, M) → (B, outputs, T / pool[0], M / pool[1])."""
+    """Two 3×3 convolutions, average pooling: (B, inputs, T, M) → (B, outputs, T/pool, M/pool)."""
 
     def __init__(self, inputs, outputs, pool=(2, 2)):
         super().__init__()
@@ -61,7 +68,10 @@ class ConvBlock(nn.Module):
 
 
 class WaveBlock(nn.Module):
-    """Two convolutions of three samples, the second dilated, and maximum pooling: (B, inputs, n) → (B, outputs, n / 4)."""
+    """Two convolutions of three samples, the second dilated, and maximum pooling.
+
+    (B, inputs, n) → (B, outputs, n / 4).
+    """
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -78,14 +88,15 @@ class WaveBlock(nn.Module):
 class Cnn14(nn.Module):
     """Six blocks of two convolutions on a log-mel spectrogram.
 
-    window and hop are in samples, fmin and fmax in Hz, mels at least 32. The blocks are width … 32·width wide;
-    `embedding_size` is the last width. Sounds have `least` samples or more.
+    window and hop are in samples, fmin and fmax in Hz, mels at least 32. The blocks are width …
+    32·width wide; `embedding_size` is the last width, `min_samples` the shortest input.
     """
 
-    def __init__(self, sample_rate=32000, window=1024, hop=320, mels=64, fmin=50, fmax=14000, classes=527, width=64):
+    def __init__(self, sample_rate=32000, window=1024, hop=320, mels=64, fmin=50, fmax=14000,
+                 classes=527, width=64):
         super().__init__()
         self.sample_rate, self.hop, self.embedding_size = sample_rate, hop, 32 * width
-        self.least = 31 * hop  # samples: 32 frames, which five poolings leave one of
+        self.min_samples = 31 * hop  # 32 frames, of which five poolings leave one
         real, imag = fourier_kernels(window)
         stft = nn.ModuleDict({"conv_real": Fixed(weight=real), "conv_imag": Fixed(weight=imag)})
         self.spectrogram_extractor = nn.ModuleDict({"stft": stft})
@@ -101,46 +112,57 @@ class Cnn14(nn.Module):
         self.fc_audioset = nn.Linear(32 * width, classes)
 
     def log_mel(self, waveforms):
-        """(B, n) → (B, 1, 1 + n // hop, mels) in dB, float32: centred frames, the ends reflected, power, floor -100 dB.
+        """(B, n) → (B, 1, T, M) in dB, float32, T = 1 + n // hop.
 
-        The published file holds the transform as kernels of a convolution; their row of frequency 0 is the window. The window is
-        taken from there and the rest left to the FFT: a third to a fifth of the time, and no TF32 where a GPU's convolutions use it.
+            10 log10( max( |STFT|² · melW, 1e-10 ) ),  frames centred, the ends reflected
+
+        The published file holds the transform as kernels of a convolution, of which the row of
+        frequency 0 is the window. The FFT takes a third to a fifth of the convolution's time, and
+        never TF32.
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             window = self.spectrogram_extractor["stft"]["conv_real"].weight[0, 0].float()
-            spectrum = torch.stft(waveforms.float(), len(window), self.hop, window=window, pad_mode="reflect", return_complex=True)
+            spectrum = torch.stft(waveforms.float(), len(window), self.hop, window=window,
+                                  pad_mode="reflect", return_complex=True)
             power = spectrum.real.square() + spectrum.imag.square()  # (B, window // 2 + 1, T)
             mel = power.transpose(1, 2) @ self.logmel_extractor.melW.float()  # (B, T, M)
             return 10 * mel.clamp(min=1e-10).log10()[:, None]
 
     def stem(self, waveforms, logmel):
-        """(B, n) and its log_mel (B, 1, T, M) → the map that the second block sees, (B, C, T / 2, M / 2)."""
+        """waveforms (B, n), their log_mel (B, 1, T, M) → the input of block 2, (B, C, T/2, M/2)."""
         x = self.bn0(logmel.transpose(1, 3)).transpose(1, 3)  # each mel bin is a channel
         return self.conv_block1(x)
 
     def forward(self, waveforms):
-        """(B, n) in [-1, 1] at `sample_rate` → {"logmel": (B, 1, T, M) in dB, "embedding": (B, embedding_size), not negative,
-        "clipwise_output": (B, classes) in [0, 1]}. ValueError when n < `least`."""
-        if waveforms.shape[-1] < self.least:
-            raise ValueError(f"a sound of {waveforms.shape[-1]} samples is too short: at least {self.least} are needed")
+        """(B, n) in [-1, 1] at `sample_rate` → a dict of
+
+        logmel (B, 1, T, M) in dB, embedding (B, embedding_size), not negative, clipwise_output
+        (B, classes) in [0, 1]. Raises ValueError if n < `min_samples`.
+        """
+        if waveforms.shape[-1] < self.min_samples:
+            raise ValueError(f"audio of {waveforms.shape[-1]} samples is too short: at least "
+                             f"{self.min_samples} are needed")
         logmel = self.log_mel(waveforms)
         x = self.stem(waveforms, logmel)
-        for block in (self.conv_block2, self.conv_block3, self.conv_block4, self.conv_block5, self.conv_block6):
-            x = block(x)  # at last (B, 32·width, T / 32, M / 32)
+        for block in (self.conv_block2, self.conv_block3, self.conv_block4, self.conv_block5,
+                      self.conv_block6):
+            x = block(x)  # at last (B, 32·width, T/32, M/32)
         x = x.mean(3)
         embedding = F.relu(self.fc1(x.amax(2) + x.mean(2)))
-        return {"logmel": logmel, "embedding": embedding, "clipwise_output": torch.sigmoid(self.fc_audioset(embedding))}
+        return {"logmel": logmel, "embedding": embedding,
+                "clipwise_output": torch.sigmoid(self.fc_audioset(embedding))}
 
 
 class WavegramLogmelCnn14(Cnn14):
-    """Cnn14 whose second block also sees the wavegram, a map of time and learnt frequencies made from the samples.
+    """Cnn14 whose second block also takes the wavegram, a map of time and learnt frequencies.
 
-    The front end is Cnn14's default: its hop of 320 is the product of the wavegram's strides. width is a multiple of 16.
+    It is made from the waveform. The front end is Cnn14's default: its hop of 320 is the product of
+    the wavegram's strides. width is a multiple of 16.
     """
 
     def __init__(self, classes=527, width=64):
         super().__init__(classes=classes, width=width)
-        self.least = 32 * self.hop  # the wavegram has no frame beyond the last sample
+        self.min_samples = 32 * self.hop  # the wavegram has no frame beyond the last sample
         self.pre_conv0 = nn.Conv1d(1, width, 11, stride=5, padding=5, bias=False)
         self.pre_bn0 = nn.BatchNorm1d(width)
         self.pre_block1 = WaveBlock(width, width)
@@ -150,13 +172,13 @@ class WavegramLogmelCnn14(Cnn14):
         self.conv_block2 = ConvBlock(2 * width, 2 * width)
 
     def stem(self, waveforms, logmel):
-        """→ both maps, (B, 2·C, T / 2, M / 2): the log-mel's channels, then the wavegram's."""
+        """Both maps, (B, 2·C, T/2, M/2): the log-mel's channels, then the wavegram's."""
         a = F.relu(self.pre_bn0(self.pre_conv0(waveforms[:, None])))  # (B, C, n / 5)
         a = self.pre_block3(self.pre_block2(self.pre_block1(a)))  # (B, 2·C, n / 320)
-        a = a.unflatten(1, (-1, 32)).transpose(2, 3)  # (B, C / 16, n / 320, 32), as many frequencies as the log-mel has left
-        a = self.pre_block4(a)  # (B, C, n / 640, 32)
+        a = a.unflatten(1, (-1, 32)).transpose(2, 3)  # (B, C/16, n/320, 32): 32 frequencies
+        a = self.pre_block4(a)  # (B, C, n/640, 32)
         x = super().stem(waveforms, logmel)
-        return torch.cat((x[:, :, :a.shape[2]], a), 1)  # of a length with a remainder the log-mel may have one frame more
+        return torch.cat((x[:, :, :a.shape[2]], a), 1)  # the log-mel may have one frame more
 
 
 def cnn14(**options):
