@@ -3,17 +3,15 @@
 Whatever is read is bounded before memory is allocated for it, and anything wrong with it is an
 `InputError` that names the file. What is written appears whole or not at all (`atomic`).
 """
-from .audio import MAX_FRAMES, MAX_RATE, read_audio, write_audio
+from .audio import read_audio, write_audio
 from .checkpoint import load_published, read_checkpoint, read_state
 from .drawing import contact_sheet, overlay
 from .files import InputError, atomic, decoding, inside
-from .image import MAX_PIXELS, read_image, write_image
+from .image import read_image, write_image
 from .resample import crop_audio, fit, resample
-from .text import (MAX_TEXT, append_jsonl, read_csv, read_json, read_jsonl, read_lines,
-                   write_json)
+from .text import append_jsonl, read_csv, read_json, read_lines, write_json
 
-__all__ = ["MAX_FRAMES", "MAX_PIXELS", "MAX_RATE", "MAX_TEXT", "InputError", "append_jsonl",
-           "atomic", "contact_sheet", "crop_audio", "decoding", "fit", "inside", "load_published",
-           "overlay", "read_audio", "read_checkpoint", "read_csv", "read_image", "read_json",
-           "read_jsonl", "read_lines", "read_state", "resample", "write_audio", "write_image",
-           "write_json"]
+__all__ = ["InputError", "append_jsonl", "atomic", "contact_sheet", "crop_audio", "decoding", "fit",
+           "inside", "load_published", "overlay", "read_audio", "read_checkpoint", "read_csv",
+           "read_image", "read_json", "read_lines", "read_state", "resample", "write_audio",
+           "write_image", "write_json"]

@@ -71,12 +71,9 @@ def _filters(old, new, zeros, rolloff, beta, dtype, device):
 
 def fit(waveform, samples):
     """(…, n) → (…, samples): the beginning of the waveform, which is repeated if it is shorter."""
-    n = waveform.shape[-1]
-    if n == 0:
+    if waveform.shape[-1] == 0:
         raise ValueError("cannot repeat an empty waveform")
-    if n < samples:
-        waveform = waveform.repeat(*[1] * (waveform.dim() - 1), -(-samples // n))
-    return waveform[..., :samples]
+    return waveform[..., torch.arange(samples) % waveform.shape[-1]]
 
 
 def crop_audio(waveform, sample_rate, clip=10.0, crop=3.0, shift=0.0):

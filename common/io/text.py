@@ -37,20 +37,10 @@ def append_jsonl(file, value):
 
 def read_json(path):
     """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long."""
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
     with decoding(path):
-        return _parse(_read_text(path))
-
-
-def read_jsonl(path):
-    """The values of a file with one JSON value a line. InputError names the line that is not."""
-    values = []
-    with decoding(path):
-        for number, line in enumerate(_read_text(path).rstrip("\n").split("\n"), 1):
-            try:
-                values.append(_parse(line))
-            except (ValueError, RecursionError) as error:
-                raise InputError(path, f"line {number}: {error}") from error
-    return values
+        return json.loads(_read_text(path), parse_constant=refuse)
 
 
 def read_lines(path) -> list[str]:
@@ -67,12 +57,6 @@ def _read_text(path):
     if len(data) > MAX_TEXT:
         raise InputError(path, f"more than {MAX_TEXT} bytes")
     return data.decode("utf-8-sig")
-
-
-def _parse(text):
-    def refuse(name):
-        raise ValueError(f"{name} is not JSON")
-    return json.loads(text, parse_constant=refuse)
 
 
 def read_csv(path, columns=()):
