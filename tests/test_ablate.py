@@ -1,12 +1,13 @@
-"""common/ablate.py with a method whose training is a line: what is run, what is not run again, and the table."""
+"""common.training.ablation with a toy training: what is run, what is not run again, the table."""
 
 import importlib
 from pathlib import Path
 
 import pytest
 
-from common.training.ablation import ablate
 from common.io import read_json
+from common.training import git_commit
+from common.training.ablation import ablate
 from turn import ablate as turn
 
 TRAIN = """
@@ -24,7 +25,8 @@ with open(pathlib.Path(args.out, "log"), "a") as log:
     log.write(f"{args.x} {args.seed} {args.resume}" + chr(10))
 if args.x > 1:
     raise SystemExit("toy.train: error: x is too large")
-(folder / "metrics.json").write_text(json.dumps({"a/score": args.x + args.seed / 100, "samples": 7}))
+metrics = {"a/score": args.x + args.seed / 100, "samples": 7}
+(folder / "metrics.json").write_text(json.dumps(metrics))
 """
 TABLES = {
     "1": {"default": [], "more": ["--x", "0.7"]},
@@ -62,6 +64,24 @@ def test_the_table(toy, capsys):
     assert sorted(Path("runs/log").read_text().splitlines()) == sorted(
         f"{x} {s} False" for x in (0.5, 0.7) for s in range(3)
     )
+
+
+def test_the_table_as_json(toy, tmp_path, capsys):
+    toy("--table", "1", "2", "--seeds", "2", "--out-results", "results/toy table.json", "--x=0.2")
+    table = read_json("results/toy table.json")
+    assert table["rows"][0]["name"] == "1: default" and len(table["rows"]) == 4
+    for row, x in zip(table["rows"], (0.2, 0.2, 0.2, 0.2)):  # the last --x counts
+        assert row["values"] == {"score": pytest.approx([100 * x, 100 * x + 1])}
+    assert {k: v for k, v in table.items() if k not in ("rows", "date", "machine", "note")} == {
+        "title": "Ablation of toy: 1, 2",
+        "command": "python -m toy.ablate --jobs 1 --table 1 2 --seeds 2 --out-results "
+        "'results/toy table.json' --x=0.2",
+        "commit": git_commit(),
+        "n": 7,
+        "seeds": [0, 1],
+        "columns": ["score"],
+    }
+    assert table["note"] in capsys.readouterr().out
 
 
 def test_nothing_is_done_twice(toy, capsys):
@@ -107,8 +127,9 @@ def test_real_data_must_be_named(capsys):
 
 @pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])
 def test_the_rows_are_settings(method):
-    """Every flag of every row is one of the method's, and no two rows of a table are the same training."""
+    """Every flag of every row is one of the method's; no two rows are the same training."""
     from common.training import given_flags, parser, resolve
+
     module, config = (importlib.import_module(f"{method}.{name}") for name in ("ablate", "config"))
     for table, rows in module.TABLES.items():
         made = []
@@ -118,3 +139,4 @@ def test_the_rows_are_settings(method):
             )
             made.append(resolve(config.PRESETS, given_flags(type(config.TINY), args)))
         assert len(set(made)) == len(made), table
+    assert len(set(module.COLUMNS.values())) == len(module.COLUMNS)  # a heading is a key of results

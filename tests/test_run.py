@@ -1,4 +1,5 @@
 """A run: what it writes, how it stops, how it goes on, and what it refuses."""
+
 import io
 import json
 import math
@@ -16,13 +17,14 @@ import pytest
 import torch
 from torch import nn
 
-from common.training import RunConfig, as_dict
-from common.training import flag as field
-from common.io import InputError
+from common.io import InputError, read_json
 from common.training import (
     LOG_EVERY,
     Interrupted,
     Run,
+    RunConfig,
+    as_dict,
+    check_batch_size,
     cli,
     configure,
     cosine_schedule,
@@ -31,7 +33,10 @@ from common.training import (
     load_checkpoint,
     markdown_table,
     newest_run,
+    step_loader,
+    write_results,
 )
+from common.training import flag as field
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,7 +73,7 @@ def start(tmp_path, **changes):
 
 
 def train(run, steps, epoch=25, stop_at=None, bad_at=None):
-    """A small training with random numbers in every step, which is a function of (seed, step) and of torch's generator."""
+    """A small training; its random numbers follow from (seed, step) and torch's generator."""
     model = nn.Sequential(
         nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1)
     )
@@ -104,7 +109,7 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-# What it writes -----------------------------------------------------------------------------------------------------------
+# What it writes
 
 
 def test_a_run_writes_its_folder(tmp_path):
@@ -210,7 +215,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_last_pt(tmp_path):
     )
 
 
-# How it goes on -----------------------------------------------------------------------------------------------------------
+# How it goes on
 
 
 def resumed(tmp_path, *argv):
@@ -297,7 +302,7 @@ def test_a_restart_by_torchrun_goes_on_only_where_it_knows_the_run(tmp_path, mon
     assert configure("toy", PRESETS, "", ["--out", str(tmp_path), "--name", "another"]).resume
 
 
-# What it refuses ----------------------------------------------------------------------------------------------------------
+# What it refuses
 
 
 class Malicious:
@@ -309,7 +314,7 @@ def damage(path, kind):
     good = path.read_bytes()
     checkpoint = torch.load(path, weights_only=True)
     if kind == "truncated":
-        path.write_bytes(good[:len(good) // 2])
+        path.write_bytes(good[: len(good) // 2])
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
@@ -425,7 +430,7 @@ def test_command_line_errors_of_a_training(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# How it stops -------------------------------------------------------------------------------------------------------------
+# How it stops
 
 
 @pytest.mark.slow
@@ -439,7 +444,12 @@ def test_signals_write_last_pt_and_exit_130(tmp_path, number):
         with cli("prog"):
             run = t.Run("toy", configure("toy", t.PRESETS, "", sys.argv[1:]))
             log = run.log
-            run.log = lambda *a, **k: (log(*a, **k), time.sleep(0.002), run.step == 1 and print("going", flush=True))
+            def slow_log(*args, **numbers):
+                log(*args, **numbers)
+                time.sleep(0.002)
+                if run.step == 1:
+                    print("going", flush=True)
+            run.log = slow_log
             t.train(run, 10**6, epoch=10**6)
     """)
     argv = [sys.executable, "-c", program, "--out", str(tmp_path), "--name", "a", "--device", "cpu"]
@@ -499,7 +509,7 @@ def test_cli_reports_and_lets_through(capsys):
         1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
 
 
-# Small things -------------------------------------------------------------------------------------------------------------
+# Small things
 
 
 def test_cosine():
@@ -511,6 +521,52 @@ def test_cosine():
         0,
     ] and cosine_schedule(9, 10, 2) > 0
     assert cosine_schedule(0, 10, 0) == 1 and cosine_schedule(0, 1, 1) == 1
+
+
+def test_batch_sizes(monkeypatch):
+    check_batch_size(4, 4, "pairs")
+    with pytest.raises(InputError, match="--batch-size: 5 pairs a step are more than all 4"):
+        check_batch_size(5, 4, "pairs")
+    monkeypatch.setattr("common.training.dist.world_size", lambda: 3)
+    check_batch_size(3, 4, "pairs")
+    with pytest.raises(InputError, match="2 pairs a step are too few for 3 processes"):
+        check_batch_size(2, 4, "pairs")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_batches_of_its_steps(workers):
+    state = torch.get_rng_state()
+    batches = [{"x": torch.full((2,), float(step))} for step in range(9)]
+    assert [b["x"].tolist() for b in step_loader(batches, 3, 7, workers)] == [
+        [s, s] for s in (3, 4, 5, 6)
+    ]
+    assert torch.equal(torch.get_rng_state(), state)  # a continued run draws the same numbers
+
+
+def test_results_are_written_with_all_that_repeats_them(tmp_path):
+    rows = [{"name": "ours", "values": {"cIoU": [50.0, math.nan]}}, {"name": "none", "values": {}}]
+    write_results(
+        tmp_path / "a/b.json", title="t", command="c", columns=["cIoU"], rows=rows, seeds=range(2)
+    )
+    written = read_json(tmp_path / "a/b.json")
+    keys = "title command commit date machine n seeds columns rows note"
+    assert list(written) == keys.split() and written["commit"] == git_commit()
+    assert written["rows"][0]["values"] == {"cIoU": [50, None]} and written["n"] is None
+    assert written["seeds"] == [0, 1] and len(written["date"]) == 10 and "CPU" in written["machine"]
+    with pytest.raises(ValueError, match="cIoU of row 'ours'"):
+        write_results(tmp_path / "c.json", title="t", command="c", columns=["AUC"], rows=rows)
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_the_commit_is_of_the_code_and_empty_without_a_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # wherever the command runs
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = git_commit()
+    assert head.stdout.startswith(commit) and bool(commit) == bool(head.stdout)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    assert git_commit() == ""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() == ""
 
 
 def test_markdown():

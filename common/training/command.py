@@ -17,27 +17,24 @@ from .run import Interrupted, load_checkpoint, newest_run
 def cli(prog: str):
     """Around a command: an expected failure is one line on stderr and an exit status.
 
-    2 for bad input or a file that cannot be written, 1 for a loss that is not finite, 130 for an
-    interruption.
+    2: bad input, or a file that cannot be written. 1: a loss is not finite. 130: interrupted.
     """
+    status = 0
     try:
         yield
-    except InputError as error:
-        _exit(f"{prog}: error: {error}", 2)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        _exit(f"{prog}: error: {reason}", 2)
+    except (InputError, OSError) as error:
+        line, status = f"error: {error}", 2
+        if getattr(error, "filename", None):
+            line = f"error: {error.filename}: {error.strerror}"
     except FloatingPointError as error:
-        _exit(f"{prog}: {error}", 1)
+        line, status = str(error), 1
     except (Interrupted, KeyboardInterrupt) as error:
-        _exit(f"{prog}: {str(error) or 'interrupted'}", 130)
+        line, status = str(error) or "interrupted", 130
     finally:
         dist.stop()
-
-
-def _exit(line: str, status: int):
-    print(line, file=sys.stderr)
-    sys.exit(status)
+    if status:
+        print(f"{prog}: {line}", file=sys.stderr)
+        sys.exit(status)
 
 
 def configure(method: str, presets: dict, about: str, argv=None):

@@ -3,6 +3,7 @@ import argparse
 import sys
 from dataclasses import asdict as as_dict  # noqa: F401 (re-exported)
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import get_args, get_origin
 
 
@@ -16,30 +17,29 @@ def flag(default, text: str, choices=None, free_on_resume: bool = False):
     return field(default=default, metadata=metadata)
 
 
-def _free(default, text):
-    return flag(default, text, free_on_resume=True)
+_free = partial(flag, free_on_resume=True)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The fields that every method has; each method adds its own."""
-    preset: str = flag("tiny", "the embedded default, or the paper's setting", ("tiny", "paper"))
-    data: str = flag("scenes", "scenes (made on the fly), or a data set's name under --root")
-    root: str = _free("", "folder with the data set (the README shows its layout)")
-    objects: str = _free("", "folder of name.png + name.wav|ogg|flac that scenes are made of")
-    name: str = _free("", "name of the run; default: the time")
-    out: str = _free("runs", "folder that holds the runs")
+    preset: str = flag("tiny", "defaults: tiny is small, for scenes; paper is as published", ("tiny", "paper"))
+    data: str = flag("scenes", "scenes (generated), or the name of a data set")
+    root: str = _free("", "folder of the data set (the README shows its layout)")
+    objects: str = _free("", "folder of NAME.png and NAME.wav|ogg|flac to compose scenes of (none: built-in)")
+    name: str = _free("", "name of the run (none: date and time)")
+    out: str = _free("runs", "folder of all runs; this one is OUT/METHOD/NAME")
     seed: int = flag(0, "seed of everything random")
     epochs: int = flag(1, "passes over the training data")
     steps: int = flag(0, "number of steps, instead of --epochs (0: use --epochs)")
     batch_size: int = flag(64, "samples a step, over all processes")
     lr: float = flag(1e-4, "highest learning rate")
-    workers: int = _free(0, "processes that load data")
-    device: str = _free("auto", "cpu, cuda, cuda:1, or auto")
-    amp: bool = flag(True, "bfloat16 autocast on a GPU")
-    compile: bool = _free(False, "torch.compile the model")
-    resume: bool = _free(False, "continue --name (default: the newest run) from its last.pt")
-    save_every: int = _free(200, "steps between two last.pt; the end of an epoch writes one too")
+    workers: int = _free(0, "processes that load data (0: the training itself)")
+    device: str = _free("auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one")
+    amp: bool = flag(True, "compute in bfloat16 on a GPU (autocast)")
+    compile: bool = _free(False, "compile the model (torch.compile)")
+    resume: bool = _free(False, "continue the run --name (none: the newest) from its last.pt")
+    save_every: int = _free(200, "steps between checkpoints (last.pt); an epoch's end is one too")
     skip_bad: bool = _free(False, "skip and list unreadable samples instead of stopping")
 
 

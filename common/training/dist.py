@@ -84,21 +84,12 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     """(n, …) of each process → (N, …), all rows in order of rank, with gradients; n may differ."""
     if world_size() == 1:
         return x
-    parts = [x.new_zeros(size, *x.shape[1:]) for size in _sizes(x)]
-    parts[rank()] = x
-    return all_sum(torch.cat(parts))  # all other rows are 0 here
-
-
-def first_row(x: torch.Tensor) -> int:
-    """The row of `gather_rows(x)` at which this process's rows begin."""
-    return sum(_sizes(x)[:rank()]) if world_size() > 1 else 0
-
-
-def _sizes(x: torch.Tensor) -> list[int]:
     sizes = torch.zeros(world_size(), dtype=torch.long, device=x.device)
     sizes[rank()] = len(x)
     td.all_reduce(sizes)
-    return sizes.tolist()
+    parts = [x.new_zeros(size, *x.shape[1:]) for size in sizes.tolist()]
+    parts[rank()] = x
+    return all_sum(torch.cat(parts))  # all other rows are 0 here
 
 
 def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:

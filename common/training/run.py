@@ -15,7 +15,6 @@ from .config import as_dict
 from .results import git_commit
 
 LOG_EVERY = 10  # steps between two writings of the log, when losses and signals are looked at
-TIMES = ("data_s", "step_s", "mem_mb")  # columns of a log that depend on the machine
 
 
 class Interrupted(Exception):
@@ -38,29 +37,27 @@ class Run:
         self.config = replace(config, name=name)
         self.folder = Path(config.out) / method / name
         if (self.folder / "last.pt").exists() and not config.resume:
-            raise InputError(self.folder, "this run exists: --resume continues it, another --name "
-                             "starts a new one")
+            raise InputError(self.folder, "exists: --resume continues it; or take another --name")
         torch.manual_seed(config.seed)  # every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.started = time.time()
         self._pending, self._has_signal, self._handlers = [], False, {}
 
     def start(self, state: dict, extra: dict) -> None:
-        """Make the folder, or with --resume continue from last.pt; all input has been read.
+        """Make the folder, or with --resume continue from last.pt.
 
         state: the parts of a checkpoint that have a state_dict (model, optimizer, …), by name.
-        extra: plain data, which must be the same when the run is continued. Until `end_training`,
-        `end_step` handles SIGTERM and SIGINT. From here on torch's generator differs between
-        processes (dropout).
+        extra: plain data, which must be the same when the run is continued.
+        Until `end_training`, `end_step` handles SIGTERM and SIGINT.
         """
         self.state, self.extra = state, extra
-        torch.manual_seed(self.config.seed + 1000003 * dist.rank())
+        torch.manual_seed(self.config.seed + 1000003 * dist.rank())  # dropout differs by process
         if self.config.resume:
             self._resume()
         if self.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json",
-                       {**as_dict(self.config), "commit": git_commit()})
+            config = {**as_dict(self.config), "commit": git_commit()}
+            write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
         self._handlers = {number: signal.signal(number, self._interrupt)
@@ -83,11 +80,11 @@ class Run:
         """
         is_checked = epoch_ended or self.step % LOG_EVERY == 0
         is_stopped = is_checked and any(dist.gather_objects(self._has_signal))
-        if is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0:
+        is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
+        if is_checked or is_saved:
             self._flush()
+        if is_saved:
             self.save("last.pt")
-        elif is_checked:
-            self._flush()
         if is_stopped:
             raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} "
                               f"continues {self.folder}")
