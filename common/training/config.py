@@ -23,10 +23,10 @@ _free = partial(flag, free_on_resume=True)
 @dataclass(frozen=True)
 class RunConfig:
     """The fields that every method has; each method adds its own."""
-    preset: str = flag("tiny", "defaults: tiny is small, for scenes; paper is as published", ("tiny", "paper"))
+    preset: str = flag("tiny", "all defaults: small, for scenes; or as published", ("tiny", "paper"))
     data: str = flag("scenes", "scenes (generated), or the name of a data set")
     root: str = _free("", "folder of the data set (the README shows its layout)")
-    objects: str = _free("", "folder of NAME.png and NAME.wav|ogg|flac to compose scenes of (none: built-in)")
+    objects: str = _free("", "folder of NAME.png + NAME.wav|ogg|flac for scenes (none: built-in)")
     name: str = _free("", "name of the run (none: date and time)")
     out: str = _free("runs", "folder of all runs; this one is OUT/METHOD/NAME")
     seed: int = flag(0, "seed of everything random")
