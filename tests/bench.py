@@ -171,8 +171,8 @@ def main(argv=None):
     scenes = Scenes(0)
     rows = [
         ["scenes: pairs of 96 px and 1 s, one core", f"{per_second(scenes.pair):.0f} a second"],
-        ["scenes: phrases with pictures", f"{per_second(scenes.grounding):.0f} a second"],
-        ["scenes: captioned sounds", f"{per_second(scenes.caption):.0f} a second"],
+        ["scenes: phrases with images", f"{per_second(scenes.grounding):.0f} a second"],
+        ["scenes: captioned audio", f"{per_second(scenes.caption):.0f} a second"],
     ]
     for method in (turn, sslalign, avkd, stmnet):
         size, batches, *parts = method(device)

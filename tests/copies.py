@@ -1,8 +1,9 @@
 """Parts that several method folders need are copied, not shared, so that each folder stays whole.
 
-The copies are byte-identical: `python -m tests.copies` carries the newest edit of each part to its other places, and a test
-fails while they differ.
+The copies are byte-identical: `python -m tests.copies` carries the newest edit of each part to its
+other places, and a test fails while they differ.
 """
+
 from pathlib import Path
 
 from common.training import Parser
@@ -18,16 +19,18 @@ COPIES = [  # paths from the repository's root
 
 def drifted(root: Path = ROOT, copies=None) -> list:
     """The tuples whose files are not all there and all the same."""
+
     def differ(paths):
         contents = [
             (root / path).read_bytes() if (root / path).is_file() else None for path in paths
         ]
         return None in contents or len(set(contents)) > 1
+
     return [paths for paths in (COPIES if copies is None else copies) if differ(paths)]
 
 
 def sync(root: Path = ROOT, copies=None) -> list:
-    """Carry the newest of each tuple's files to the others. Returns (from, to) of what was written."""
+    """Carry the newest of each tuple's files to the others. Returns (from, to) of each write."""
     written = []
     for paths in drifted(root, copies):
         newest = max(

@@ -1,4 +1,4 @@
-"""avkd/data.py: which pairs a step holds, whose hints, and that a hint moves as its picture does."""
+"""avkd/data.py: which pairs a step holds, whose hints, and that a hint is cropped as its image."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ CONFIG = replace(
     window=64,
     hop=32,
 )
-SIDE = 8  # of coarse copies of pictures
+SIDE = 8  # of coarse copies of images
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def numbered():
 
 
 def rows(config, step):
-    """The pairs of a step: an epoch's shuffled order, six at a time, what does not fill a batch left out."""
+    """The pairs of a step: an epoch's shuffled order, six at a time, without the remainder."""
     epoch, batch = divmod(step, 3)
     return np.random.default_rng([config.seed, 20, epoch]).permutation(20)[6 * batch :][:6]
 
@@ -89,7 +89,7 @@ def test_every_pair_once_an_epoch(source):
     assert len(TrainingBatches(source, replace(CONFIG, steps=7))) == 7
 
 
-def test_pictures_sounds_and_hints_belong_together(source):
+def test_images_audio_and_hints_belong_together(source):
     steps = TrainingBatches(source, CONFIG, *numbered())
     for s in (0, 4):
         batch = steps[s]
@@ -145,7 +145,7 @@ def test_views_of_training(source):
 
 
 def test_hints_move_along(source):
-    """Hints that are coarse copies of the whole pictures are, in a batch, nearly coarse copies of the views."""
+    """Hints that are coarse copies of the images are, in a batch, nearly those of the views."""
     config = replace(CONFIG, augment=True)
     hints = coarse(torch.stack([whole_view(source.image(i), 32) for i in range(20)])).numpy()
     steps = TrainingBatches(source, config, hints.astype(np.float16))
@@ -187,7 +187,7 @@ def test_too_small_a_batch_for_the_processes(source, monkeypatch):
 
 
 def waves(size, seed):
-    """A smooth picture (size, size, 3) uint8, another one in x than in y."""
+    """A smooth image (size, size, 3) uint8, another one in x than in y."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     planes = [
@@ -199,8 +199,8 @@ def waves(size, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(x=st.integers(0, 10), y=st.integers(0, 10), mirrored=st.booleans(), seed=st.integers(0, 99))
-def test_a_coarse_copy_moves_as_the_picture(x, y, mirrored, seed):
-    """Away from the picture's edge, beyond which a hint knows nothing."""
+def test_a_coarse_copy_moves_as_the_image(x, y, mirrored, seed):
+    """Away from the image's edge, beyond which there is no hint."""
     image, drawn = waves(96, seed), (x, y, mirrored)
     e_v = coarse(whole_view(image, 96)[None])[0]
     wanted = coarse(train_view(image, 96, drawn)[None] / 255)[0]
@@ -209,7 +209,7 @@ def test_a_coarse_copy_moves_as_the_picture(x, y, mirrored, seed):
 
 
 def test_which_part_is_taken():
-    """By the cell: a hint that holds its own column and row gives back the coordinates of the part. x is of columns, y of rows."""
+    """A hint that holds its own columns and rows gives back the coordinates of the part."""
     size, side = 96, 8
     y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
     place = torch.stack([x, y])

@@ -79,7 +79,7 @@ def both(fast, slow, inputs):
 
 @pytest.fixture(autouse=True)
 def in_double_precision(monkeypatch):
-    """The losses are computed in float32 also under autocast; here in the precision of the input."""
+    """Losses are computed in float32, under autocast too; here in the input's precision."""
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x)
 
 
@@ -128,12 +128,12 @@ def test_order_and_lengths_are_of_no_matter(k, scale, seed):
     torch.testing.assert_close(contrast(f_v * scale, f_a / scale, 0.1), loss)
     torch.testing.assert_close(
         contrast(f_v.flip(2).transpose(2, 3), f_a, 0.1), loss
-    )  # nor where in the picture the maximum is
+    )  # nor where in the image the maximum is
 
 
 @pytest.mark.parametrize("tau", [0.03, 0.5])
 def test_perfect_alignment_is_the_minimum(tau):
-    """One position of each picture is its sound, and orthogonal to, or the opposite of, all else."""
+    """One position of each image equals its audio; all else is orthogonal or the opposite."""
     k = 4
     f_a = torch.eye(2 * k, dtype=torch.float64)[:k]
     f_v = torch.eye(2 * k, dtype=torch.float64)[k:, :, None, None].repeat(1, 1, 2, 3)
@@ -141,7 +141,9 @@ def test_perfect_alignment_is_the_minimum(tau):
     assert float(contrast(f_v, f_a, tau)) == pytest.approx(
         2 * math.log(1 + (k - 1) * math.exp(-1 / tau))
     )
-    assert float(contrast(f_v, f_a.roll(1, 0), tau)) > 1 / tau  # each picture with another's sound
+    assert (
+        float(contrast(f_v, f_a.roll(1, 0), tau)) > 1 / tau
+    )  # each image with the audio of another
     pair = f_a[:1] * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     least = 2 * math.log(1 + math.exp(-2 / tau))
     assert float(contrast(pair[:, :, None, None], pair, tau)) == pytest.approx(least)
@@ -224,8 +226,9 @@ def test_the_total_is_the_weighted_sum(of, norm):
 
 
 def test_the_paper_s_weights_put_the_terms_in_one_range():
-    """Features of nothing in common, c = 2048 and 7 × 7: a squared distance of 2 over c or 49·c elements. Only where vision is normalised
-    over the whole map is the third weight of the second's order."""
+    """Features of nothing in common, c = 2048 and 7 × 7: a squared distance of 2 over c or 49·c
+    elements. α3 is of α2's order only if vision is normalised over the whole map.
+    """
     assert (PAPER.alpha1, PAPER.alpha2, PAPER.alpha3, PAPER.visual_norm) == (
         1,
         1000,
@@ -272,7 +275,7 @@ MEMORY = """
 
 @pytest.mark.slow
 def test_memory_of_the_paper_s_batch():
-    """The products of all pairs before they are summed over the channels would be 6.6 GB, and as much again for each gradient."""
+    """The products of all pairs, before they are summed over channels, would be 6.6 GB."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY)], cwd=ROOT, capture_output=True, text=True
     )
@@ -285,7 +288,7 @@ def test_memory_of_the_paper_s_batch():
 
 
 def part_of(rows):
-    """Terms and gradients of these rows' features, of six samples; other processes have the others."""
+    """Terms and gradients of these rows of six samples; other processes have the others."""
     inputs = [x[rows] for x in features(6)]
     found = {}
     for norm in ("map", "position"):

@@ -579,7 +579,7 @@ def test_bad_files_are_named(flickr, narrow, tmp_path, capsys):
     assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr))
     assert f"{source.ids[3]}.jpg: " in fails(capsys, *command(root, folder, *detr, "--workers", 1))
     assert not (folder / "e_v.npy").exists()
-    teachers.main(command(root, folder, *listener))  # sounds are whole
+    teachers.main(command(root, folder, *listener))  # its audio is whole
     assert "ids.txt: is of other samples" in fails(
         capsys, *command(root, folder, *listener, "--skip-bad")
     )

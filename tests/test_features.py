@@ -1,4 +1,4 @@
-"""Features of pre-trained encoders for the neighbours: their inputs, files that go on, and the whole command."""
+"""Features of pre-trained encoders for the neighbours: inputs, files that go on, the command."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def samples(root):
 
 
 class Mean:
-    """An encoder whose features are the means of its input's channels; it counts what it saw, and can stop."""
+    """An encoder that averages its input over positions; it counts its inputs, and can stop."""
 
     channels = 3
 
@@ -50,24 +50,24 @@ class Mean:
         return x
 
 
-def test_pictures_are_normalised(vggsound, tmp_path):
+def test_images_are_normalised(vggsound, tmp_path):
     found = f.extract(samples(vggsound), "image", Mean(), tmp_path / "a.npy", {}, batch_size=4)
-    pictures = np.stack([read_image(s.image) for s in samples(vggsound)]).mean((1, 2)) / 255
-    wanted = (pictures - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    images = np.stack([read_image(s.image) for s in samples(vggsound)]).mean((1, 2)) / 255
+    wanted = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found, wanted, atol=0.02)  # 224 x 224 from 48 x 48
 
 
 def test_the_spectrogram_of_vggsound():
-    """257 x 1004 of ten seconds: one-sided density of Tukey-tapered segments, logarithm, mean 0 and deviation 1."""
+    """257 × 1004 of ten seconds: the log of a one-sided density, mean 0 and deviation 1."""
     x = np.random.default_rng(8).uniform(-0.5, 0.5, 48000) * np.linspace(0, 1, 48000)
-    sound = f.crop_audio(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
-    got = f.standardised(sound)
+    waveform = f.crop_audio(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
+    got = f.standardised(waveform)
     assert got.shape == (1, 257, 1004)
     t = np.minimum(np.arange(512), 512 - np.arange(512)) / 64
     taper = np.where(t < 1, (1 - np.cos(np.pi * t)) / 2, 1)
     repeated, power = np.tile(x, 4), []
     for first in range(0, 160000 - 511, 159):
-        part = repeated[first:first + 512]
+        part = repeated[first : first + 512]
         power.append(np.abs(np.fft.rfft((part - part.mean()) * taper)) ** 2)
     density = np.array(power).T / (16000 * (taper**2).sum())
     density[1:-1] *= 2

@@ -1,4 +1,5 @@
 """Nearest neighbours: exact, itself excluded, bounded, restartable; and what is refused."""
+
 import json
 import os
 import signal
@@ -34,18 +35,18 @@ def cosines(x):
 
 
 def is_top_k(found, x, tolerance=1e-5):
-    """Whether row i of `found` holds k different others, as similar as the k most similar, in that order."""
+    """Row i of `found` holds k different rows, as similar as the k most similar, in that order."""
     s, found = cosines(x), np.asarray(found)
     best = -np.sort(-s, 1)
     chosen = np.take_along_axis(s, found, 1)
     assert found.dtype == np.int32 and all(len(set(row)) == len(row) for row in found.tolist())
-    np.testing.assert_allclose(chosen, best[:, :found.shape[1]], atol=tolerance)
+    np.testing.assert_allclose(chosen, best[:, : found.shape[1]], atol=tolerance)
     order = np.argsort(-s, 1, kind="stable")
     gaps = np.concatenate(
         [np.full((len(s), 1), np.inf), best[:, :-1] - best[:, 1:]], 1
     )  # gap to the one before
-    alone = (np.minimum(gaps, np.roll(gaps, -1, 1)) > 4 * tolerance)[:, :found.shape[1]]
-    np.testing.assert_array_equal(found[alone], order[:, :found.shape[1]][alone])
+    alone = (np.minimum(gaps, np.roll(gaps, -1, 1)) > 4 * tolerance)[:, : found.shape[1]]
+    np.testing.assert_array_equal(found[alone], order[:, : found.shape[1]][alone])
 
 
 # The search ---------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_exact(data, count, width, seed, half, tmp_path_factory):
 
 
 def test_duplicates_and_zeros(tmp_path):
-    """Itself is not among its neighbours, though others are just as similar; zeros are as similar to all as orthogonal ones."""
+    """A row is not its own neighbour, though others are as similar; zeros have cosine 0."""
     x = np.repeat(np.random.default_rng(0).standard_normal((5, 8), dtype=np.float32), 6, axis=0)
     x[[3, 11]] = 0
     found = n.search(x, 29, tmp_path / "a.npy", block=7)
@@ -141,12 +142,14 @@ BLOCKS = n.topk_blocks
 
 def stops(after, begun):
     """`topk_blocks` that dies after some blocks, and notes where each call began."""
+
     def topk_blocks(x, k, first=0, block=0):
         begun.append(first)
         for i, found in enumerate(BLOCKS(x, k, first, block)):
             if i == after:
                 raise Stopped
             yield found
+
     return topk_blocks
 
 
@@ -270,7 +273,7 @@ MEMORY = """
 
 @pytest.mark.slow
 def test_memory(tmp_path):
-    """30 000 rows have 3600 MB of similarities, 12 MB of neighbours and 15 MB of features: 134 MB of similarities are held."""
+    """30 000 rows have 3600 MB of similarities, of which 134 MB are in memory at a time."""
     np.save(
         tmp_path / "x.npy", np.random.default_rng(6).standard_normal((30000, 128), dtype=np.float32)
     )

@@ -1,4 +1,5 @@
 """avkd/panns.py against the published PANNs, and its laws."""
+
 import json
 import math
 from functools import cache
@@ -44,8 +45,8 @@ def small(name="cnn14"):
     return model
 
 
-def sounds(name, count=2, samples=None):
-    """(count, samples) in [-1, 1]; the goldens' own second of sound when samples is None."""
+def waveforms(name, count=2, samples=None):
+    """(count, samples) in [-1, 1]; the goldens' own second of audio if samples is None."""
     pcm = [
         fill.make_pcm(f"{name}-wave-{i}", samples or RATES[name], RATES[name]) for i in range(count)
     ]
@@ -76,8 +77,8 @@ def test_golden(name):
         if hasattr(model, part)
     ]
     with torch.no_grad():
-        seen.update(model(sounds(name)))
-        assert torch.equal(model(sounds(name))["embedding"], seen["embedding"])
+        seen.update(model(waveforms(name)))
+        assert torch.equal(model(waveforms(name))["embedding"], seen["embedding"])
     assert len(hooks) == len(seen) - 3
     assert np.abs(seen.pop("logmel").numpy() - golden["logmel"]).max() < 1e-3  # dB
     of_the_front_end = {
@@ -96,7 +97,7 @@ def test_golden(name):
 
 @pytest.mark.parametrize("name", RATES)
 def test_golden_front_end(name):
-    model, golden, waves = new(name), np.load(GOLDENS / f"{name}.npz"), sounds(name)
+    model, golden, waves = new(name), np.load(GOLDENS / f"{name}.npz"), waveforms(name)
     if "waves_pcm" in golden:
         assert np.array_equal(waves * 32768, golden["waves_pcm"])
     logmel = model.log_mel(waves).numpy()
@@ -158,8 +159,10 @@ def test_a_file_for_another_rate_is_refused(tmp_path):
 # The front end ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate, window, mels, fmin, fmax", [
-    (32000, 1024, 64, 50, 14000), (16000, 512, 64, 50, 8000), (8000, 256, 32, 0, 900)])
+@pytest.mark.parametrize(
+    "rate, window, mels, fmin, fmax",
+    [(32000, 1024, 64, 50, 14000), (16000, 512, 64, 50, 8000), (8000, 256, 32, 0, 900)],
+)
 def test_mel_filterbank_against_a_loop(rate, window, mels, fmin, fmax):
     def mel(hz):
         return hz * 15 / 1000 if hz <= 1000 else 15 + 27 * math.log(hz / 1000, 6.4)
@@ -190,7 +193,7 @@ def test_mel_filterbank_against_a_loop(rate, window, mels, fmin, fmax):
 
 
 def test_the_fft_is_the_convolution_with_the_files_kernels():
-    model, waves = small(), sounds("cnn14")
+    model, waves = small(), waveforms("cnn14")
     stft = model.spectrogram_extractor["stft"]
     for scale in (1.0, 0.5):  # the window is the file's own
         for kernel in stft.values():
@@ -217,7 +220,7 @@ def test_a_tone_is_at_its_frequency_and_time():
 
 
 def test_autocast_leaves_the_front_end_alone():
-    model, waves = small(), sounds("cnn14")
+    model, waves = small(), waveforms("cnn14")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logmel, low = model.log_mel(waves), model(waves)["embedding"]
     assert torch.equal(logmel, model.log_mel(waves))
@@ -228,7 +231,7 @@ def test_autocast_leaves_the_front_end_alone():
 
 
 def test_cnn14_against_plain_functions():
-    model, waves = small(), sounds("cnn14")
+    model, waves = small(), waveforms("cnn14")
     state = model.state_dict()
 
     def norm(x, name):
@@ -271,11 +274,11 @@ def test_cnn14_against_plain_functions():
 
 @pytest.mark.parametrize("name", ["cnn14", "wavegram_logmel_cnn14"])
 def test_batch_is_each_sound_alone(name):
-    model, waves = small(name), sounds(name, 3, 24000)
+    model, waves = small(name), waveforms(name, 3, 24000)
     with torch.no_grad():
         together = model(waves)
         for i in range(3):
-            for key, value in model(waves[i:i + 1]).items():
+            for key, value in model(waves[i : i + 1]).items():
                 assert torch.allclose(together[key][i], value[0], atol=1e-6), key
 
 
@@ -301,7 +304,7 @@ def test_silence_and_full_scale_are_finite(name):
 @pytest.mark.parametrize("name", RATES)
 def test_every_parameter_is_used(name):
     model = small(name).train()
-    model(sounds(name))["clipwise_output"].sum().backward()
+    model(waveforms(name))["clipwise_output"].sum().backward()
     assert [
         n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
     ] == []
@@ -318,7 +321,7 @@ shared = cache(small)
 @given(st.integers(0, 1500), st.sampled_from(["cnn14", "wavegram_logmel_cnn14"]))
 def test_any_length_from_the_least(more, name):
     model = shared(name)
-    waves = sounds(name, 1, model.min_samples + more)
+    waves = waveforms(name, 1, model.min_samples + more)
     with torch.no_grad():
         assert model(waves)["embedding"].shape == (1, model.embedding_size)
         if (

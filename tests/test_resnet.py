@@ -1,4 +1,5 @@
-"""turn/resnet.py against torchvision's outputs, and common/weights.py, which loads published files into modules."""
+"""backbones/resnet.py against torchvision's outputs, and common/io/checkpoint.py, which loads
+published files into modules."""
 
 import argparse
 import json
@@ -108,13 +109,14 @@ def test_frozen_batch_norm_is_batch_norm_in_eval(eps):
     assert not any("bn" in n or "downsample.1" in n for n, _ in frozen.named_parameters())
 
 
-def test_group_norm_sees_each_picture_alone():
+def test_group_norm_takes_each_image_alone():
     model = narrow(norm=partial(nn.GroupNorm, 4)).train()
     x = torch.randn(3, 3, 64, 64)
     assert torch.allclose(model(x)[1:2], model(x[1:2]), atol=1e-5)
 
 
 # Loading.
+
 
 def save(path, state):
     torch.save(state, path)
@@ -224,7 +226,7 @@ def test_damaged_files_are_input_errors(tmp_path_factory, noise, at, zipped):
     path = tmp_path_factory.mktemp("damaged") / "x.pth"
     torch.save({"w": torch.arange(300.0)}, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
-    path.write_bytes((whole[:at] + noise + whole[at + len(noise):])[:max(at, len(noise))])
+    path.write_bytes((whole[:at] + noise + whole[at + len(noise) :])[: max(at, len(noise))])
     try:
         state = read_state(path)
     except InputError as error:

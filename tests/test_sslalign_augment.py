@@ -1,4 +1,5 @@
-"""sslalign/views.py and augment.py: views against the released evaluation and where they lie, colours against formulas pixel by pixel."""
+"""backbones/views.py and sslalign/augment.py: views against the authors' evaluation and where they
+lie, colours against formulas pixel by pixel."""
 
 import math
 from pathlib import Path
@@ -15,7 +16,7 @@ from sslalign.backbones.views import train_view as view_drawn
 from sslalign.backbones.views import test_view as view_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "logspec_ezvsl.npz")
-PICTURE = GOLDEN["image_uint8"]  # (86, 116, 3)
+IMAGE = GOLDEN["image_uint8"]  # (86, 116, 3)
 OFF = [0.0, 1, 1, 1, 0, 0, 0]  # nothing drawn
 seeds = st.integers(0, 10**6)
 
@@ -38,7 +39,7 @@ def row(**changes):
 
 
 def ramps(height, width):
-    """A picture whose red grows from left to right and whose green grows downwards, both from 0 to 255 by position."""
+    """An image whose red grows from left to right and whose green grows downwards, 0 to 255."""
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     return np.round(255 * np.stack(np.broadcast_arrays(x[None], y[:, None], 0.5), -1)).astype(
         np.uint8
@@ -49,34 +50,34 @@ def ramps(height, width):
 
 
 def test_released_numbers():
-    ours = normalise(view_of(PICTURE, 224)[None])[0]
+    ours = normalise(view_of(IMAGE, 224)[None])[0]
     assert ours.shape == (3, 224, 224) and ours.dtype == torch.float32
     np.testing.assert_allclose(
         ours[:, ::8, ::8], GOLDEN["image_sslalign_tensor_resize"], rtol=0, atol=2e-3
     )
 
 
-def test_a_test_view_of_the_right_size_is_the_picture_and_overshoots_are_kept():
-    square = PICTURE[:64, :64]
+def test_a_test_view_of_the_right_size_is_the_image_and_overshoots_are_kept():
+    square = IMAGE[:64, :64]
     assert torch.equal(view_of(square, 64), torch.from_numpy(square).permute(2, 0, 1) / 255)
     edge = np.zeros((8, 8, 3), np.uint8)
     edge[:, 4:] = 255
     assert view_of(edge, 32).min() < -0.01 and view_of(edge, 32).max() > 1.01
-    assert view_of(PICTURE[:1, :7], 16).shape == (3, 16, 16)
+    assert view_of(IMAGE[:1, :7], 16).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("view", [train_view, crop_view])
 def test_views_follow_their_generator(view):
-    views = [view(PICTURE, 48, rng(seed)) for seed in range(12)]
+    views = [view(IMAGE, 48, rng(seed)) for seed in range(12)]
     assert all(
         v.shape == (3, 48, 48) and v.dtype == torch.uint8 and v.is_contiguous() for v in views
     )
-    assert all(torch.equal(v, view(PICTURE, 48, rng(seed))) for seed, v in enumerate(views))
+    assert all(torch.equal(v, view(IMAGE, 48, rng(seed))) for seed, v in enumerate(views))
     assert len({v.numpy().tobytes() for v in views}) == 12
 
 
 def places(view):
-    """Left, right, top, bottom of a view of `ramps` in parts of the picture, and whether it is mirrored."""
+    """Left, right, top, bottom of a view of `ramps` as shares of it, and whether it is mirrored."""
     red, green = (view[i].double().mean(i) / 255 for i in (0, 1))  # by column, by row
     inner = slice(
         len(red) // 4, -(len(red) // 4)
@@ -87,7 +88,7 @@ def places(view):
     return min(x0, x1), max(x0, x1), y0, y1, x0 > x1
 
 
-def test_a_train_view_is_ten_elevenths_of_the_picture_anywhere_in_it():
+def test_a_train_view_is_ten_elevenths_of_the_image_anywhere_in_it():
     seen = np.array([places(train_view(ramps(120, 200), 60, rng(seed))) for seed in range(300)])
     left, right, top, bottom, mirrored = seen.T
     for low, high in (left, right), (top, bottom):
@@ -150,7 +151,7 @@ def test_shares_are_uniform_and_ratios_symmetric():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 3), (7, 7)])
-def test_views_of_the_oddest_pictures(shape):
+def test_views_of_the_oddest_images(shape):
     image = rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     for seed in range(20):
         for view in train_view, crop_view:
@@ -160,10 +161,10 @@ def test_views_of_the_oddest_pictures(shape):
 
 
 def test_a_mirror_keeps_the_colours():
-    """A square picture's largest part is all of it: what is left to chance is the mirror."""
+    """A square image's largest part is all of it: what is left to chance is the mirror."""
     views = {
         v.numpy().tobytes(): v
-        for v in (crop_view(PICTURE[:86, :86], 40, rng(seed), (1.0, 1.0)) for seed in range(20))
+        for v in (crop_view(IMAGE[:86, :86], 40, rng(seed), (1.0, 1.0)) for seed in range(20))
     }
     one, other = views.values()
     assert torch.equal(one, other.flip(2)) and torch.equal(one.sum((1, 2)), other.sum((1, 2)))

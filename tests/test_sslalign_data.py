@@ -1,4 +1,5 @@
-"""sslalign/data.py: which positives a step holds, and that they depend on nothing but the configuration, the neighbours and the step."""
+"""sslalign/data.py: which positives a step holds; they depend on nothing but the configuration, the
+neighbours and the step."""
 
 from dataclasses import replace
 
@@ -43,7 +44,7 @@ def source():
 
 
 def neighbours():
-    """The k nearest of i are i+1, i+2, i+3 among pictures, i-1, i-2, i-3 among sounds."""
+    """The k nearest of i are i+1, i+2, i+3 by images, i-1, i-2, i-3 by audio."""
     around = np.arange(24)[:, None]
     return (around + [1, 2, 3]) % 24, (around - [1, 2, 3]) % 24
 
@@ -85,7 +86,7 @@ def test_two_processes_take_the_samples_of_one(source, monkeypatch):
 
 
 def test_the_positives_are_those_of_section_3_3(source):
-    """v and v_conc are ordinary views of the anchor and of a neighbour, v_aug is a distorted one; likewise the sounds."""
+    """v and v_conc are views of a sample and of a neighbour, v_aug is distorted; likewise audio."""
     steps = TrainingBatches(source, CONFIG)
     steps.neighbours = neighbours()
     v, a = parts(steps[2])
@@ -94,7 +95,7 @@ def test_the_positives_are_those_of_section_3_3(source):
     for n, i in enumerate(anchors(CONFIG, 2)):
         assert torch.equal(a[0, n], cropped_waveform(source.waveform(i), CONFIG))
         assert not torch.equal(a[1, n], a[0, n])
-        full = source.waveform(i).clamp(-1, 1).numpy()  # a_aug is another second of the same sound
+        full = source.waveform(i).clamp(-1, 1).numpy()  # a_aug is another second of the same clip
         assert any(np.array_equal(full[s : s + 2000], a[1, n].numpy()) for s in range(1001))
         near = [
             j
@@ -114,15 +115,14 @@ def test_the_positives_are_those_of_section_3_3(source):
 
 
 def every_view(image):
-    """All that train_view can give of a picture: every place of the crop, mirrored or not."""
+    """All that train_view can give of an image: every place of the crop, mirrored or not."""
     return [
         train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)
     ]
 
 
 def test_easy_epochs(source):
-    """They come before the ordinary ones, over large lone objects in pictures of half the side, without semantic positives; what
-    follows is as it is without them."""
+    """They come first, without semantic positives; the ordinary epochs are as without them."""
     config, easy = replace(CONFIG, easy=2, epochs=1), EasyPairs(CONFIG)
     steps, ordinary = TrainingBatches(source, config), TrainingBatches(source, CONFIG)
     assert len(steps) == 12 and len(TrainingBatches(source, replace(config, steps=5))) == 5
@@ -206,7 +206,7 @@ def test_what_is_switched_off_is_not_there(source, off, P, Q):
 
 
 def test_pairs_of_files(tmp_path):
-    """No picture is in both parts, whatever the seed; what cannot be read is named, or left out and listed."""
+    """No pair is in both parts, whatever the seed; what cannot be read is named, or left out."""
     write(Scenes(4, 40, 8000, 0.5), tmp_path, "vggsound", 12)
     config = replace(CONFIG, data="vggsound", root=str(tmp_path), sample_rate=8000, seconds=1.5)
     learn, held_out = training_pairs(config)

@@ -1,4 +1,5 @@
 """sslalign/frontend.py against the published spectrograms, and the laws of what is heard."""
+
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +40,20 @@ def assert_golden(ours, name, step):
 
 @pytest.mark.parametrize("tag", ["long", "short"])
 def test_released_numbers_of_our_own_path(tag):
-    sound, rate = wave(tag, 32768)
-    assert_golden(log_spectrogram(crop_audio(sound, rate)), f"{tag}_sslalign_lvs", 8)
-    assert_golden(log_spectrogram(crop_audio(sound, rate, clip=5)), f"{tag}_sslalign_lvs_5s", None)
+    waveform, rate = wave(tag, 32768)
+    assert_golden(log_spectrogram(crop_audio(waveform, rate)), f"{tag}_sslalign_lvs", 8)
+    assert_golden(
+        log_spectrogram(crop_audio(waveform, rate, clip=5)), f"{tag}_sslalign_lvs_5s", None
+    )
 
 
 @pytest.mark.parametrize("tag, clip", [("long", 10), ("short", 3), ("22050", 10)])
 def test_released_numbers_of_ezvsl(tag, clip):
     """Its three seconds are in the middle of the file: a clip as long as the file."""
-    sound, rate = wave(tag, 32767)
-    assert len(sound) == clip * rate
+    waveform, rate = wave(tag, 32767)
+    assert len(waveform) == clip * rate
     assert_golden(
-        log_spectrogram(crop_audio(sound, rate, clip=clip), rate, hop=238),
+        log_spectrogram(crop_audio(waveform, rate, clip=clip), rate, hop=238),
         f"{tag}_ezvsl",
         6 if tag == "22050" else 4,
     )
@@ -58,19 +61,19 @@ def test_released_numbers_of_ezvsl(tag, clip):
 
 @pytest.mark.parametrize("window, hop", [(64, 20), (65, 65)])  # an odd window has no Nyquist bin
 def test_against_a_naive_spectrogram(window, hop):
-    sound = np.random.default_rng(0).normal(0.3, 0.2, 700)
+    waveform = np.random.default_rng(0).normal(0.3, 0.2, 700)
     taper = np.ones(window)
     for n in range(window):
         for distance in n, window - n:
             if distance < window / 8:
                 taper[n] = 0.5 - 0.5 * np.cos(np.pi * distance / (window / 8))
     rows = []
-    for i in range(0, len(sound) - window + 1, hop):
-        segment = sound[i:i + window] - sound[i:i + window].mean()
+    for i in range(0, len(waveform) - window + 1, hop):
+        segment = waveform[i : i + window] - waveform[i : i + window].mean()
         density = abs(np.fft.rfft(segment * taper)) ** 2 / (8000 * sum(taper**2))
-        density[1:-1 if window % 2 == 0 else None] *= 2
+        density[1 : -1 if window % 2 == 0 else None] *= 2
         rows.append(np.log(density + 1e-7) / 12)
-    ours = log_spectrogram(torch.from_numpy(sound), 8000, window=window, hop=hop)
+    ours = log_spectrogram(torch.from_numpy(waveform), 8000, window=window, hop=hop)
     np.testing.assert_allclose(ours, np.array(rows).T, rtol=0, atol=1e-5)
 
 
@@ -81,25 +84,25 @@ def test_the_power_is_that_of_the_sound():
 
 
 def test_batch_equals_single_on_any_leading_axes():
-    sounds = noise(2, 3, 4096)
-    batch = log_spectrogram(sounds)
+    waveforms = noise(2, 3, 4096)
+    batch = log_spectrogram(waveforms)
     assert batch.shape == (2, 3, 257, 23)
     for i in range(2):
         for j in range(3):
             torch.testing.assert_close(
-                batch[i, j], log_spectrogram(sounds[i, j]), rtol=0, atol=1e-6
+                batch[i, j], log_spectrogram(waveforms[i, j]), rtol=0, atol=1e-6
             )
 
 
 def test_gain_offset_and_silence():
-    sound = noise(4096)
-    once, twice = log_spectrogram(sound), log_spectrogram(2 * sound)
+    waveform = noise(4096)
+    once, twice = log_spectrogram(waveform), log_spectrogram(2 * waveform)
     power = (once * 12).exp() - 1e-7
     torch.testing.assert_close(twice, torch.log(4 * power + 1e-7) / 12, rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        log_spectrogram(sound + 0.5), once, rtol=0, atol=2e-3
+        log_spectrogram(waveform + 0.5), once, rtol=0, atol=2e-3
     )  # segments are freed of their mean
-    for constant in 0., 0.5:
+    for constant in 0.0, 0.5:
         torch.testing.assert_close(
             log_spectrogram(torch.full((1024,), constant)), torch.full((257, 4), SILENCE)
         )
@@ -107,29 +110,29 @@ def test_gain_offset_and_silence():
 
 def test_gradient_also_after_inference_mode():
     options = {"sample_rate": 11025, "window": 256, "hop": 100}
-    sound = noise(2000)
+    waveform = noise(2000)
     with torch.inference_mode():
-        log_spectrogram(sound, **options)
-    sound.requires_grad_()
-    log_spectrogram(sound, **options).sum().backward()
-    assert sound.grad.isfinite().all() and sound.grad.abs().max() > 0
+        log_spectrogram(waveform, **options)
+    waveform.requires_grad_()
+    log_spectrogram(waveform, **options).sum().backward()
+    assert waveform.grad.isfinite().all() and waveform.grad.abs().max() > 0
     direction, step = noise(2000, seed=1), 1e-3
     ahead, behind = (
-        log_spectrogram((sound + s * direction).detach(), **options).double().sum()
+        log_spectrogram((waveform + s * direction).detach(), **options).double().sum()
         for s in (step, -step)
     )
-    assert float(sound.grad @ direction) == pytest.approx(
+    assert float(waveform.grad @ direction) == pytest.approx(
         float(ahead - behind) / (2 * step), rel=0.02
     )
 
 
 def test_autocast_keeps_float32_and_a_short_waveform_is_an_error():
-    sound = noise(2000)
+    waveform = noise(2000)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = log_spectrogram(sound)
-    assert cast.dtype == torch.float32 and torch.equal(cast, log_spectrogram(sound))
+        cast = log_spectrogram(waveform)
+    assert cast.dtype == torch.float32 and torch.equal(cast, log_spectrogram(waveform))
     with pytest.raises(RuntimeError):
-        log_spectrogram(sound[:511])
+        log_spectrogram(waveform[:511])
 
 
 class Dtypes(TorchDispatchMode):
@@ -146,17 +149,17 @@ class Dtypes(TorchDispatchMode):
 
 
 def test_nothing_is_computed_in_double_precision():
-    sound = noise(4096)
-    log_spectrogram(sound)  # the window, once
+    waveform = noise(4096)
+    log_spectrogram(waveform)  # the window, once
     with Dtypes() as used:
-        log_spectrogram(sound)
+        log_spectrogram(waveform)
     assert used.seen == {torch.float32, torch.complex64}
 
 
 def test_the_three_seconds():
     ramp = torch.arange(160000) / 160000
     for clip, first in (10, 56000), (5, 16000):
-        assert torch.equal(crop_audio(ramp, 16000, clip=clip), ramp[first:first + 48000])
+        assert torch.equal(crop_audio(ramp, 16000, clip=clip), ramp[first : first + 48000])
     short = noise(20000).clamp(-1, 1)
     assert torch.equal(crop_audio(short, 16000), short.repeat(8)[56000:104000])
     assert crop_audio(torch.tensor([-7.0, 0.5, 7]), 2).tolist() == [
@@ -180,20 +183,20 @@ def test_the_three_seconds():
     st.floats(-20, 20),
 )
 def test_the_excerpt_is_a_moved_part_of_the_clip(n, rate, clip, share, shift):
-    sound, crop = torch.arange(n) / n, share * clip
-    ours = crop_audio(sound, rate, clip, crop, shift)
+    waveform, crop = torch.arange(n) / n, share * clip
+    ours = crop_audio(waveform, rate, clip, crop, shift)
     length, total = round(crop * rate), round(clip * rate)
     assert len(ours) == length
-    whole = sound.repeat(-(-total // n))[:total]
+    whole = waveform.repeat(-(-total // n))[:total]
     places = (whole.unfold(0, length, 1) == ours).all(1).nonzero()[:, 0]
-    wanted = min(max(0., ((clip - crop) / 2 + shift) * rate), total - length)
+    wanted = min(max(0.0, ((clip - crop) / 2 + shift) * rate), total - length)
     assert (places - wanted).abs().min() <= 1
 
 
 def test_shift_stops_at_the_ends_and_moves_by_seconds():
     ramp = torch.arange(160000) / 160000
     for shift, first in (0.25, 60000), (-0.25, 52000), (99, 112000), (-99, 0):
-        assert torch.equal(crop_audio(ramp, 16000, shift=shift), ramp[first:first + 48000])
+        assert torch.equal(crop_audio(ramp, 16000, shift=shift), ramp[first : first + 48000])
 
 
 @pytest.mark.parametrize("n, clip, crop", [(0, 10, 3), (100, 2, 3), (100, 2, 0)])

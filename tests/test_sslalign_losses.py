@@ -1,4 +1,4 @@
-"""sslalign/losses.py and model.py: Eqs. (1) to (5) against loops over pairs, samples and positions."""
+"""sslalign/losses.py, model.py: Eqs. (1) to (5) against loops over pairs, samples, positions."""
 
 import math
 from dataclasses import replace
@@ -108,7 +108,7 @@ def test_the_nine_pairs_of_the_paper():
     torch.testing.assert_close(terms["loss"], terms["localization"] + terms["alignment"])
 
 
-def test_the_denominator_has_the_sounds_of_the_same_kind_only():
+def test_the_denominator_has_audio_of_the_same_kind_only():
     """Changing a_conc of another sample moves the pairs with a_conc, and no others."""
     V, _, A, _ = stacked(3, 3, 4)
     x, y = V.flatten(0, 1).mean((2, 3)), A.detach().clone()

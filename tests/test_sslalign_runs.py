@@ -1,4 +1,5 @@
-"""sslalign's runs on files: the paper's preset with neighbours and pretrained vision, bad files, two processes as one."""
+"""sslalign's runs on files: the paper's preset with neighbours and pretrained vision, bad files,
+two processes as one."""
 
 import os
 import shutil
@@ -22,8 +23,9 @@ from sslalign.train import loss_terms, main
 from .test_lifecycle import bad, done, log, start, torchrun
 
 PAPER = (
-    "--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 "
-    "--hop 64 --blocks 1 1 1 --width 8 --projection 8 --k 3 --workers 0 --device cpu"
+    "--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 "
+    "--crop 0.25 --shift 0.1 --window 128 --hop 64 --blocks 1 1 1 --width 8 "
+    "--projection 8 --k 3 --workers 0 --device cpu"
 )
 
 
@@ -115,10 +117,10 @@ def test_pretrained_vision(tmp_path):
         TINY, blocks=(2, 2, 2, 2), width=64, vision_weights=str(tmp_path / "resnet18.pth")
     )
     model = Sslalign(config).visual.eval()
-    picture = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.maps(picture)[3], published.eval().maps(picture)[3])
-        assert model.features(picture).shape[2:] == (4, 4) and published.features(picture).shape[
+        torch.testing.assert_close(model.maps(image)[3], published.eval().maps(image)[3])
+        assert model.features(image).shape[2:] == (4, 4) and published.features(image).shape[
             2:
         ] == (2, 2)
 
@@ -126,7 +128,7 @@ def test_pretrained_vision(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part, suffix", [("frames", "jpg"), ("audio", "wav")])
 def test_bad_files(tree, tmp_path, capsys, monkeypatch, part, suffix):
-    """Missing files are not among the pairs; what cannot be decoded is named, or with --skip-bad listed and left out."""
+    """Missing files are no pairs; what cannot be decoded is named, or left out by --skip-bad."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tree / "vggsound", tmp_path / "vggsound")
     shutil.copytree(tree / "near", tmp_path / "near")
@@ -164,12 +166,14 @@ def test_bad_files(tree, tmp_path, capsys, monkeypatch, part, suffix):
 
 @pytest.mark.slow
 def test_what_a_run_continues_with(tmp_path, capsys, monkeypatch):
-    """--sampling anchor begins when mining would, after the easy epochs; other pairs are refused; a training too short to mine says so."""
+    """--sampling anchor begins when mining would; other pairs are refused; a training too short to
+    mine says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     small = (
-        "--scenes 16 --held-out 4 --batch-size 8 --steps 3 --easy 1 --image-size 32 --width 8 --projection 8 --k 4 "
-        "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu --name a"
+        "--scenes 16 --held-out 4 --batch-size 8 --steps 3 --easy 1 --image-size 32 "
+        "--width 8 --projection 8 --k 4 --seconds 0.5 --crop 0.25 --shift 0.1 "
+        "--window 128 --hop 64 --device cpu --name a"
     )
     main([*small.split(), "--mine-from", "0", "--sampling", "anchor"])
     assert "no semantic positives" not in capsys.readouterr().out
@@ -188,8 +192,9 @@ def test_what_a_run_continues_with(tmp_path, capsys, monkeypatch):
 def test_mining_in_two_processes(tmp_path):
     """Features are shared out and put together again: both processes mine what one does."""
     small = (
-        "--scenes 24 --held-out 4 --batch-size 8 --easy 0 --steps 4 --mine-from 1 --image-size 32 --width 8 --projection 8 --k 4 "
-        "--lr 1e-4 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64 --device cpu"
+        "--scenes 24 --held-out 4 --batch-size 8 --easy 0 --steps 4 --mine-from 1 "
+        "--image-size 32 --width 8 --projection 8 --k 4 --lr 1e-4 --seconds 0.5 --crop 0.25 "
+        "--shift 0.1 --window 128 --hop 64 --device cpu"
     )
     done(start("sslalign.train", f"{small} --name one", tmp_path))
     torchrun("sslalign.train", f"{small} --name two", tmp_path)
