@@ -1,4 +1,5 @@
 """The command line: every field a flag, every mistake one line."""
+
 import contextlib
 import io
 import json
@@ -128,7 +129,11 @@ def test_values_that_cannot_be(argv, flag):
         parse(*argv)
 
 
-@pytest.mark.parametrize("presets", [PRESETS, TURN, SSLALIGN, AVKD, STMNET], ids=["made up", "turn", "sslalign", "avkd", "stmnet"])
+@pytest.mark.parametrize(
+    "presets",
+    [PRESETS, TURN, SSLALIGN, AVKD, STMNET],
+    ids=["made up", "turn", "sslalign", "avkd", "stmnet"],
+)
 def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:

@@ -1,4 +1,4 @@
-"""third_party/fetch.py against a server on this machine that can stop, forget ranges, and send the wrong thing."""
+"""third_party/fetch.py against a local server that can stop, ignore ranges, send wrong bytes."""
 
 import hashlib
 import re
@@ -17,7 +17,8 @@ SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch):
-    """`.url`; `.ranges` as asked for; `.body`; `.stop_after` bytes of an answer; `.ignore_ranges`; `.shift` of the answer."""
+    """A server with `.url`, the `.ranges` of its requests, and how it responds: `.body`,
+    `.stop_after` bytes, `.ignore_ranges`, `.shift` of the range."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -46,7 +47,7 @@ def server(monkeypatch):
                 )
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:server.stop_after])
+            self.wfile.write(body[: server.stop_after])
 
         def log_message(self, *args):
             pass

@@ -110,7 +110,8 @@ def test_torchaudio_as_turn_uses_it():
     )
     y = resample(x, 16000, 22050).numpy()
     assert y.shape[1] == golden["short_stereo_resampled_len"][0]
-    # torchaudio computes its filters in float32, ours are in float64: 3e-6. Width 7 is off by 4e-3, rolloff 0.98 by 3e-3.
+    # torchaudio computes its filters in float32, we in float64: 3e-6 apart. A width of 7 would be
+    # 4e-3 apart, a rolloff of 0.98 3e-3.
     assert np.abs(y[:, :400] - golden["short_stereo_resampled_head"]).max() < 5e-6
     assert np.abs(y[:, -400:] - golden["short_stereo_resampled_tail"]).max() < 5e-6
 
