@@ -23,7 +23,7 @@ _free = partial(flag, free_on_resume=True)
 @dataclass(frozen=True)
 class RunConfig:
     """The fields that every method has; each method adds its own."""
-    preset: str = flag("tiny", "all defaults: small, for scenes; or as published", ("tiny", "paper"))
+    preset: str = flag("tiny", "all defaults: small for scenes, or as published", ("tiny", "paper"))
     data: str = flag("scenes", "scenes (generated), or the name of a data set")
     root: str = _free("", "folder of the data set (the README shows its layout)")
     objects: str = _free("", "folder of NAME.png + NAME.wav|ogg|flac for scenes (none: built-in)")
