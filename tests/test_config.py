@@ -31,7 +31,7 @@ class Config(RunConfig):
     tau: float = flag(0.07, "temperature")
     widths: tuple[int, ...] = flag((8, 16), "channels of the stages")
     kind: str = flag("mean", "what is taken", ("mean", "max"))
-    augment: bool = flag(True, "change the pictures")
+    augment: bool = flag(True, "change the images")
 
     def validate(self) -> None:
         if self.tau == 0:

@@ -64,14 +64,14 @@ def mean_losses(x):
         "masked": dist.mean(z.sin(), where=x.flatten(1)[:, :5] > 0.4),
         "nothing": dist.mean(z, where=torch.zeros_like(z, dtype=torch.bool)),
     }
-    found = {}
+    outputs = {}
     for name, part in parts.items():
         layer.zero_grad()
         part.backward(retain_graph=True)
         dist.sum_gradients(layer.parameters())
         grads = [p.grad.clone() for p in layer.parameters()]
-        found[name] = dist.all_sum(part.detach()), grads
-    return found
+        outputs[name] = dist.all_sum(part.detach()), grads
+    return outputs
 
 
 def work(rank, world, port, folder):
@@ -83,7 +83,7 @@ def work(rank, world, port, folder):
     dist.start(torch.device("cpu"))
     x, first, weight = rows(world)
     mine = slice(first[rank], first[rank + 1])
-    found = {
+    outputs = {
         "rank": dist.rank(),
         "world": dist.world_size(),
         "share": list(dist.split(7)),
@@ -93,7 +93,7 @@ def work(rank, world, port, folder):
     part = x[mine].clone().requires_grad_()
     gathered = dist.gather_rows(part)
     (gathered * weight * (rank + 1)).sum().backward()  # every process has another loss of the whole
-    found |= {
+    outputs |= {
         "gathered": gathered.detach(),
         "dgather": part.grad,
         "labels": dist.gather_rows(torch.arange(rank + 1)),
@@ -102,7 +102,7 @@ def work(rank, world, port, folder):
     part = x[mine].clone().requires_grad_()
     summed = dist.all_sum(part.sum((0, 2, 3)))
     (summed**2 * (rank + 1)).sum().backward()
-    found |= {"total": summed.detach(), "dtotal": part.grad}
+    outputs |= {"total": summed.detach(), "dtotal": part.grad}
 
     parameters = [
         nn.Parameter(torch.zeros(3)),
@@ -113,18 +113,18 @@ def work(rank, world, port, folder):
     for i, p in enumerate(parameters[:3]):
         p.grad = torch.full_like(p, (rank + 1) * 10**i)
     dist.sum_gradients(iter(parameters))
-    found |= {"grads": [p.grad for p in parameters]}
+    outputs |= {"grads": [p.grad for p in parameters]}
 
-    found["means"] = mean_losses(x[mine])
-    found["bn"] = batchnorm(dist.sync_batchnorm(norm()), x[mine], weight[mine])
+    outputs["means"] = mean_losses(x[mine])
+    outputs["bn"] = batchnorm(dist.sync_batchnorm(norm()), x[mine], weight[mine])
     flat = dist.sync_batchnorm(norm(nn.BatchNorm1d, affine=False))
-    found["bn1d"] = batchnorm(flat, x[mine][:, :, 0, 0], weight[mine][:, :, 0, 0])
+    outputs["bn1d"] = batchnorm(flat, x[mine][:, :, 0, 0], weight[mine][:, :, 0, 0])
     half = dist.sync_batchnorm(norm()).float()
-    found["half"] = half(x[mine].bfloat16()).detach(), half.running_var
-    found["eval"] = dist.sync_batchnorm(norm()).eval()(x[mine])
+    outputs["half"] = half(x[mine].bfloat16()).detach(), half.running_var
+    outputs["eval"] = dist.sync_batchnorm(norm()).eval()(x[mine])
 
     run = Run("toy", RunConfig(out=str(folder / f"runs{world}"), device="cpu"))
-    found["model"] = nn.Linear(
+    outputs["model"] = nn.Linear(
         3, 3
     ).state_dict()  # must be the same everywhere without a word between the processes
     run.start({}, {})
@@ -134,22 +134,23 @@ def work(rank, world, port, folder):
     try:
         run.end_step(True)
     except Exception as error:
-        found["stopped"] = type(error).__name__
-    found["name"] = run.config.name
-    torch.save(found, folder / f"{world}-{rank}.pt")
+        outputs["stopped"] = type(error).__name__
+    outputs["name"] = run.config.name
+    torch.save(outputs, folder / f"{world}-{rank}.pt")
     dist.stop()
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in SIZES])
 def results(request, tmp_path_factory):
-    """What the processes found, in order of rank."""
+    """What the processes computed, in order of rank."""
     world, folder = request.param, tmp_path_factory.mktemp("dist")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(work, (world, port, folder), nprocs=world)
-    found = [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
-    return world, found, folder
+    files = [folder / f"{world}-{rank}.pt" for rank in range(world)]
+    outputs = [torch.load(file, weights_only=True) for file in files]
+    return world, outputs, folder
 
 
 def close(a, b):
@@ -157,19 +158,19 @@ def close(a, b):
 
 
 def test_ranks_and_shares(results):
-    world, found, _ = results
-    assert [f["rank"] for f in found] == list(range(world)) and {f["world"] for f in found} == {
+    world, outputs, _ = results
+    assert [f["rank"] for f in outputs] == list(range(world)) and {f["world"] for f in outputs} == {
         world
     }
-    assert sorted(i for f in found for i in f["share"]) == list(range(7))
-    assert max(len(f["share"]) for f in found) - min(len(f["share"]) for f in found) <= 1
-    assert all(f["objects"] == [{"rank": r} for r in range(world)] for f in found)
+    assert sorted(i for f in outputs for i in f["share"]) == list(range(7))
+    assert max(len(f["share"]) for f in outputs) - min(len(f["share"]) for f in outputs) <= 1
+    assert all(f["objects"] == [{"rank": r} for r in range(world)] for f in outputs)
 
 
 def test_gather_is_the_whole_with_its_gradients(results):
-    world, found, _ = results
+    world, outputs, _ = results
     x, first, weight = rows(world)
-    for rank, f in enumerate(found):
+    for rank, f in enumerate(outputs):
         close(f["gathered"], x)
         close(
             f["dgather"], (weight * sum(range(1, world + 1)))[first[rank] : first[rank + 1]]
@@ -178,20 +179,20 @@ def test_gather_is_the_whole_with_its_gradients(results):
 
 
 def test_total_is_the_sum_with_its_gradients(results):
-    world, found, _ = results
+    world, outputs, _ = results
     x, first, _ = rows(world)
     whole = x.clone().requires_grad_()
     summed = whole.sum((0, 2, 3))
     (summed**2 * sum(range(1, world + 1))).sum().backward()
-    for rank, f in enumerate(found):
+    for rank, f in enumerate(outputs):
         close(f["total"], summed.detach())
         close(f["dtotal"], whole.grad[first[rank] : first[rank + 1]])
 
 
 def test_sum_gradients(results):
-    world, found, _ = results
+    world, outputs, _ = results
     everybody = sum(range(1, world + 1))
-    for f in found:
+    for f in outputs:
         for i, grad in enumerate(f["grads"][:3]):
             close(grad, torch.full_like(grad, everybody * 10**i))
         assert f["grads"][1].dtype == torch.double and f["grads"][3] is None
@@ -199,10 +200,10 @@ def test_sum_gradients(results):
 
 @pytest.mark.parametrize("name", ["samples", "gathered", "masked", "nothing"])
 def test_means_and_their_gradients_are_those_of_one_process(results, name):
-    world, found, _ = results
+    world, outputs, _ = results
     value, grads = mean_losses(rows(world)[0])[name]
     assert (name == "nothing") == (value == 0) == all((g == 0).all() for g in grads)
-    for f in found:
+    for f in outputs:
         torch.testing.assert_close(f["means"][name][0], value, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(f["means"][name][1], grads, rtol=1e-6, atol=1e-6)
 
@@ -215,13 +216,13 @@ def test_mean_alone_is_torchs():
 
 @pytest.mark.parametrize("kind", ["bn", "bn1d"])
 def test_batch_norm_is_that_of_the_whole_batch(results, kind):
-    world, found, _ = results
+    world, outputs, _ = results
     x, first, weight = rows(world)
     if kind == "bn":
         expected = batchnorm(norm(), x, weight)
     else:
         expected = batchnorm(norm(nn.BatchNorm1d, affine=False), x[:, :, 0, 0], weight[:, :, 0, 0])
-    for rank, f in enumerate(found):
+    for rank, f in enumerate(outputs):
         part = slice(first[rank], first[rank + 1])
         close(f[kind]["out"], expected["out"][part])
         close(f[kind]["dx"], expected["dx"][part])
@@ -230,11 +231,11 @@ def test_batch_norm_is_that_of_the_whole_batch(results, kind):
 
 
 def test_batch_norm_of_bfloat16_keeps_its_statistics_in_float32(results):
-    world, found, _ = results
+    world, outputs, _ = results
     x, first, _ = rows(world)
     layer = norm().float()
     expected = layer(x.bfloat16().float()).detach()
-    for rank, f in enumerate(found):
+    for rank, f in enumerate(outputs):
         out, variance = f["half"]
         assert out.dtype == torch.bfloat16 and variance.dtype == torch.float32
         torch.testing.assert_close(
@@ -244,17 +245,19 @@ def test_batch_norm_of_bfloat16_keeps_its_statistics_in_float32(results):
 
 
 def test_batch_norm_in_evaluation_is_torchs(results):
-    world, found, _ = results
+    world, outputs, _ = results
     x, first, _ = rows(world)
-    for rank, f in enumerate(found):
+    for rank, f in enumerate(outputs):
         close(f["eval"], norm().eval()(x[first[rank] : first[rank + 1]]))
 
 
 def test_every_process_begins_with_the_same_model_and_stops_together(results):
-    world, found, folder = results
-    assert all(torch.equal(f["model"][k], v) for f in found for k, v in found[0]["model"].items())
-    assert {f["stopped"] for f in found} == {"Interrupted"} and len({f["name"] for f in found}) == 1
-    written = folder / f"runs{world}" / "toy" / found[0]["name"]
+    world, outputs, folder = results
+    model = outputs[0]["model"]
+    assert all(torch.equal(f["model"][k], v) for f in outputs for k, v in model.items())
+    assert {f["stopped"] for f in outputs} == {"Interrupted"}
+    assert len({f["name"] for f in outputs}) == 1
+    written = folder / f"runs{world}" / "toy" / outputs[0]["name"]
     assert len(torch.load(written / "last.pt", weights_only=True)["rng"]) == world
     assert (written / "log.jsonl").read_text().count("\n") == 1  # one process writes
     assert (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.io.drawing import PREDICTED, GT, colour_map, overlay
+from common.io.drawing import GT, PREDICTED, colour_map, overlay
 from common.io import contact_sheet, read_image, write_image
 
 
@@ -22,13 +22,13 @@ def test_the_colour_map_gets_ever_lighter():
 def test_overlay_draws_what_it_is_given():
     image = np.full((100, 160, 3), 90, np.uint8)
     assert np.array_equal(overlay(image), image)
-    heat = np.zeros((10, 16))
-    heat[2, 12] = 1
-    seen = overlay(image, heat)
-    assert seen.shape == image.shape and seen.dtype == np.uint8
-    y, x = np.unravel_index(seen.sum(2, dtype=int).argmax(), (100, 160))
+    heatmap = np.zeros((10, 16))
+    heatmap[2, 12] = 1
+    result = overlay(image, heatmap)
+    assert result.shape == image.shape and result.dtype == np.uint8
+    y, x = np.unravel_index(result.sum(2, dtype=int).argmax(), (100, 160))
     assert 20 <= y < 30 and 120 <= x < 130
-    assert np.array_equal(seen, overlay(image, torch.from_numpy(heat).float()))
+    assert np.array_equal(result, overlay(image, torch.from_numpy(heatmap).float()))
     boxes = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], gt=torch.tensor([[0, 0, 1, 1.0]]))
     assert tuple(boxes[20, 80]) == PREDICTED and tuple(boxes[50, 40]) == PREDICTED
     assert tuple(boxes[0, 3]) == GT and tuple(boxes[99, 159]) == GT
@@ -37,7 +37,7 @@ def test_overlay_draws_what_it_is_given():
     assert (both == PREDICTED).all(2).any() and (both == GT).all(2).any()
     named = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], labels=["dog"])
     assert not np.array_equal(named, overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]]))
-    assert overlay(image, heat, [[-1, 0.9, 2, 0.1]], size=(40, 30)).shape == (40, 30, 3)
+    assert overlay(image, heatmap, [[-1, 0.9, 2, 0.1]], size=(40, 30)).shape == (40, 30, 3)
     with pytest.raises(ValueError):
         overlay(image, np.full((4, 4), np.nan))
 
@@ -60,7 +60,7 @@ def test_contact_sheet(tmp_path):
     colours = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
     tiles = [np.tile(colour, (50, 70, 1)) for colour in colours]
     tiles[1] = tiles[1].repeat(2, 0)  # taller
-    rows = [[tiles[0], tiles[1]], [None, tiles[2]]]
+    rows = [[tiles[0], tiles[1]], [np.zeros_like(tiles[0]), tiles[2]]]
     write_image(
         tmp_path / "s" / "sheet.png", contact_sheet(rows, ["one", "two" * 99], ["first", "é" * 999])
     )

@@ -91,15 +91,15 @@ def test_fetch_then_nothing_to_do(server, tmp_path):
 
 @pytest.mark.parametrize("sized", [True, False])
 def test_resumes_where_it_stopped(server, tmp_path, sized):
-    wanted = entry(server) if sized else {k: v for k, v in entry(server).items() if k != "size"}
+    item = entry(server) if sized else {k: v for k, v in entry(server).items() if k != "size"}
     server.stop_after = 2_000_000
     with pytest.raises(
         InputError, match=f"ended after 2000000 of {len(BODY)} bytes.*{tmp_path}/x.pth"
     ):
-        fetch(wanted, tmp_path)
+        fetch(item, tmp_path)
     assert names(tmp_path) == ["x.pth.part"]
     server.stop_after = None
-    assert fetch(wanted, tmp_path)[0].read_bytes() == BODY
+    assert fetch(item, tmp_path)[0].read_bytes() == BODY
     assert server.ranges == [None, "bytes=2000000-"] and names(tmp_path) == ["SHA256SUMS", "x.pth"]
 
 
@@ -122,8 +122,8 @@ def test_another_range_than_asked_for_is_refused(server, tmp_path):
 @pytest.mark.parametrize("sized", [True, False])
 def test_complete_part_is_only_checked(server, tmp_path, sized):
     (tmp_path / "x.pth.part").write_bytes(BODY)
-    wanted = entry(server) if sized else {k: v for k, v in entry(server).items() if k != "size"}
-    assert fetch(wanted, tmp_path)[0].read_bytes() == BODY
+    item = entry(server) if sized else {k: v for k, v in entry(server).items() if k != "size"}
+    assert fetch(item, tmp_path)[0].read_bytes() == BODY
     assert server.ranges == ([] if sized else [f"bytes={len(BODY)}-"])
 
 
@@ -172,12 +172,12 @@ def test_partly_known_digests(server, tmp_path, digest, said):
 
 
 def test_unknown_digest_is_held_to_the_first_download(server, tmp_path):
-    wanted = {"file": "x.pth", "url": server.url}
-    path, _ = fetch(wanted, tmp_path)
+    item = {"file": "x.pth", "url": server.url}
+    path, _ = fetch(item, tmp_path)
     path.unlink()
     server.body = BODY[::-1]
     with pytest.raises(InputError, match=f"not {SHA256} as at first"):
-        fetch(wanted, tmp_path)
+        fetch(item, tmp_path)
     assert names(tmp_path) == ["SHA256SUMS"]
 
 

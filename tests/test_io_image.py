@@ -100,7 +100,7 @@ def test_pixels_of_unknown_range(tmp_path):
 def test_exif_orientation(tmp_path, name, orientation):
     up = np.zeros(
         (16, 32, 3), np.uint8
-    )  # the image as it should be seen: a bright top left corner, a grey top right one
+    )  # the image as it should look: a bright top left corner, a grey top right one
     up[:8, :8], up[:8, 24:] = 255, 128
     stored = {
         1: up,

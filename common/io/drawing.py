@@ -69,13 +69,13 @@ def _rectangles(canvas, boxes, colour, line):
 
 
 def contact_sheet(rows, columns=(), captions=(), legend=""):
-    """Rows of uint8 images (H, W, 3), None for an empty place → one image, uint8 (H, W, 3).
+    """Rows of images, arrays uint8 (H, W, 3) → one image, uint8 (H, W, 3).
 
     columns: headings above. captions: a line under each row. legend: the last line.
     """
     font, gap, text = ImageFont.load_default(13), 8, 20
-    heights = [max([0, *(len(tile) for tile in row if tile is not None)]) for row in rows]
-    cell = max([64, *(tile.shape[1] for row in rows for tile in row if tile is not None)])
+    heights = [max(map(len, row), default=0) for row in rows]
+    cell = max([64, *(tile.shape[1] for row in rows for tile in row)])
     width = max(max([len(columns), *map(len, rows)]) * (cell + gap) + gap, 320)
     under = text if len(captions) else 0
     height = 2 * text + sum(h + under + gap for h in heights) + gap
@@ -86,11 +86,7 @@ def contact_sheet(rows, columns=(), captions=(), legend=""):
     y = text
     for r, row in enumerate(rows):
         for c, tile in enumerate(row):
-            x = gap + c * (cell + gap)
-            if tile is None:
-                draw.rectangle([x, y, x + cell - 1, y + heights[r] - 1], fill=(235, 235, 235))
-            else:
-                page.paste(Image.fromarray(to_numpy(tile)), (x, y))
+            page.paste(Image.fromarray(tile), (gap + c * (cell + gap), y))
         y += heights[r]
         if r < len(captions):
             _write_line(draw, gap, y + 2, captions[r], width - 2 * gap, font)

@@ -105,16 +105,14 @@ def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tenso
 
 
 def sum_gradients(parameters) -> None:
-    """Replace every gradient by its sum over processes, in one transfer for each dtype."""
-    if world_size() == 1:
-        return
+    """Replace every gradient by its sum over processes, in one transfer."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in sorted({g.dtype for g in grads}, key=str):
-        group = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.flatten() for g in group])
-        td.all_reduce(flat)
-        for g, summed in zip(group, flat.split([g.numel() for g in group])):
-            g.copy_(summed.view_as(g))
+    if world_size() == 1 or not grads:
+        return
+    flat = torch.cat([g.flatten() for g in grads])
+    td.all_reduce(flat)
+    for g, summed in zip(grads, flat.split([g.numel() for g in grads])):
+        g.copy_(summed.view_as(g))
 
 
 def main_process_first(make):
