@@ -1,8 +1,9 @@
-"""How the tests are spread over processes, and what a run says of itself before it begins.
+"""How the tests are spread over processes, and the line that is printed before they run.
 
-`make test` starts one process for each core and one torch thread in each. Tests that share an
-expensive fixture stay in one process, the slow ones begin first, so that no core waits at the end.
+`make test` starts one process for each core, with one torch thread in each. Tests that share an
+expensive fixture stay in one process. Slow tests run first, so that no core idles at the end.
 """
+
 import time
 
 import pytest
@@ -12,14 +13,23 @@ torch.set_num_threads(1)
 
 
 def shared_fixture(item) -> str:
-    """The group of tests that stay in one process: of a module's shared fixture and its parameter."""
+    """The name of the group of tests that share a module's fixture and its parameter, or ""."""
     definitions = getattr(item, "_fixtureinfo", None)
-    names = [] if definitions is None else [
-        name for name, found in definitions.name2fixturedefs.items()
-        if found[-1].scope == "module" and found[-1].baseid]
+    names = (
+        []
+        if definitions is None
+        else [
+            name
+            for name, found in definitions.name2fixturedefs.items()
+            if found[-1].scope == "module" and found[-1].baseid
+        ]
+    )
     parameters = getattr(item, "callspec", None)
-    values = [str(parameters.params[name]) for name in names
-              if parameters is not None and name in parameters.params]
+    values = [
+        str(parameters.params[name])
+        for name in names
+        if parameters is not None and name in parameters.params
+    ]
     return "-".join([item.nodeid.partition("::")[0], *values]) if names else ""
 
 
@@ -32,7 +42,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_sessionstart(session):
-    """Say what will run and how long that took last time; the controlling process alone."""
+    """Print which tests will run and how long they took last time (controlling process only)."""
     config = session.config
     config.started = time.time()
     if not hasattr(config, "workerinput") and not config.option.collectonly:
@@ -49,5 +59,6 @@ def pytest_sessionfinish(session, exitstatus):
     whole = set(config.args) == set(config.getini("testpaths")) and not option.collectonly
     whole = whole and not option.keyword and not hasattr(config, "workerinput")
     if whole and exitstatus in (0, 1):
-        config.cache.set(f"seconds/{config.option.markexpr or 'all'}",
-                         round(time.time() - config.started))
+        config.cache.set(
+            f"seconds/{config.option.markexpr or 'all'}", round(time.time() - config.started)
+        )

@@ -1,4 +1,4 @@
-"""The rules that keep the house as it is: who imports whom, sizes, rooms, safety, copies."""
+"""The rules of the layout: imports, sizes of files, files of a method, safe loading, copies."""
 
 import ast
 import os
@@ -28,7 +28,7 @@ ROOMS = (
     "ablate.py",
     "backbones/__init__.py",
 )
-# The rooms of common, and which of the others each may import.
+# The packages of common, and which other packages of common each may import.
 COMMON = {
     "io": (),
     "metrics": (),
@@ -72,7 +72,7 @@ def imports(path):
             yield from [f"{module}.{alias.name}" for alias in node.names] if rooms else [module]
 
 
-# Who imports whom: a copied folder runs, and common has one direction -----------------------------
+# Imports: a copied folder runs, and common has one direction --------------------------------------
 
 
 def allowed(path, module) -> bool:
@@ -94,16 +94,18 @@ def test_imports(path):
     assert [m for m in imports(path) if not allowed(inside, m)] == []
 
 
-def test_the_rooms_of_common_have_one_direction():
-    """Each room's imports stand before it in COMMON, so there is no circle of rooms."""
+def test_imports_within_common_have_one_direction():
+    """Each package imports only packages that come before it in COMMON, so there is no cycle."""
     rooms = list(COMMON)
     assert all(rooms.index(other) < rooms.index(room) for room in rooms for other in COMMON[room])
-    there = {p.name for p in (ROOT / "common").iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert there == set(COMMON)
+    folders = {
+        p.name for p in (ROOT / "common").iterdir() if p.is_dir() and p.name != "__pycache__"
+    }
+    assert folders == set(COMMON)
 
 
-def circle(graph) -> list:
-    """Modules that import each other in a circle; empty if there is none."""
+def cycle(graph) -> list:
+    """Modules that import each other in a cycle; empty if there is none."""
     done, path = set(), []
 
     def visit(node):
@@ -121,7 +123,7 @@ def circle(graph) -> list:
     return next((found for node in sorted(graph) if (found := visit(node))), [])
 
 
-def test_no_circle_of_modules():
+def test_no_cycle_of_modules():
     names = {
         ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
         for p in SOURCES
@@ -129,8 +131,8 @@ def test_no_circle_of_modules():
     graph = {
         name: {m for m in imports(path) if m in names and m != name} for name, path in names.items()
     }
-    assert circle(graph) == []
-    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not circle({"a": {"b"}, "b": set()})
+    assert cycle(graph) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and not cycle({"a": {"b"}, "b": set()})
 
 
 def test_the_import_rule_can_fail():
@@ -155,7 +157,7 @@ def test_the_import_rule_can_fail():
     assert {"common.training", "turn.config", "torch"} <= set(imports(ROOT / "turn" / "train.py"))
 
 
-# Sizes, rooms, safety -----------------------------------------------------------------------------
+# Sizes and files ----------------------------------------------------------------------------------
 
 
 def lines_of(paths) -> int:
@@ -163,21 +165,21 @@ def lines_of(paths) -> int:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=NAMES)
-def test_a_file_fits_in_the_head(path):
+def test_the_length_of_files_and_functions(path):
     assert lines_of([path]) <= FILE_LINES
-    assert ast.get_docstring(tree(path)), "says what it is"
+    assert ast.get_docstring(tree(path)), "no module docstring"
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     assert [
         node.name
         for node in ast.walk(tree(path))
         if isinstance(node, functions) and node.end_lineno - node.lineno >= FUNCTION_LINES
-    ] == [], "more than a screen"
+    ] == [], "longer than FUNCTION_LINES"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_read_in_one_sitting(method):
-    own = [p for p in (ROOT / method).rglob("*.py") if "backbones" not in p.parts]
-    assert lines_of(own) <= METHOD_LINES
+def test_the_length_of_a_method(method):
+    files = [p for p in (ROOT / method).rglob("*.py") if "backbones" not in p.parts]
+    assert lines_of(files) <= METHOD_LINES
     assert lines_of([ROOT / method / "README.md"]) <= README_LINES
 
 
@@ -185,22 +187,21 @@ def test_common_is_small():
     assert lines_of((ROOT / "common").rglob("*.py")) <= COMMON_LINES
 
 
-def test_everything_stands_beside_a_page():
+def test_the_width_of_lines():
     """No line of code or Markdown is wider than COLUMNS; rows of tables and links may be."""
     wide = []
     for path in tracked():
         if path.suffix in (".py", ".md") and "third_party/licences" not in str(path):
             for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
                 if len(line) > COLUMNS and not (
-                    path.suffix == ".md"
-                    and (line.startswith(("|", "![")) or "](http" in line)
+                    path.suffix == ".md" and (line.startswith(("|", "![")) or "](http" in line)
                 ):
                     wide.append(f"{path.relative_to(ROOT)}:{number}")
     assert wide == []
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_house_has_the_same_rooms(method):
+def test_every_method_has_the_same_files(method):
     assert [room for room in ROOMS if not (ROOT / method / room).is_file()] == []
 
 
@@ -224,7 +225,7 @@ CODE = (
 
 
 def unsafe(code):
-    """The lines that load what could run code."""
+    """The numbers of lines that load files in a way that could run code from them."""
     found = []
     for node in ast.walk(code):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -270,7 +271,7 @@ def test_the_safety_rule_can_fail(line, bad):
 
 
 def machine_words():
-    """What only this machine would say: where tree and interpreter lie, the home folder, the host."""
+    """Words that occur on this machine only: paths of the project and of Python, home, host."""
     everywhere = {"/", "/tmp", "/home", "/opt", "/srv", "/mnt", "/var", "localhost"}
     places = {
         ROOT,
@@ -305,7 +306,7 @@ def test_copies_have_not_drifted():
 
 
 def test_identical_parts_are_listed_as_copies():
-    """Whatever has the same name and content in two houses is a copy, and in the list."""
+    """A file with the same name and content in two methods is in the list of copies."""
     listed = {path for paths in copies.COPIES for path in paths}
     parts = {}
     for path, name in zip(SOURCES, NAMES):
@@ -340,13 +341,12 @@ def test_make_help_lists_every_target():
         t for line in re.findall(r"^([a-zA-Z][\w% -]*):(?!=)", text, re.M) for t in line.split()
     }
     assert {"setup", "test", "train-%"} <= targets
-    outer = {
-        k: v for k, v in os.environ.items() if not k.startswith("MAKE")
-    }  # this may run under make test
-    shown = subprocess.run(
+    # without the variables of an outer make: this test may run under `make test`
+    outer = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    help_text = subprocess.run(
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=outer
     ).stdout
-    listed = {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")}
+    listed = {line.split()[1] for line in help_text.splitlines() if line.startswith("  make ")}
     assert {t.replace("%", "M") for t in targets} == listed
     for method in METHODS:
-        assert method in shown
+        assert method in help_text

@@ -1,7 +1,9 @@
-"""What a run goes through: killed and continued, in several processes, copied away, given bad input, evaluated, used.
+"""The life of a run: killed and resumed, in several processes, in a copied folder, on bad input,
+evaluated, used.
 
-A later method adds its name to METHODS and its flags to TINY; what only TURN has is marked by name.
+A new method adds its name to METHODS and its flags to TINY. Checks of one method name it.
 """
+
 import importlib
 import json
 import os
@@ -19,21 +21,28 @@ from tests.layouts import write
 from common.scenes import Scenes
 
 METHODS = ["turn", "sslalign", "avkd", "stmnet"]
-SOUND = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
-NARROW = f"--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 --visual-layers 1 {SOUND}"
+AUDIO = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
+NARROW = (
+    "--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 "
+    f"--visual-layers 1 {AUDIO}"
+)
 # 12 steps, 6 in an epoch
 TINY = {
-    "turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 --epochs 2 --save-every 3 "
-    f"--dropout 0.1 {NARROW}",
-    "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 --image-size 32 --width 8 --projection 8 "
-    "--k 4 --mine-from 0 --seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
-    "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 --image-size 32 --width 8 --channels 16 --augment "
-    "--teacher-steps 4 --seconds 0.5 --crop 0.25 --window 128 --hop 64",
-    "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 --image-size 32 --width 8 "
-    "--audio-width 8 --C 8 --augment --clip-seconds 2 --video-seconds 3 --encoder-steps 4",
+    "turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 "
+    f"--epochs 2 --save-every 3 --dropout 0.1 {NARROW}",
+    "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 "
+    "--image-size 32 --width 8 --projection 8 --k 4 --mine-from 0 "
+    "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
+    "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 "
+    "--image-size 32 --width 8 --channels 16 --augment --teacher-steps 4 "
+    "--seconds 0.5 --crop 0.25 --window 128 --hop 64",
+    "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 "
+    "--image-size 32 --width 8 --audio-width 8 --C 8 --augment "
+    "--clip-seconds 2 --video-seconds 3 --encoder-steps 4",
 }
-# What a continued run goes on with besides weights: the state of the random numbers (dropout), the neighbours of the epoch, Adam's means
-KEPT = {
+# Changes one thing that a resumed run needs besides the weights: the state of the random numbers
+# (dropout), the neighbours of the epoch, Adam's means
+ALTER = {
     "turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
     "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
     "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
@@ -113,13 +122,14 @@ STMNET += [
     "events/n",
     "silence/n",
 ]
-OTHER = {
+OTHER_ARCHITECTURE = {
     "turn": {"dim": 32},
     "sslalign": {"projection": 32},
     "avkd": {"channels": 32},
     "stmnet": {"C": 32},
-}  # another architecture
-# The program with one more line: at step STEP the process sends itself SIGNAL, as a person or a scheduler might.
+}
+# The training command, except that the process sends itself SIGNAL at step STEP, as a person or a
+# scheduler might.
 INTERRUPTED = """
 import os, sys
 from common.training import Run
@@ -161,7 +171,10 @@ def torchrun(program, flags, cwd, n=2):
 
 
 def bad(module, flags, capsys, monkeypatch):
-    """Run a command in this process: it must end with status 2 and one line on stderr, which is returned."""
+    """Run a command in this process. It must end with status 2 and one line on stderr.
+
+    Returns that line.
+    """
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(flags if isinstance(flags, list) else flags.split())
@@ -200,12 +213,13 @@ def log(folder):
     return [{k: v for k, v in row.items() if k not in times} for row in rows]
 
 
-# Killed and continued -------------------------------------------------------------------------------------------------
+# Killed and continued -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def runs(request, tmp_path_factory):
-    """whole: never stopped. killed-0, killed-2 (workers): SIGKILL in the middle of an epoch. stopped: SIGTERM."""
+    """Four runs: whole is never stopped; killed-0 and killed-2 (the number of workers) get SIGKILL
+    in the middle of an epoch; stopped gets SIGTERM."""
     method, cwd = request.param, tmp_path_factory.mktemp("runs")
     cases = {
         "whole": None,
@@ -241,7 +255,7 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
     )
     shutil.copytree(folder / "killed-2", folder / "altered")
     altered = torch.load(folder / "altered" / "last.pt", weights_only=True)
-    KEPT[method](altered)
+    ALTER[method](altered)
     torch.save(altered, folder / "altered" / "last.pt")
     for process in [
         start(
@@ -263,7 +277,7 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
         assert log(folder / name) == log(folder / "whole")
         metrics = [read_json(folder / n / "metrics.json") for n in (name, "whole")]
         assert all(m.pop("seconds") > 0 for m in metrics) and metrics[0] == metrics[1]
-    # with one thing less the run is another one: what is compared above does depend on it
+    # a run without one part of its state differs, so the comparison above depends on each part
     assert not same(checkpoint(folder / "altered")["model"], whole["model"])
 
 
@@ -282,7 +296,7 @@ def test_sigterm_writes_a_checkpoint(runs):
 
 
 @pytest.mark.slow
-def test_what_a_run_leaves(runs):
+def test_the_files_of_a_run(runs):
     method, _, folder, _ = runs
     expected = {"config.json", "log.jsonl", "last.pt", "best.pt", "metrics.json", "samples.png"}
     assert expected <= {p.name for p in (folder / "whole").iterdir()}
@@ -290,7 +304,7 @@ def test_what_a_run_leaves(runs):
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     metrics = read_json(folder / "whole" / "metrics.json")
     assert {"samples", "seconds", "seed", "preset"} <= set(metrics)
-    for kind in (("audio", "random", "text") if method == "turn" else ()):
+    for kind in ("audio", "random", "text") if method == "turn" else ():
         assert {f"{kind}/ciou@0.5", f"{kind}/auc", f"{kind}/miou"} <= set(metrics)
     if method == "sslalign":
         assert set(SSLALIGN) <= set(metrics) and (folder / "whole" / "compositional.png").is_file()
@@ -304,7 +318,7 @@ def test_what_a_run_leaves(runs):
     assert all(0 <= value <= 1 for key, value in metrics.items() if "ciou" in key or "auc" in key)
 
 
-# Evaluate and localize ------------------------------------------------------------------------------------------------
+# Evaluate and localize ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -329,7 +343,8 @@ def test_evaluation_in_one_process_and_in_two(runs):
 def test_evaluation_on_files(runs, capsys):
     method, cwd, folder, _ = runs
     data = "audioset-instrument" if method == "stmnet" else "vggss"
-    key = {"turn": "whole/miou", "stmnet": "baseline/whole_ciou_mean"}.get(method, "baseline/whole_auc")
+    keys = {"turn": "whole/miou", "stmnet": "baseline/whole_ciou_mean"}
+    key = keys.get(method, "baseline/whole_auc")
     write(Scenes(4, 64, 8000, 0.5), cwd / data, data, 5)
     flags = [
         "--checkpoint",
@@ -376,9 +391,8 @@ def test_localize(runs, capsys, monkeypatch):
     write_image(cwd / "in.png", sample.image[:70])
     write_audio(cwd / "in.wav", sample.waveform, 22050)
     main = importlib.import_module(f"{method}.localize").main
-    main(
-        ["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"]
-    )  # the newest run's best.pt
+    # without --checkpoint: the newest run's best.pt
+    main(["--image", "in.png", "--audio", "in.wav", "--out", "found/a.png", "--device", "cpu"])
     assert (cwd / "found" / "a.png").read_bytes()[:4] == b"\x89PNG"
     found = json.loads((cwd / "found" / "a.json").read_text())
     assert found["boxes"] and "found/a.png" in capsys.readouterr().out
@@ -388,16 +402,15 @@ def test_localize(runs, capsys, monkeypatch):
     if method == "turn":
         main(f"{best} --image in.png --phrase ring --out b.png".split())
         assert (cwd / "b.json").is_file()
-        bad(
-            "turn.localize", f"{best} --image in.png --out c.png", capsys, monkeypatch
-        )  # neither a sound nor a phrase
+        # neither audio nor a phrase
+        bad("turn.localize", f"{best} --image in.png --out c.png", capsys, monkeypatch)
         bad(
             "turn.localize",
             f"{best} --image in.png --audio in.wav --phrase ring --out c.png",
             capsys,
             monkeypatch,
         )
-    (cwd / "text.png").write_text("not a picture")
+    (cwd / "text.png").write_text("not an image")
     (cwd / "empty.wav").touch()
     (cwd / "cut.wav").write_bytes((cwd / "in.wav").read_bytes()[:2000])
     (cwd / "cut.png").write_bytes((cwd / "in.png").read_bytes()[:300])
@@ -422,7 +435,7 @@ def test_localize(runs, capsys, monkeypatch):
         assert named in err and not (cwd / out).exists() and not (cwd / "c.json").exists()
 
 
-# Bad input ------------------------------------------------------------------------------------------------------------
+# Bad input ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -435,13 +448,13 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
         "empty": b"",
         "truncated": raw[: len(raw) // 2],
         "text": b"hello" * 100,
-        "picture": b"\x89PNG\r\n",
+        "png": b"\x89PNG\r\n",
         "other-method": {**good, "method": "another"},
         "plain": {"a": torch.zeros(1)},
         "list": [1, 2],
         "fields": {**good, "config": {**good["config"], "unknown": 1}},
         "config": {**good, "config": 3},
-        "architecture": {**good, "config": {**good["config"], **OTHER[method]}},
+        "architecture": {**good, "config": {**good["config"], **OTHER_ARCHITECTURE[method]}},
         "keys": {**good, "model": {}},
         "no-model": {k: v for k, v in good.items() if k != "model"},
     }
@@ -467,7 +480,7 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
     )
     bad(f"{method}.evaluate", f"--checkpoint {best} --device tpu --out bad", capsys, monkeypatch)
     assert not (cwd / "bad").exists()
-    for name in ("truncated", "other-method", "architecture"):  # and in the place of last.pt
+    for name in ("truncated", "other-method", "architecture"):  # the same files as last.pt
         (folder / name).mkdir()
         shutil.copy(cwd / f"{name}.pt", folder / name / "last.pt")
         assert "last.pt" in bad(
@@ -482,9 +495,9 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bad_flags(method, capsys, monkeypatch, tmp_path):
-    """Each is one line, status 2, and no result is written."""
+    """Each ends with status 2 and one line on stderr, and writes no result."""
     monkeypatch.chdir(tmp_path)
-    own = {
+    method_flags = {
         "turn": [
             "--dim 30",
             "--heads 0",
@@ -511,7 +524,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
             "--objects gone",
             "--scenes 8 --sounds 4 --batch-size 9 --held-out 2",
             "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --vocabulary gone.txt",
-            "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 --detr r50 --detr-weights gone.pth",
+            "--scenes 8 --sounds 4 --batch-size 4 --batch-intermediate 2 --held-out 2 "
+            "--detr r50 --detr-weights gone.pth",
         ],
         "sslalign": [
             "--width 0",
@@ -538,7 +552,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
             "--vision-weights gone.pth",
             "--scenes 8 --held-out 2 --batch-size 9",
             "--scenes 8 --held-out 2 --batch-size 4 --neighbours gone",
-            "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
+            "--scenes 8 --held-out 2 --batch-size 4 --width 64 --blocks 2 2 2 2 "
+            "--vision-weights gone.pth",
             "--blocks 1",
             "--blocks 1 0 1",
             "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone",
@@ -571,8 +586,8 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
             "--blocks 1",
             "--vision-weights gone.pth",
             "--scenes 8 --held-out 2 --batch-size 9 --no-teach-image --no-teach-audio",
-            "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio --width 64 --blocks 2 2 2 2 "
-            "--vision-weights gone.pth",
+            "--scenes 8 --held-out 2 --batch-size 4 --no-teach-image --no-teach-audio "
+            "--width 64 --blocks 2 2 2 2 --vision-weights gone.pth",
             "--scenes 8 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root gone",
         ],
         "stmnet": [
@@ -621,8 +636,10 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
             "--instances 0",
             "--scenes 4 --held-out 2 --batch-size 5",
             "--preset paper --root .",
-            "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck --vision-weights gone.pth",
-            "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 --audio-weights gone.pth",
+            "--scenes 4 --held-out 2 --batch-size 4 --blocks 3 8 36 3 --width 64 --bottleneck "
+            "--vision-weights gone.pth",
+            "--scenes 4 --held-out 2 --batch-size 4 --audio vggish --audio-width 64 "
+            "--audio-weights gone.pth",
             "--scenes 4 --held-out 2 --batch-size 4 --proposals gone.pth",
             "--scenes 4 --held-out 2 --batch-size 4 --benchmark ave-boxes --benchmark-root gone",
             "--scenes 4 --held-out 2 --batch-size 4 --benchmark is3 --benchmark-root .",
@@ -638,7 +655,7 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
         "--device tpu",
         "--resume",
         "--resume --name gone",
-        *own[method],
+        *method_flags[method],
     ]:
         bad(f"{method}.train", flags, capsys, monkeypatch)
         assert not [p for p in tmp_path.rglob("*") if p.is_file()], flags
@@ -653,7 +670,7 @@ def test_bad_flags(method, capsys, monkeypatch, tmp_path):
     bad(f"{method}.localize", "", capsys, monkeypatch)
 
 
-# Copied away ----------------------------------------------------------------------------------------------------------
+# Copied away --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -666,21 +683,22 @@ def test_a_copied_folder_runs(method, tmp_path):
     assert (tmp_path / "runs" / method / "a" / "metrics.json").is_file()
 
 
-# Several processes ----------------------------------------------------------------------------------------------------
+# Several processes --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_as_one(method, tmp_path):
-    """From the first step on, so they also start from the same weights; without dropout, whose draws differ."""
+    """The losses agree from the first step, so both runs start from the same weights. Dropout is
+    off, because its random numbers depend on the process."""
     flags = TINY[method]
     flags = flags.replace("--dropout 0.1", "--dropout 0") + " --steps 3 --device cpu --lr 1e-4"
     run(f"{method}.train", f"{flags} --name one", tmp_path)
     torchrun(f"{method}.train", f"{flags} --name two", tmp_path)
     one, two = (log(tmp_path / "runs" / method / name) for name in ("one", "two"))
     assert len(one) == len(two) == 4
-    for ours, theirs in zip(one, two):
-        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+    for row_of_one, row_of_two in zip(one, two):
+        assert row_of_one == pytest.approx(row_of_two, rel=2e-3, abs=2e-3)
     metrics = [
         read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")
     ]
