@@ -26,8 +26,11 @@ TIMEOUT = 900  # seconds that ffmpeg may take for one file
 
 # Arguments of ffmpeg before its input, and behind it.
 TO_AUDIO = [], ["-vn", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le"]
-# The fps filter keeps the last frame before (k + 0.5) / FRAME_RATE.
-TO_FRAMES = [], ["-vf", f"fps={FRAME_RATE}", "-start_number", "0", "-q:v", "2"]
+
+
+def to_frames(fps):
+    """The filter keeps the last frame before (k + 0.5) / fps."""
+    return [], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"]
 
 
 def _to_frame(second):
@@ -40,21 +43,16 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("check", "count the samples: listed, found, missing, unreadable"),
                        ("prepare", "extract images and audio from downloaded videos")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("name", choices=list(READERS), metavar="NAME",
-                             help=", ".join(READERS))
+        add = commands.add_parser(name, help=text).add_argument
+        add("name", choices=list(READERS), metavar="NAME", help=", ".join(READERS))
         if name == "prepare":
-            command.add_argument("videos", metavar="VIDEOS",
-                                 help="folder with ID.mp4 (or .mkv, .webm …), at any depth")
-        command.add_argument("root", metavar="ROOT",
-                             help="the benchmark's folder, with its annotations in ROOT/metadata")
-        command.add_argument("--list", metavar="FILE",
-                             help="ids, if not the published ones: a path, or a name in metadata")
-        command.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1),
-                             help="files at a time (%(default)s)")
+            add("videos", metavar="VIDEOS", help="folder with ID.mp4 (.mkv, .webm …), at any depth")
+        add("root", metavar="ROOT", help="the benchmark's folder; annotations are in ROOT/metadata")
+        add("--list", metavar="FILE", help="other ids: a path, or a name in ROOT/metadata")
+        add("--jobs", type=int, default=min(8, os.cpu_count() or 1),
+            help="files at a time (%(default)s)")
         if name == "check":
-            command.add_argument("--missing", metavar="FILE",
-                                 help="write the ids of missing samples to FILE, one a line")
+            add("--missing", metavar="FILE", help="write the ids of missing samples, one a line")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error("--jobs is at least 1")
@@ -66,12 +64,9 @@ def main(argv=None):
         sys.exit(0 if is_good else 1)
 
 
-def check(name, root, lists=None, missing=None, jobs=4) -> bool:
+def check(name, root, lists, missing, jobs) -> bool:
     """Read every image, mask and audio file, and print how many samples there are.
-
-    missing: a file for the ids of missing samples. Errors go to stderr. True if there are samples
-    and all of them can be read.
-    """
+    missing: a file for the ids of missing samples, or None. True if all that exist can be read."""
     samples = listed_samples(name, root, lists)
     exists = is_on_disk(name, samples)
     found = [sample for sample, here in zip(samples, exists) if here]
@@ -125,12 +120,9 @@ def _duration(path):
     return soundfile.info(str(path)).duration
 
 
-def prepare(name, videos, root, lists=None, jobs=4) -> bool:
+def prepare(name, videos, root, lists, jobs) -> bool:
     """Make the listed images and audio from VIDEOS/ID.*, and print how many there are.
-
-    Files that exist are skipped, and none is left half-written, so an interrupted run can be
-    repeated. Errors go to stderr. True if nothing failed and there are files. Raises InputError.
-    """
+    Files that exist are skipped. True if nothing failed and there are files. Raises InputError."""
     if name not in CLIPS + VIDEOS + NUMBERED:
         raise InputError(name, "is published as images and audio, there is nothing to extract")
     program = shutil.which("ffmpeg")
@@ -145,10 +137,9 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
         targets[sample.audio] = sample.audio.stem, TO_AUDIO
         if name in VIDEOS:
             folder = sample.image if name == "ave" else sample.image.parent
-            targets[folder] = folder.name, TO_FRAMES
+            targets[folder] = folder.name, to_frames(FRAME_RATE)
         elif name in NUMBERED:
-            second = int(sample.image.stem) / NUMBERED_FPS
-            targets[sample.image] = sample.group, _to_frame(second)
+            targets[sample.image] = sample.group, _to_frame(int(sample.image.stem) / NUMBERED_FPS)
         else:
             targets[sample.image] = sample.image.stem, _to_frame(CLIP_SECOND)
     todo = [target for target in targets if not target.exists()]
@@ -167,31 +158,24 @@ def prepare(name, videos, root, lists=None, jobs=4) -> bool:
 
 def extract(program, video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
-    It writes to a temporary name beside `target`. Raises InputError."""
+    It writes to a temporary folder beside `target`. Raises InputError."""
+    part = target.absolute().with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
     is_folder = target.suffix not in (".wav", ".jpg")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.absolute().with_name(f".{target.name}.part{target.suffix}")
-    _remove(part)  # of a run that was killed
-    if is_folder:
-        part.mkdir()
+    output = "%04d.jpg" if is_folder else f"output{target.suffix}"
     command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file", *before,
-               "-i", str(video), *behind, "%04d.jpg" if is_folder else part.name]
+               "-i", str(video), *behind, output]
     try:
-        ended = subprocess.run(command, cwd=part if is_folder else part.parent, text=True,
-                               capture_output=True, errors="replace", timeout=TIMEOUT, check=False)
+        ended = subprocess.run(command, cwd=part, text=True, capture_output=True, errors="replace",
+                               timeout=TIMEOUT, check=False)
         if ended.returncode:
             lines = ended.stderr.strip().splitlines() or [f"ffmpeg: status {ended.returncode}"]
             raise InputError(video, lines[-1])
-        if not part.exists() or (is_folder and not any(part.iterdir())):
+        if not any(part.iterdir()):
             raise InputError(video, f"ffmpeg made no {target.name}: the video ends before")
-        os.replace(part, target)
+        os.replace(part if is_folder else part / output, target)
     except subprocess.TimeoutExpired as error:
         raise InputError(video, f"ffmpeg took more than {TIMEOUT} s") from error
     finally:
-        _remove(part)
-
-
-def _remove(path):
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+        shutil.rmtree(part, ignore_errors=True)

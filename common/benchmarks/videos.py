@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.io import InputError
 
-from .prepare import TO_AUDIO, extract
+from .prepare import TO_AUDIO, extract, to_frames
 
 IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
 
@@ -33,8 +33,8 @@ def open_video(path, fps: float):
         raise InputError(path, "no such file or folder")
     with tempfile.TemporaryDirectory() as folder:
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
-        to_frames = [], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"]
-        for target, flags, name in (audio, TO_AUDIO, "audio"), (frames, to_frames, "images"):
+        for target, flags, name in ((audio, TO_AUDIO, "audio"),
+                                    (frames, to_frames(fps), "images")):
             try:
                 extract("ffmpeg", path.resolve(), target, *flags)
             except InputError as error:
