@@ -151,12 +151,12 @@ def test_hints_move_along(source):
     steps = TrainingBatches(source, config, hints.astype(np.float16))
     for s in range(6):
         batch = steps[s]
-        wanted = coarse(batch["images"] / 255)
-        mirror = (wanted.flip(3) - batch["e_v"]).abs().mean((1, 2, 3))
-        error = (wanted - batch["e_v"]).abs().mean((1, 2, 3))
+        expected = coarse(batch["images"] / 255)
+        mirror = (expected.flip(3) - batch["e_v"]).abs().mean((1, 2, 3))
+        error = (expected - batch["e_v"]).abs().mean((1, 2, 3))
         unmoved = torch.from_numpy(hints[rows(config, s)])
         assert (
-            float(error.mean()) < 0.5 * float((wanted - unmoved).abs().mean())
+            float(error.mean()) < 0.5 * float((expected - unmoved).abs().mean())
             and (error < mirror).all()
         )
 
@@ -203,8 +203,8 @@ def test_a_coarse_copy_moves_as_the_image(x, y, mirrored, seed):
     """Away from the image's edge, beyond which there is no hint."""
     image, drawn = waves(96, seed), (x, y, mirrored)
     e_v = coarse(whole_view(image, 96)[None])[0]
-    wanted = coarse(train_view(image, 96, drawn)[None] / 255)[0]
-    difference = (crop_hint(e_v, 96, drawn) - wanted)[:, 1:-1, 1:-1].abs()
+    expected = coarse(train_view(image, 96, drawn)[None] / 255)[0]
+    difference = (crop_hint(e_v, 96, drawn) - expected)[:, 1:-1, 1:-1].abs()
     assert float(difference.max()) < 0.02
 
 
@@ -220,10 +220,10 @@ def test_which_part_is_taken():
             ((size - column if drawn[2] else column) + drawn[0]) / 106 * side,
             (column + drawn[1]) / 106 * side,
         ]
-        wanted = torch.stack(torch.meshgrid(*column, indexing="xy")).clamp(
+        expected = torch.stack(torch.meshgrid(*column, indexing="xy")).clamp(
             0.5, side - 0.5
         )  # the border is repeated
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avkd import evaluate, guidance, localize, small
+from avkd import evaluate, guidance, localize
+from avkd.backbones import small
 from avkd.config import PAPER, TINY
 from avkd.count import cost
 from avkd.model import Avkd, localization_map
@@ -308,16 +309,16 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         "masks_miou",
         "masks_f_score_adaptive",
     }
-    wanted = {
+    expected = {
         f"{prefix}{name}"
         for prefix in ("avc/", "og/", "og_detr/", "control/silent_", "control/shuffled_")
         for name in of_each
     }
-    wanted |= {f"baseline/{name}_ciou@0.5" for name in ("centre", "whole", "upper_bound")} | {
+    expected |= {f"baseline/{name}_ciou@0.5" for name in ("centre", "whole", "upper_bound")} | {
         "avc/ciou_exact@0.5",
         "avc/iiou_adaptive_exact",
     }
-    assert wanted <= set(found), wanted - set(found)
+    assert expected <= set(found), expected - set(found)
     assert (
         found["samples"] == 6
         and found["protocol"] == "sslalign"
@@ -372,14 +373,14 @@ def test_scores_are_those_of_the_maps(checkpoint):
     result = evaluate.evaluate(predictor, [test])
     found, pages = result.metrics, result.sheets
     maps = predict(predictor, test, range(6))
-    truth = np.stack([test.gt_map(i) for i in range(6)])
+    gt = np.stack([test.gt_map(i) for i in range(6)])
     for prefix in ("avc/", "og/", "og_detr/", "control/silent_"):
         x = metrics.resize(maps[prefix], 224).numpy()
-        ciou = metrics.ciou(metrics.binarize(x, "median"), truth)
+        ciou = metrics.ciou(metrics.binarize(x, "median"), gt)
         assert found[f"{prefix}ciou@0.5"] == metrics.success_rate(ciou) and found[
             f"{prefix}auc"
         ] == metrics.auc(ciou)
-        assert found[f"{prefix}pointing"] == metrics.success_rate(metrics.pointing(x, truth))
+        assert found[f"{prefix}pointing"] == metrics.success_rate(metrics.pointing(x, gt))
     assert found["samples"] == 6 and set(pages) == {"samples"}
     assert pages["samples"]["columns"] == [
         "ground truth",

@@ -213,16 +213,16 @@ def test_the_total_is_the_weighted_sum(of, norm):
     f_v, f_a, e_v, e_a = features(4)
     e_v, e_a = e_v if of[0] else None, e_a if of[1] else None
     config = replace(TINY, alpha1=0.5, alpha2=3.0, alpha3=7.0, tau=0.2, visual_norm=norm, chunk=3)
-    wanted = {"contrast": 0.5 * naive_L_S(f_v, f_a, 0.2)}
+    expected = {"contrast": 0.5 * naive_L_S(f_v, f_a, 0.2)}
     if of[1]:
-        wanted["audio_hint"] = 3 * L_a(f_a, e_a).mean()
+        expected["audio_hint"] = 3 * L_a(f_a, e_a).mean()
     if of[0]:
-        wanted["visual_hint"] = 7 * L_v(f_v, e_v, norm).mean()
+        expected["visual_hint"] = 7 * L_v(f_v, e_v, norm).mean()
     found = loss_terms(f_v, f_a, e_v, e_a, config)
-    assert set(found) == {"loss", *wanted}
-    for name, value in wanted.items():
+    assert set(found) == {"loss", *expected}
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
-    torch.testing.assert_close(found["loss"], sum(wanted.values()))
+    torch.testing.assert_close(found["loss"], sum(expected.values()))
 
 
 def test_the_paper_s_weights_put_the_terms_in_one_range():
@@ -331,5 +331,5 @@ def test_two_processes_are_one(tmp_path):
         for name, (value, gradients) in whole.items():
             torch.testing.assert_close(first[name][0] + second[name][0], value)
             assert 0 < float(first[name][0]) < float(value)
-            for a, b, wanted in zip(first[name][1], second[name][1], gradients):
-                torch.testing.assert_close(torch.cat([a, b]) if a.dim() else a, wanted)
+            for a, b, expected in zip(first[name][1], second[name][1], gradients):
+                torch.testing.assert_close(torch.cat([a, b]) if a.dim() else a, expected)

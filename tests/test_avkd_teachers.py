@@ -91,18 +91,18 @@ def reading(folder, **changes):
 def test_hints_come_back(folder):
     """In float16, each beside its pair, without being read whole."""
     for name, found in zip(SHAPES, teachers.load_hints(reading(folder), Source().ids)):
-        wanted = Teacher(*SHAPES[name]).hint(torch.arange(11.0))
+        expected = Teacher(*SHAPES[name]).hint(torch.arange(11.0))
         assert (
             isinstance(found, np.memmap) and not found.flags.writeable and found.dtype == np.float16
         )
-        np.testing.assert_array_equal(found, wanted.half())
-        assert np.abs(found - wanted.numpy()).max() > 0
+        np.testing.assert_array_equal(found, expected.half())
+        assert np.abs(found - expected.numpy()).max() > 0
     assert (folder / "ids.txt").read_text().split() == Source().ids
 
 
 @pytest.mark.parametrize("image, audio", [(True, False), (False, True), (False, False)])
 def test_hints_without_a_teacher_are_not_read(folder, image, audio):
-    for name in [name for name, wanted in zip(SHAPES, (image, audio)) if not wanted]:
+    for name in [name for name, expected in zip(SHAPES, (image, audio)) if not expected]:
         (folder / f"{name}.npy").write_bytes(b"damaged")
     found = teachers.load_hints(reading(folder, teach_image=image, teach_audio=audio), Source().ids)
     assert [x is not None for x in found] == [image, audio]
@@ -180,11 +180,13 @@ STALE = [
 
 
 @pytest.mark.parametrize(
-    "name, changes, said", STALE, ids=[f"{name}-{','.join(changes)}" for name, changes, _ in STALE]
+    "name, changes, message",
+    STALE,
+    ids=[f"{name}-{','.join(changes)}" for name, changes, _ in STALE],
 )
-def test_hints_of_another_training(folder, name, changes, said):
+def test_hints_of_another_training(folder, name, changes, message):
     with pytest.raises(
-        InputError, match=rf"{name}\.npy: .*{said}.*`python -m avkd\.teachers`"
+        InputError, match=rf"{name}\.npy: .*{message}.*`python -m avkd\.teachers`"
     ) as error:
         teachers.load_hints(reading(folder, **changes), Source().ids)
     assert "\n" not in str(error.value)
@@ -198,22 +200,22 @@ def test_hints_of_another_training_may_differ_in_what_no_teacher_sees(folder):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (lambda ids: ids[::-1], r"line 1 is 'clip0', the data have 'clip10' there"),
         (lambda ids: ids[:-1], "the data have nothing there"),
         (lambda ids: [*ids, "clip11"], "line 12 is nothing, the data have 'clip11' there"),
     ],
 )
-def test_hints_of_other_pairs(folder, change, said):
-    with pytest.raises(InputError, match=rf"ids\.txt: .*{said}"):
+def test_hints_of_other_pairs(folder, change, message):
+    with pytest.raises(InputError, match=rf"ids\.txt: .*{message}"):
         teachers.load_hints(reading(folder), change(Source().ids))
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_files_that_are_not_hints(folder, name):
     path, record = folder / f"{name}.npy", folder / f"{name}.npy.json"
-    whole, said = path.read_bytes(), record.read_text()
+    whole, message = path.read_bytes(), record.read_text()
 
     def refused(words, file=rf"{name}\.npy"):
         with pytest.raises(InputError, match=rf"{file}: .*{words}") as error:
@@ -233,14 +235,14 @@ def test_files_that_are_not_hints(folder, name):
     np.save(path, np.array([{}] * 11), allow_pickle=True)
     refused(r"not a \.npy file")
     path.write_bytes(whole)
-    for other in ("[]", "null", "{}", json.dumps({**json.loads(said), "teacher": "another"})):
+    for other in ("[]", "null", "{}", json.dumps({**json.loads(message), "teacher": "another"})):
         record.write_text(other)
         refused("its teacher is (None|'another')")
     record.write_text("what is this")
     refused("", rf"{name}\.npy\.json")
     record.unlink()
     refused("is missing: it says which teacher made the hints", rf"{name}\.npy\.json")
-    record.write_text(said)
+    record.write_text(message)
     shutil.copy(path, folder / f"{name}.npy.part")
     refused("is not finished")
     (folder / f"{name}.npy.part").unlink()
@@ -261,14 +263,14 @@ def test_scenes_make_their_own_hints(scenes, monkeypatch):
     config, source = scenes
     e_v, e_a = teachers.training_hints(config, source)
     with torch.no_grad():
-        wanted = small.make_teacher("e_v", config).hint(
+        expected = small.make_teacher("e_v", config).hint(
             torch.stack([whole_view(source.image(i), 48) for i in range(5)])
         )
-        np.testing.assert_allclose(e_v, wanted, atol=2e-3, rtol=2e-3)
-        wanted = small.make_teacher("e_a", config).hint(
+        np.testing.assert_allclose(e_v, expected, atol=2e-3, rtol=2e-3)
+        expected = small.make_teacher("e_a", config).hint(
             torch.stack([cropped_waveform(source.waveform(i), config) for i in range(5)])
         )
-        np.testing.assert_allclose(e_a, wanted, atol=2e-3, rtol=2e-3)
+        np.testing.assert_allclose(e_a, expected, atol=2e-3, rtol=2e-3)
     assert (
         e_v.shape == (5, 16, config.side, config.side)
         and e_a.shape == (5, 16)
@@ -338,22 +340,22 @@ def test_the_hints_of_detr(reading, published):
         e_v = teacher.hint(golden_image())
     assert e_v.shape == (1, config.channels, 2, 2) and e_v.isfinite().all() and e_v.std() > 0
     if reading == "backbone":
-        found, wanted = e_v[:, ::16], golden["backbone"]
+        found, expected = e_v[:, ::16], golden["backbone"]
     else:  # the projection is orthogonal: its transpose takes it back
         torch.testing.assert_close(teacher.lift.T @ teacher.lift, torch.eye(256), atol=1e-5, rtol=0)
-        found, wanted = torch.einsum("cd,nchw->ndhw", teacher.lift, e_v), golden["memory"]
+        found, expected = torch.einsum("cd,nchw->ndhw", teacher.lift, e_v), golden["memory"]
         if reading == "decoder":
-            found, wanted = (
+            found, expected = (
                 found[:, ::4],
                 np.einsum("nqd,nqhw->ndhw", golden["hs_last"], golden["attention"]),
             )
         assert torch.equal(
             teachers.Detr(config, published).lift, teacher.lift
         )  # the same in every process
-    wanted = pooled(wanted)
+    expected = pooled(expected)
     assert (
-        found.shape == wanted.shape
-        and np.abs(found.numpy() - wanted).max() <= 2e-5 * np.abs(wanted).max()
+        found.shape == expected.shape
+        and np.abs(found.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
     )
 
 
@@ -412,9 +414,9 @@ def test_panns_hear_what_the_student_hears_at_32_khz(name, narrow):
 
     view = teacher.view(Tone(), 440)
     seconds = 0.5 + torch.arange(32000) / 32000  # the middle one of two
-    wanted = 0.5 * torch.sin(2 * torch.pi * (440 * seconds + 300 * seconds.square()))
+    expected = 0.5 * torch.sin(2 * torch.pi * (440 * seconds + 300 * seconds.square()))
     assert view.shape == (32000,)
-    torch.testing.assert_close(view[200:-200], wanted[200:-200], atol=2e-3, rtol=0)
+    torch.testing.assert_close(view[200:-200], expected[200:-200], atol=2e-3, rtol=0)
     with torch.no_grad():
         waveforms = torch.stack([view, teacher.view(Tone(), 880)])
         e_a = teacher.hint(waveforms)
@@ -513,10 +515,10 @@ def test_the_command_from_files_to_hints(flickr, narrow, tmp_path, capsys, monke
     )
     with torch.no_grad():
         for i in (0, 6):
-            wanted = detr.hint(whole_view(source.image(i), 64)[None])[0]
-            np.testing.assert_allclose(e_v[i], wanted, atol=2e-3 * float(wanted.abs().max()))
-            wanted = listener.hint(listener.view(source, i)[None])[0]
-            np.testing.assert_allclose(e_a[i], wanted, atol=2e-3 * float(wanted.abs().max()))
+            expected = detr.hint(whole_view(source.image(i), 64)[None])[0]
+            np.testing.assert_allclose(e_v[i], expected, atol=2e-3 * float(expected.abs().max()))
+            expected = listener.hint(listener.view(source, i)[None])[0]
+            np.testing.assert_allclose(e_a[i], expected, atol=2e-3 * float(expected.abs().max()))
     assert (
         read_json(folder / "e_v.npy.json")["teacher"] == "detr_r50"
         and read_json(folder / "e_a.npy.json")["teacher"] == "cnn14"
@@ -535,7 +537,7 @@ def test_bad_flags_are_one_line_and_write_nothing(flickr, narrow, tmp_path, caps
         ("--detr", narrow / "detr.pth"),
         ("--panns", narrow / "cnn14.pth"),
     )
-    for args, said in (
+    for args, message in (
         (command(flickr, folder), "--detr, --panns or both"),
         (["--data", "scenes", *map(str, detr)], "scenes need no command"),
         ([*map(str, detr)], "scenes need no command"),
@@ -565,7 +567,7 @@ def test_bad_flags_are_one_line_and_write_nothing(flickr, narrow, tmp_path, caps
         (command(flickr, folder, *detr, "--device", "toaster"), "toaster"),
         (["--no-such-flag"], "--no-such-flag"),
     ):
-        assert said in fails(capsys, *args)
+        assert message in fails(capsys, *args)
         assert not folder.exists()
 
 

@@ -311,8 +311,8 @@ def test_a_batch_is_its_pictures():
             )
 
 
-def test_boxes_are_in_pixels_of_the_picture():
-    """Two pictures that are resized by 4 and 1/2, and one box in pixels of what they become."""
+def test_boxes_are_in_pixels_of_the_image():
+    """Two images, resized by 4 and 1/2, and one box in pixels of the resized images."""
     model, images, box = (
         narrow(num_classes=2),
         [torch.rand(3, 16, 32), torch.rand(3, 130, 200)],
@@ -379,7 +379,7 @@ def test_proposals_obey_their_rules():
 
 def test_proposals_of_two_levels():
     """The head is given: objectness of six anchors in two levels, deltas to boxes of our choice."""
-    wanted = torch.tensor(
+    expected = torch.tensor(
         [
             [[0.0, 0, 20, 20], [0, 0, 20, 20], [-9, 40, 9, 99]],
             [[0.0, 0, 20, 20], [30, 30, 50, 50], [5, 5, 5.0009, 9]],
@@ -391,7 +391,7 @@ def test_proposals_of_two_levels():
         model = narrow(top=top)
         deltas = [
             encode(w, anchors((64, 64), (1, 1), 8 * 2**i), (1, 1, 1, 1))
-            for i, w in enumerate(wanted)
+            for i, w in enumerate(expected)
         ]
         answers = iter((c.logit()[None], d[None]) for c, d in zip(chances, deltas))
         model.rpn["head"].forward = lambda x: next(answers)
@@ -402,7 +402,9 @@ def test_proposals_of_two_levels():
         3
     )  # equal ones of a level are one, the last is too narrow, the third is cut, left out: top
     assert torch.allclose(scores, torch.tensor([0.9, 0.7, 0.6]))
-    assert torch.allclose(boxes, torch.stack([wanted[0, 0], wanted[1, 0], wanted[1, 1]]), atol=1e-4)
+    assert torch.allclose(
+        boxes, torch.stack([expected[0, 0], expected[1, 0], expected[1, 1]]), atol=1e-4
+    )
     boxes, scores = propose(50)
     assert torch.allclose(boxes[3], torch.tensor([0.0, 40, 9, 64]), atol=1e-4) and len(boxes) == 4
     assert torch.allclose(
@@ -445,7 +447,7 @@ def test_deltas_of_detections_are_weighted_and_clipped():
     [(found, _, _)] = stub(model, torch.zeros(1, 2), deltas).classify(maps, [box], [(64, 50)])
     assert torch.allclose(
         found, torch.tensor([[20.0, 15, 50, 25]]), atol=1e-4
-    )  # 60, cut at the picture's 50
+    )  # 60, clipped to the image's 50
 
 
 def test_fewer_stages_and_low_precision():

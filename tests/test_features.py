@@ -53,8 +53,8 @@ class Mean:
 def test_images_are_normalised(vggsound, tmp_path):
     found = f.extract(samples(vggsound), "image", Mean(), tmp_path / "a.npy", {}, batch_size=4)
     images = np.stack([read_image(s.image) for s in samples(vggsound)]).mean((1, 2)) / 255
-    wanted = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(found, wanted, atol=0.02)  # 224 x 224 from 48 x 48
+    expected = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(found, expected, atol=0.02)  # 224 x 224 from 48 x 48
 
 
 def test_the_spectrogram_of_vggsound():
@@ -71,8 +71,8 @@ def test_the_spectrogram_of_vggsound():
         power.append(np.abs(np.fft.rfft((part - part.mean()) * taper)) ** 2)
     density = np.array(power).T / (16000 * (taper**2).sum())
     density[1:-1] *= 2
-    wanted = np.log(density + 1e-7)
-    np.testing.assert_allclose(got[0], (wanted - wanted.mean()) / wanted.std(), atol=2e-3)
+    expected = np.log(density + 1e-7)
+    np.testing.assert_allclose(got[0], (expected - expected.mean()) / expected.std(), atol=2e-3)
 
 
 def test_silence_is_zero():
@@ -155,13 +155,13 @@ def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, c
         )
         with torch.no_grad():
             x = f.Inputs(source, modality)[1][None]
-            wanted = (
+            expected = (
                 net.eval()
                 .maps(f.normalise(x) if modality == "image" else x)[-1][0]
                 .flatten(1)
                 .mean(1)
             )
-        np.testing.assert_allclose(features[1], wanted, rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(features[1], expected, rtol=2e-3, atol=1e-3)
     monkeypatch.setattr(n, "topk_blocks", None)  # a second call has nothing to do
     monkeypatch.setattr(f, "DataLoader", None)
     n.main(command(vggsound, tmp_path))
@@ -177,12 +177,12 @@ def test_a_folder_of_other_samples_is_left_alone(vggsound, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_weights_of_another_network_write_nothing(vggsound, tmp_path, capsys):
-    for flag, file, said in (
+    for flag, file, message in (
         ("audio", "image.pth", "holds no state_dict"),
         ("image", "audio.pth", "holds no state_dict"),
         ("image", "nothing.pth", "no such file"),
     ):
-        assert f"{file}: {said}" in fails(
+        assert f"{file}: {message}" in fails(
             capsys, *command(vggsound, tmp_path, f"--{flag}-weights", vggsound / file)
         )
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A small training reaches what only a whole and sound one can: half a minute on one core."""
+"""Small trainings reach scores that only correct code reaches; half a minute each on one core."""
 
 import json
 from dataclasses import replace
@@ -52,12 +52,12 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
         scene_source(0, 48, predictor.config),
         scene_intermediate(0, 24, predictor.config),
     )
-    images, truth = zip(*(source[i] for i in range(len(source))))
-    truth = corners(torch.from_numpy(np.stack(truth)))
+    images, gt = zip(*(source[i] for i in range(len(source))))
+    gt = corners(torch.from_numpy(np.stack(gt)))
     with torch.no_grad():
         q = predictor.encode_text([phrase for (phrase,) in source.texts])
-        own, others = (
-            metrics.box_iou(boxes, truth).mean().item()
+        iou, shuffled_iou = (
+            metrics.box_iou(boxes, gt).mean().item()
             for boxes in predictor.predict(images, q, q.roll(1, 0))
         )
         align, config = predictor.model.alignment, predictor.config
@@ -68,7 +68,7 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
         )
         a = align.encode_audio(torch.stack(intermediate.items))
     found = metrics.retrieval(t, a, k=(5,))["forward"][5]
-    assert own > 0.8 and others < own - 0.25, (own, others)
+    assert iou > 0.8 and shuffled_iou < iou - 0.25, (iou, shuffled_iou)
     assert found > 0.5, found  # chance is 0.21
 
 
@@ -150,7 +150,7 @@ STMNET = (
 
 @pytest.mark.slow
 def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
-    """Of what is in a frame, its sound allows two classes: the right one asks for both senses."""
+    """Two classes in a frame can make its sound, so the right one takes both image and audio."""
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     train_stmnet([*STMNET.split(), "--out", str(stmnet_out)])
     path = stmnet_out / "stmnet" / "a" / "last.pt"

@@ -310,7 +310,7 @@ def test_loads(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (
             lambda ids: ids[:5] + ["other"] + ids[6:],
@@ -321,13 +321,13 @@ def test_loads(folder, capsys):
         (lambda ids: ids[::-1], "line 1 is 'clip0', the data have 'clip11' there"),
     ],
 )
-def test_ids_of_others(folder, change, said):
-    with pytest.raises(InputError, match=said):
+def test_ids_of_others(folder, change, message):
+    with pytest.raises(InputError, match=message):
         n.load(folder[0], change(folder[1]))
 
 
 @pytest.mark.parametrize(
-    "array, said",
+    "array, message",
     [
         (np.zeros((12, 4), np.int64), r"int64 \(12, 4\): not"),
         (np.zeros((11, 4), np.int32), "with N = 12"),
@@ -339,9 +339,9 @@ def test_ids_of_others(folder, change, said):
         (np.array([{}] * 12), "not a .npy file"),
     ],
 )
-def test_files_that_are_not_neighbours(folder, array, said):
+def test_files_that_are_not_neighbours(folder, array, message):
     np.save(folder[0] / "audio_neighbours.npy", array)
-    with pytest.raises(InputError, match=rf"audio_neighbours\.npy: .*{said}"):
+    with pytest.raises(InputError, match=rf"audio_neighbours\.npy: .*{message}"):
         n.load(*folder)
 
 

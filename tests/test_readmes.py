@@ -1,5 +1,5 @@
-"""The code stands beside the papers: every equation is in a docstring and in a README's map, every
-name in a README exists, papers and authors' code are linked."""
+"""The code can be read next to the papers: docstrings and the READMEs' maps have every equation,
+every name in a README exists, and papers and authors' code are linked."""
 
 import ast
 import dataclasses
@@ -157,7 +157,7 @@ def test_the_map_has_every_equation_and_where_it_is(method):
         for row in section((ROOT / method / "README.md").read_text("utf-8"), "Map").splitlines()
         if row.startswith("|")
     ]
-    seen = set()
+    equations = set()
     for row in rows:
         numbers = [
             n
@@ -167,8 +167,8 @@ def test_the_map_has_every_equation_and_where_it_is(method):
         assert not numbers or references(row.rstrip("| ").rpartition("|")[2]), (
             f"the last column says where: {row}"
         )
-        seen |= set(numbers)
-    assert seen == set(EQUATIONS[method])
+        equations |= set(numbers)
+    assert equations == set(EQUATIONS[method])
 
 
 def _numbers(text):

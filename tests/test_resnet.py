@@ -126,7 +126,7 @@ def save(path, state):
 def test_load_accepts_counters_parameters_and_a_prefix(tmp_path):
     source = narrow().state_dict()
     bare = {k: v for k, v in source.items() if not k.endswith("num_batches_tracked")}
-    wanted = source["layer4.0.conv2.weight"].clone()
+    expected = source["layer4.0.conv2.weight"].clone()
     variants = [
         (source, {}),
         (bare, {}),
@@ -140,7 +140,7 @@ def test_load_accepts_counters_parameters_and_a_prefix(tmp_path):
     for state, options in variants:
         model = load_published(narrow().apply(zero), save(tmp_path / "x.pth", state), **options)
         assert (
-            torch.equal(model.layer4[0].conv2.weight, wanted)
+            torch.equal(model.layer4[0].conv2.weight, expected)
             and model.layer4[0].conv2.weight.requires_grad
         )
     frozen = load_published(

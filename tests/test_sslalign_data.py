@@ -237,7 +237,7 @@ def test_pairs_of_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"data": "nonsense"}, "nonsense"),
         ({"data": "vggsound"}, "--root"),
@@ -245,8 +245,8 @@ def test_pairs_of_files(tmp_path):
         ({"seed": VALIDATION}, "held-out"),
     ],
 )
-def test_bad_settings(change, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_settings(change, message):
+    with pytest.raises(InputError, match=message):
         training_pairs(replace(CONFIG, **change))
 
 

@@ -124,15 +124,15 @@ def test_every_number_of_the_interface(results):
         for name, at in (("ciou", "@0.5"), ("auc", ""))
         for rule in ("", "_adaptive")
     ]
-    wanted = {f"pairs/{name}" for name in (*local, "pointing")} | {
+    expected = {f"pairs/{name}" for name in (*local, "pointing")} | {
         f"masks/{name}" for name in (*local, "miou", "f_score_adaptive")
     }
-    wanted |= {
+    expected |= {
         f"interactive/{name}{rule}"
         for name in ("iiou", "iauc")
         for rule in ("", "_adaptive", "_exact")
     }
-    wanted |= {
+    expected |= {
         "interactive/pointing",
         "extended/ap",
         "extended/max_f1",
@@ -140,19 +140,19 @@ def test_every_number_of_the_interface(results):
         "alignment/cosine",
         "alignment/magnitude",
     }
-    wanted |= {
+    expected |= {
         f"retrieval/{way}_r@{k}{suffix}_{kind}"
         for way in ("a2i", "i2a")
         for k in (1, 5, 10)
         for suffix in ("", "_projected")
         for kind in ("instance", "category")
     }
-    wanted |= {
+    expected |= {
         f"control/{kind}_{name}"
         for kind in ("silent", "shuffled")
         for name in (*local, "iiou_adaptive", "iauc", "extended_ap")
     }
-    assert wanted <= set(found)
+    assert expected <= set(found)
     assert found["samples"] == 6 and found["protocol"] == "sslalign" and found["preset"] == "tiny"
     assert all(
         0 <= x <= 1
@@ -213,8 +213,8 @@ def test_a_copy_of_the_ground_truth_is_found(disk, tmp_path, capsys):
     test, rng = FileTestSet(CONFIG, "is3", disk["is3"]), np.random.default_rng(0)
     for i, key in enumerate(test.ids):
         side = 224 if i % 2 else 448
-        truth = np.kron(test.gt_map(i), np.ones((side // 224, side // 224)))
-        np.save(tmp_path / f"{key}.npy", truth + 0.5 * rng.random(truth.shape))
+        gt = np.kron(test.gt_map(i), np.ones((side // 224, side // 224)))
+        np.save(tmp_path / f"{key}.npy", gt + 0.5 * rng.random(gt.shape))
     evaluate.main(
         [
             "--maps",

@@ -189,8 +189,8 @@ def test_the_excerpt_is_a_moved_part_of_the_clip(n, rate, clip, share, shift):
     assert len(ours) == length
     whole = waveform.repeat(-(-total // n))[:total]
     places = (whole.unfold(0, length, 1) == ours).all(1).nonzero()[:, 0]
-    wanted = min(max(0.0, ((clip - crop) / 2 + shift) * rate), total - length)
-    assert (places - wanted).abs().min() <= 1
+    expected = min(max(0.0, ((clip - crop) / 2 + shift) * rate), total - length)
+    assert (places - expected).abs().min() <= 1
 
 
 def test_shift_stops_at_the_ends_and_moves_by_seconds():

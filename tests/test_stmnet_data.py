@@ -67,25 +67,22 @@ def test_labels_of_scene_clips(background):
     )
     seen, starts = set(), set()
     for i in range(8):
-        truth = Scenes(0, 32, 16000).video(i, 4, 4, blurred=config.blurred)
+        gt = Scenes(0, 32, 16000).video(i, 4, 4, blurred=config.blurred)
         for draw in range(12):
             frames, segments, labels = source.draw(i, np.random.default_rng([i, draw]))
             first = next(
                 s
                 for s in range(13)
                 if all(
-                    np.array_equal(a, b)
-                    for a, b in zip(frames, truth.frames[s : s + 4], strict=True)
+                    np.array_equal(a, b) for a, b in zip(frames, gt.frames[s : s + 4], strict=True)
                 )
             )
-            sounding = truth.sounding[first : first + 4]
-            assert labels.tolist() == [
-                12 if background and not on else truth.cls for on in sounding
-            ]
+            sounding = gt.sounding[first : first + 4]
+            assert labels.tolist() == [12 if background and not on else gt.cls for on in sounding]
             seen.add("all" if sounding.all() else "none" if not sounding.any() else "mixed")
             starts.add(first)
             expected = segments_at(
-                torch.from_numpy(truth.waveform), (first + np.arange(4) + 0.5) / 4, config.samples
+                torch.from_numpy(gt.waveform), (first + np.arange(4) + 0.5) / 4, config.samples
             )
             assert segments.shape == (4, config.samples)
             torch.testing.assert_close(segments, expected, atol=1e-4, rtol=0)

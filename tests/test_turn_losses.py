@@ -64,18 +64,18 @@ def test_giou_draws_boxes_that_do_not_meet_together():
 
 
 def test_localization():
-    box, truth = torch.rand(5, 4), torch.rand(5, 4) * 0.5 + 0.2
-    reg, iou = box_regression(box, truth), box_overlap(box, truth)
+    box, gt = torch.rand(5, 4), torch.rand(5, 4) * 0.5 + 0.2
+    reg, iou = box_regression(box, gt), box_overlap(box, gt)
     assert reg.shape == (5, 4) and iou.shape == (5,)
-    torch.testing.assert_close(dist.mean(reg), F.smooth_l1_loss(box, truth))
-    torch.testing.assert_close(reg, 0.5 * (box - truth) ** 2)  # nothing in [0, 1] is farther than 1
+    torch.testing.assert_close(dist.mean(reg), F.smooth_l1_loss(box, gt))
+    torch.testing.assert_close(reg, 0.5 * (box - gt) ** 2)  # nothing in [0, 1] is farther than 1
     torch.testing.assert_close(
         iou,
-        1 - metrics.generalized_box_iou(corners(box), corners(truth)),
+        1 - metrics.generalized_box_iou(corners(box), corners(gt)),
         atol=1e-4,
         rtol=1e-4,
     )
-    assert not box_regression(truth, truth).any() and (box_overlap(truth, truth).abs() < 1e-4).all()
+    assert not box_regression(gt, gt).any() and (box_overlap(gt, gt).abs() < 1e-4).all()
 
 
 @pytest.mark.parametrize("direction", ["t2a", "a2t", "both"])
