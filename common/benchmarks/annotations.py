@@ -1,6 +1,4 @@
-"""Parsers of what published annotation files have in common.
-
-Anything malformed is an InputError that names the file.
+"""Parsers of what published annotation files have in common. Anything malformed is an InputError.
 
 >>> clip_id("glLQrEijrKg_300000_310000.mp4")
 'glLQrEijrKg_000300'
@@ -14,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.io import InputError, decoding, read_json, read_lines
+from common.io import InputError, decoding, read_bytes, read_json, read_lines
 
 MAX_BOXES, MAX_XML = 1000, 2**20  # of one image; bytes
 
@@ -114,10 +112,8 @@ def clip_boxes(boxes: np.ndarray) -> np.ndarray:
 def read_annotators(path) -> tuple:
     """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
     An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
-    with decoding(path), open(path, "rb") as file:
-        data = file.read(MAX_XML + 1)
-        if len(data) > MAX_XML:
-            raise InputError(path, f"more than {MAX_XML} bytes")
+    with decoding(path):
+        data = read_bytes(path, MAX_XML)
         if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities without bound
             raise InputError(path, "XML declarations are not supported")
         people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]

@@ -3,10 +3,10 @@
     ROOT/refcoco/refs(unc).p, instances.json             likewise refcoco+/ and refcocog/
     ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
     ROOT/clotho_captions_development.csv, development/NAME.wav
-    ROOT/train.csv, audio/train/ID_START.wav             AudioCaps
+    ROOT/train.csv, audio/train/ID_START.wav             AudioCaps (or dataset/train.csv)
 
-A reader parses the lists and checks that the files exist. It opens no image and no audio. Of bad
-entries the first is an InputError, or with `skip_bad` all are printed and left out.
+A reader parses the lists and checks that the files exist. It opens no image and no audio. Raises
+InputError, also for the first bad entry; with `skip_bad` all are printed and left out.
 """
 import io
 import os
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import InputError, decoding, inside, read_csv, read_json
+from common.io import InputError, decoding, inside, read_bytes, read_csv, read_json
 from common.training import dist
 
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
@@ -45,7 +45,7 @@ class BadEntry(Exception):
 
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
             skip_bad: bool = False) -> list[Phrase]:
-    """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog. Raises InputError.
+    """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog.
     split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY."""
     if name not in SPLIT_BY:
         raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
@@ -67,8 +67,7 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | 
 
 
 def clotho(root, split: str = "development", skip_bad: bool = False) -> list[Clip]:
-    """A `Clip` with five captions for each file. Raises InputError.
-    split: development, validation or evaluation."""
+    """A `Clip` with five captions for each file. split: development, validation or evaluation."""
     path, folder = inside(root, f"clotho_captions_{split}.csv"), _Folder(inside(root, split))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
@@ -80,10 +79,7 @@ def clotho(root, split: str = "development", skip_bad: bool = False) -> list[Cli
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test.
-
-    The list is ROOT/train.csv, or ROOT/dataset/train.csv as in the published repository. Files are
-    named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES. Raises InputError.
-    """
+    Files are named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES."""
     path, folder = inside(root, f"{split}.csv"), _Folder(inside(root, f"audio/{split}"))
     if not path.exists():
         path = inside(root, f"dataset/{split}.csv")
@@ -161,19 +157,14 @@ def _phrases(folder: _Folder, images: dict, annotations: dict, ref: dict) -> lis
 
 class _PlainUnpickler(pickle._Unpickler):
     """Lists, dicts, strings and numbers; whatever names a class or a function is refused.
-
-    The standard library's unpickler in Python: the one in C allocates gigabytes if five bytes say
-    so. It takes a few seconds more on RefCOCO.
-    """
+    It is the one in Python, slower by seconds: that in C allocates gigabytes if 5 bytes say so."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"refused: it names {module}.{name}")
 
 
 def _unpickle(path):
-    with decoding(path), open(path, "rb") as file:
-        data = file.read(MAX_PICKLE + 1)
-        if len(data) > MAX_PICKLE:
-            raise InputError(path, f"more than {MAX_PICKLE} bytes")
+    with decoding(path):
+        data = io.BytesIO(read_bytes(path, MAX_PICKLE))
         # Python 2 wrote them: plain strings are bytes.
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
+        return _PlainUnpickler(data, encoding="utf-8", errors="replace").load()

@@ -11,7 +11,7 @@ A benchmark is a folder, laid out as in the repositories of this field (EZ-VSL, 
     ROOT/images, audio_waw, gt_segmentation             IS3
 
 Videos vanish from the web: `listed_samples` are those that the lists name, `load_samples` those
-whose files exist, and it prints how many of how many. READERS has the names of all benchmarks.
+whose files exist. lists: a file with other ids than the published, or its name in ROOT/metadata.
 """
 import os
 import re
@@ -39,12 +39,8 @@ UNANNOTATED = ("vggsound", "flickr-soundnet", "ave")  # without boxes
 
 
 def load_samples(name: str, root, lists=None) -> list[Sample]:
-    """The samples of benchmark `name` whose files are in `root`.
-
-    lists: a file with other ids than the published default, a path or a name in ROOT/metadata.
-    Prints to stderr how many samples of how many it found. Raises InputError if an annotation is
-    malformed, or no sample found.
-    """
+    """The samples of benchmark `name` whose files are in `root`. Prints to stderr how many of how
+    many those are. Raises InputError if there is none, or an annotation is malformed."""
     samples = listed_samples(name, root, lists)
     found = [sample for sample, exists in zip(samples, is_on_disk(name, samples)) if exists]
     if not found:
@@ -91,10 +87,9 @@ def _vggss(root, lists):
     entries = read_entries(path, file=str, bbox=list, **{"class": str})
     entries = {check_name(path, entry["file"]): entry for entry in entries}
     for name in read_ids(lists) if lists else entries:
-        entry, boxes, label = entries.get(name), None, None
-        if entry:
-            boxes, label = clip_boxes(parse_boxes(path, name, entry["bbox"])), entry["class"]
-        yield Sample(name, *_files(root, name), boxes, group=name, label=label)
+        entry = entries.get(name, {})
+        boxes = clip_boxes(parse_boxes(path, name, entry["bbox"])) if entry else None
+        yield Sample(name, *_files(root, name), boxes, group=name, label=entry.get("class"))
 
 
 def _flickr(root, lists):
@@ -109,7 +104,6 @@ def _extended(reader, sounding, root, lists):
     def extend(path):
         extended = root / f"extend_{path.parent.name}" / path.name
         return extended if extended.is_file() else path
-
     for s in reader(root, sounding and find_metadata(root, sounding)):
         yield replace(s, image=extend(s.image), audio=extend(s.audio))
     for video, audio, label in check_rows(lists, read_rows(lists), "video,audio,label"):
@@ -120,9 +114,8 @@ def _extended(reader, sounding, root, lists):
                          sounding=False)
 
 
-def _instances(boxes_file, masks_file, describe, root, lists):
-    """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine.
-    describe: the path of the image → group, label."""
+def _instances(name, boxes_file, masks_file, root, lists):
+    """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine."""
     image_dir, audio_dir, mask_dir = (
         next((root / name for name in names if (root / name).is_dir()), root / names[0])
         for names in (IMAGES, AUDIO, MASKS))
@@ -138,25 +131,17 @@ def _instances(boxes_file, masks_file, describe, root, lists):
             boxes = from_grid(parse_boxes(path, image, [entry["gt_box"]]), GRID)
             existing = tuple(mask for mask in masks.get(image, ()) if mask.is_file())
             yield Sample(image.stem, inside(image_dir, image), audio, clip_boxes(boxes),
-                         existing or None, *describe(image))
+                         existing or None, *_group_and_label(name, image))
 
 
-def _is3(image):
-    """accordion_female_10438_ice cream truck → the image, with its number, and the category."""
-    match = re.fullmatch(r"(.+?_\d+)_(.+)", image.stem)
-    return match.groups() if match else image.stem.rpartition("_")[::2]
-
-
-def _vpo(image):
-    return image.stem.rpartition("_")[0], None
-
-
-def _s4(image):
-    return image.parent.name, image.parent.parent.name
-
-
-def _ms3(image):
-    return image.parent.name, None
+def _group_and_label(name, image):
+    """What an image belongs to (IS3, VPO: an image, AVSBench: a video), and the category."""
+    if name == "is3":  # accordion_female_10438_ice cream truck: an image with its number, category
+        match = re.fullmatch(r"(.+?_\d+)_(.+)", image.stem)
+        return match.groups() if match else image.stem.rpartition("_")[::2]
+    if name == "vpo":
+        return image.stem.rpartition("_")[0], None
+    return image.parent.name, image.parent.parent.name if name == "s4" else None
 
 
 def _ave(root, lists):
@@ -229,11 +214,11 @@ READERS = {  # name: reader (root, path of a list or None) → samples; the publ
     "vggss-extended": (partial(_extended, _vggss, None), "vggss_test_plus_silent.csv"),
     "flickr-extended": (partial(_extended, _flickr, "flickr_test.csv"),
                         "flickr_test_plus_silent.csv"),
-    "is3": (partial(_instances, "synthetic3240_bbox.json", "synthetic3240_seg.json", _is3), None),
-    "vpo-ss": (partial(_instances, "vpo_ss_bbox.json", "vpo_ss_seg.json", _vpo), None),
-    "vpo-ms": (partial(_instances, "vpo_ms_bbox.json", "vpo_ms_seg.json", _vpo), None),
-    "avsbench-s4": (partial(_instances, "s4_box.json", "s4_seg.json", _s4), None),
-    "avsbench-ms3": (partial(_instances, "ms3_box.json", "ms3_seg.json", _ms3), None),
+    "is3": (partial(_instances, "is3", "synthetic3240_bbox.json", "synthetic3240_seg.json"), None),
+    "vpo-ss": (partial(_instances, "vpo", "vpo_ss_bbox.json", "vpo_ss_seg.json"), None),
+    "vpo-ms": (partial(_instances, "vpo", "vpo_ms_bbox.json", "vpo_ms_seg.json"), None),
+    "avsbench-s4": (partial(_instances, "s4", "s4_box.json", "s4_seg.json"), None),
+    "avsbench-ms3": (partial(_instances, "ms3", "ms3_box.json", "ms3_seg.json"), None),
     "ave": (_ave, None),
     "ave-boxes": (_frames, "ave_box.json"),  # the user's own, in the format of audioset_box.json
     "audioset-instrument": (_frames, "audioset_box.json"),

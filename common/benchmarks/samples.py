@@ -14,10 +14,8 @@ from common.training import dist, progress_bar
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An image, audio, and where in the image its source is annotated.
-
     boxes: (n, 4) float64, x0, y0, x1, y1 in [0, 1], none without area. Flickr-SoundNet: a tuple of
-    such arrays, one for each annotator, not clipped. None without annotation.
-    """
+    such arrays, one for each annotator, not clipped. None without annotation."""
     id: str
     image: Path  # ave: the folder of the video's frames
     audio: Path
@@ -30,11 +28,8 @@ class Sample:
 
 
 def gt_map(sample: Sample, size: int, masks=False) -> np.ndarray:
-    """(size, size) float32 ground truth in [0, 1]: the union of the boxes, or of the masks.
-
-    Flickr-SoundNet: the consensus of two annotators. Zeros if nothing sounds. Raises ValueError
-    without annotation.
-    """
+    """(size, size) float32 ground truth in [0, 1]: the union of the boxes, or of the masks; zeros
+    if nothing sounds. Flickr-SoundNet: two annotators' consensus. Raises ValueError without any."""
     if not sample.sounding:
         return np.zeros((size, size), np.float32)
     if (sample.masks if masks else sample.boxes) is None:

@@ -33,8 +33,7 @@ def open_video(path, fps: float):
         raise InputError(path, "no such file or folder")
     with tempfile.TemporaryDirectory() as folder:
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
-        for target, flags, name in ((audio, TO_AUDIO, "audio"),
-                                    (frames, to_frames(fps), "images")):
+        for target, flags, name in (audio, TO_AUDIO, "audio"), (frames, to_frames(fps), "images"):
             try:
                 extract("ffmpeg", path.resolve(), target, *flags)
             except InputError as error:

@@ -61,6 +61,15 @@ def atomic(path, mode="wb"):
         part.unlink(missing_ok=True)
 
 
+def read_bytes(path, limit: int) -> bytes:
+    """The content of a file. Raises InputError if it has more than `limit` bytes."""
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(path, f"more than {limit} bytes")
+    return data
+
+
 def inside(root, path):
     """`root`/`path` with `..` and links resolved. Raises InputError if that is not in `root`."""
     try:

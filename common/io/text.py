@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from .files import InputError, atomic, decoding
+from .files import InputError, atomic, decoding, read_bytes
 
 MAX_TEXT = 2**28  # bytes of a JSON, JSONL, CSV or text file
 
@@ -52,11 +52,7 @@ def read_lines(path) -> list[str]:
 
 
 def _read_text(path):
-    with open(path, "rb") as file:
-        data = file.read(MAX_TEXT + 1)
-    if len(data) > MAX_TEXT:
-        raise InputError(path, f"more than {MAX_TEXT} bytes")
-    return data.decode("utf-8-sig")
+    return read_bytes(path, MAX_TEXT).decode("utf-8-sig")
 
 
 def read_csv(path, columns=()):
