@@ -4,14 +4,13 @@ A source of clips has `ids`, `classes` (names, `background` last if it is one) a
 frames (T of (H, W, 3) uint8), segments (T, samples), labels (T,). A step has the label of its
 video, as in the paper, or with a background class `background` if nothing sounds then.
 """
-import zlib
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.benchmarks import FRAME_RATE, listed_samples, load_samples, readable_samples
+from common.benchmarks import (FRAME_RATE, hold_out, listed_samples, load_samples,
+                               readable_samples)
+from common.benchmarks.pairs import VALIDATION, check_source
 from common.benchmarks.videos import numbered_images
 from common.io import InputError, read_audio, read_image
 from common.scenes import Scenes
@@ -20,7 +19,7 @@ from common.training import check_batch_size, dist, progress_bar
 from .backbones.vggish import RATE, segments_at
 from .backbones.views import draw_view, test_view, train_view
 
-VALIDATION, TEST = 10**6, 10**6 + 19  # seeds of held-out scenes; --seed of training is smaller
+TEST = VALIDATION + 19  # seed of the scenes of the test; --seed of training is below VALIDATION
 ORDER, CLIP, VALIDATION_CLIP = 20, 21, 22  # streams of random numbers
 BACKGROUND, INT16 = "background", 32767
 
@@ -92,31 +91,22 @@ def ave_clips(config):
     """AVE → clips to train on, clips for validation. Raises InputError."""
     if FRAME_RATE % config.T:
         raise InputError("--T", f"{config.T} does not divide {FRAME_RATE}, the frames a second")
-    if not config.root or not Path(config.root).is_dir():
-        raise InputError(config.root or "--root", "not a folder; --root names that of ave")
     names = sorted({s.label for s in listed_samples("ave", config.root)})
     samples = load_videos(config, config.train_list)
     if config.held_out_list:
         held_out = load_videos(config, config.held_out_list)
-    else:  # those with the smallest checksums: the same for every seed
-        if len(samples) <= config.held_out:
-            raise InputError("--held-out", f"{config.held_out} of {len(samples)} videos leave none "
-                             "to train on")
-        checksums = {s.id: zlib.crc32(s.id.encode()) for s in samples}
-        limit = sorted(checksums.values())[config.held_out]
-        held_out = [s for s in samples if checksums[s.id] < limit]
-        samples = [s for s in samples if checksums[s.id] >= limit]
+    else:
+        samples, held_out = hold_out(samples, config.held_out, "videos")
     return FileClips(samples, names, config), FileClips(held_out, names, config)
 
 
 def training_clips(config):
     """Clips to train on, clips for validation, with the same classes. Raises InputError."""
+    if config.data not in ("scenes", "ave"):
+        raise InputError("--data", f"{config.data!r} is neither scenes nor ave")
+    check_source(config)
     if config.data == "ave":
         return ave_clips(config)
-    if config.data != "scenes":
-        raise InputError("--data", f"{config.data!r} is neither scenes nor ave")
-    if config.seed >= VALIDATION:
-        raise InputError("--seed", f"{config.seed} is a held-out seed: use one below {VALIDATION}")
     return (SceneClips(config.seed, config.scenes, config),
             SceneClips(VALIDATION, config.held_out, config))
 

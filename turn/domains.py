@@ -4,14 +4,13 @@ The source domain has images, phrases and boxes, the intermediate domain audio a
 item of either has an image and audio together.
 """
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from common import benchmarks
 from common.benchmarks.corpora import SPLIT_BY, audiocaps, clotho, refcoco
-from common.benchmarks.pairs import VALIDATION, make_scenes
+from common.benchmarks.pairs import VALIDATION, check_source, make_scenes
 from common.io import InputError, read_audio, read_image
 from common.training import progress_bar
 
@@ -39,11 +38,10 @@ def load_domains(config, split: str) -> tuple[Domain, Domain]:
     """Source and intermediate domain of a split, "train" or "validation". Raises InputError."""
     if config.data != "scenes":
         return _corpora(config, split)
+    check_source(config)
     seed, *counts = VALIDATION, config.held_out, config.held_out
     if split == "train":
         seed, *counts = config.seed, config.scenes, config.sounds
-        if seed >= VALIDATION:
-            raise InputError("--seed", f"{seed} is a held-out seed; take one below {VALIDATION}")
     return scene_source(seed, counts[0], config), scene_intermediate(seed, counts[1], config)
 
 
@@ -69,8 +67,7 @@ def _corpora(config, split: str) -> tuple[Domain, Domain]:
     if source not in SPLIT_BY or intermediate not in ("clotho", "audiocaps"):
         raise InputError("--data", f"{config.data!r} is neither scenes nor SOURCE+INTERMEDIATE of "
                          f"{', '.join(SPLIT_BY)} and clotho, audiocaps")
-    if not config.root or not Path(config.root).is_dir():
-        raise InputError(config.root or "--root", "not a folder; --root names that of the corpora")
+    check_source(config)
     name, skip = {"train": "train", "validation": "val"}[split], config.skip_bad
     phrases = refcoco(config.root, source, name, config.refcoco_split or None, skip)
     if intermediate == "audiocaps":

@@ -3,7 +3,6 @@
 A source of pairs has `ids`, `image(i)` → (H, W, 3) uint8 and `waveform(i)` → (n,) float32 at
 config.sample_rate. No label and no box is read.
 """
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from common.scenes import Scenes
 from common.training import progress_bar
 
 from .readers import load_samples
-from .samples import readable_samples
+from .samples import hold_out, readable_samples
 
 VALIDATION, TEST = 10**6, 10**6 + 3  # seeds of held-out scenes; --seed, for training, is smaller
 LONE = 23  # stream of random numbers: which scenes have one object
@@ -83,28 +82,27 @@ class FilePairs:
 
 
 def training_pairs(config) -> tuple:
-    """→ pairs to train on, pairs held out for validation. Raises InputError.
-    Of files, those whose ids have the smallest checksums are held out, whatever the seed."""
-    if config.data == "scenes":
-        if config.seed >= VALIDATION:
-            raise InputError("--seed", f"{config.seed} is a held-out seed; the largest is "
-                                       f"{VALIDATION - 1}")
-        return (ScenePairs(config.seed, config.scenes, config, config.lone),
-                ScenePairs(VALIDATION, config.held_out, config))
-    if config.data not in ("vggsound", "flickr-soundnet"):
+    """→ pairs to train on, pairs held out for validation. Raises InputError."""
+    if config.data not in ("scenes", "vggsound", "flickr-soundnet"):
         choices = "none of scenes, vggsound, flickr-soundnet"
         raise InputError("--data", f"{config.data!r} is {choices}")
-    if not config.root or not Path(config.root).is_dir():
-        raise InputError(config.root or "--root",
-                         f"not a folder; --root is the folder of {config.data}")
+    check_source(config)
+    if config.data == "scenes":
+        return (ScenePairs(config.seed, config.scenes, config, config.lone),
+                ScenePairs(VALIDATION, config.held_out, config))
     samples = load_samples(config.data, config.root, config.ids or None)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_image)
         samples = readable_samples(samples, "audio", lambda path: read_waveform(path, config))
-    if len(samples) <= config.held_out:
-        raise InputError("--held-out", f"{config.held_out} of {len(samples)} pairs leave none to "
-                                       "train on")
-    checksums = np.array([zlib.crc32(sample.id.encode()) for sample in samples])
-    is_held_out = checksums < np.sort(checksums)[config.held_out]
-    return tuple(FilePairs([s for s, held in zip(samples, is_held_out) if held == part], config)
-                 for part in (False, True))
+    return tuple(FilePairs(part, config) for part in hold_out(samples, config.held_out, "pairs"))
+
+
+def check_source(config):
+    """Raises InputError if --seed draws held-out scenes, or --root is no folder to read."""
+    if config.data == "scenes":
+        if config.seed >= VALIDATION:
+            raise InputError("--seed", f"{config.seed} is a held-out seed; the largest is "
+                                       f"{VALIDATION - 1}")
+    elif not config.root or not Path(config.root).is_dir():
+        reason = f"not a folder; --root is the folder of {config.data}"
+        raise InputError(config.root or "--root", reason)

@@ -1,4 +1,5 @@
-"""A sample of a benchmark, its ground truth, and which samples can be read."""
+"""A sample of a benchmark, its ground truth, which samples can be read, which are held out."""
+import zlib
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -55,6 +56,17 @@ def readable_samples(samples, field: str, read) -> list:
     for path in sorted(errors) if dist.rank() == 0 else ():
         print("left out:", errors[path])
     return [sample for sample in samples if getattr(sample, field) not in errors]
+
+
+def hold_out(samples, count: int, what: str) -> tuple:
+    """→ the samples to train on, `count` for validation: those whose ids have the smallest
+    checksums, whatever the seed. what: what they are, in the plural. Raises InputError."""
+    if len(samples) <= count:
+        raise InputError("--held-out", f"{count} of {len(samples)} {what} leave none to train on")
+    checksums = np.array([zlib.crc32(sample.id.encode()) for sample in samples])
+    is_held_out = checksums < np.sort(checksums)[count]
+    return tuple([sample for sample, is_held in zip(samples, is_held_out) if is_held == part]
+                 for part in (False, True))
 
 
 def attempt_all(function, paths, name: str, jobs: int | None = None):
