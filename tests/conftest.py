@@ -33,6 +33,7 @@ def shared_fixture(item) -> str:
     return "-".join([item.nodeid.partition("::")[0], *values]) if names else ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if group := shared_fixture(item):
