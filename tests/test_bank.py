@@ -1,5 +1,7 @@
 """The banks of objects: what tells the classes apart, what must not, and folders of cut-outs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -161,9 +163,9 @@ def test_hiss_is_steady():
 # Folders ------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_cutouts(tmp_path):
+def test_a_folder_of_cutouts(tmp_path, capsys):
     bank = Directory(write_folder(tmp_path / "deep" / "er").parent)
-    assert bank.names == [f"big thing{i}" for i in range(5)] and not bank.skipped
+    assert bank.names == [f"big thing{i}" for i in range(5)] and not capsys.readouterr().out
     for cls in range(5):
         image = bank.images[cls]
         assert 1.2 < image.width / image.height < 1.6  # cropped to the ellipse: 40 x 28 pixels
@@ -202,7 +204,7 @@ def test_names_come_from_the_text_or_the_stem(tmp_path):
     assert Directory(tmp_path).names == ["red fire-engine", "cow", "owl", "big thing3", "über"]
 
 
-def test_unusable_pairs_are_listed_and_left_out(tmp_path):
+def test_unusable_pairs_are_printed_and_left_out(tmp_path, capsys):
     write_folder(tmp_path, 5)
     good = tmp_path / "big_thing0.png"
     opaque = Image.open(good).convert("RGB")
@@ -241,9 +243,10 @@ def test_unusable_pairs_are_listed_and_left_out(tmp_path):
 
     bank = Directory(tmp_path)
     assert bank.names == [*(f"big thing{i}" for i in range(5)), "just long enough"]
-    assert {path.stem for path, _ in bank.skipped} == {*bad, "zz_double", "zz_namesake"}
-    for path, reason in bank.skipped:
-        assert path.stem in reason and "\n" not in reason and ": " in reason
+    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    assert {Path(path).stem for _, path, *_ in lines} == {*bad, "zz_double", "zz_namesake"}
+    assert all(start == "left out" and reason for start, _, reason, *_ in lines)
+    assert len(lines) == len(bad) + 2
 
 
 def test_too_few_pairs(tmp_path):

@@ -1,7 +1,4 @@
 """The embedded data: images, videos, audio and text, made from a seed and an index."""
-from .composition import (ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Caption, Grounding, Sample,
-                          Scene, Scenes)
-from .videos import Video
+from .composition import ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Scenes
 
-__all__ = ["ENCODER_AUDIO", "ENCODER_IMAGES", "VIDEO_SCALE", "Caption", "Grounding", "Sample",
-           "Scene", "Scenes", "Video"]
+__all__ = ["ENCODER_AUDIO", "ENCODER_IMAGES", "VIDEO_SCALE", "Scenes"]

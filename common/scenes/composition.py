@@ -1,9 +1,8 @@
 """The samples of the embedded data, composed of objects: images, audio, phrases, captions, videos.
 
-A sample is a function of (seed, stream, index) alone: numpy's default_rng([seed, stream, index])
-draws all of it. So it is the same in every worker, process and run, and takes no memory. Splits
-are other seeds. S is the side of an image in pixels, K the number of objects in it; boxes are
-x0, y0, x1, y1 in [0, 1].
+A sample is a function of (seed, stream, index) alone, since default_rng([seed, stream, index])
+draws all of it. Splits are other seeds. S is the side of an image in pixels, K the number of
+objects in it; boxes are x0, y0, x1, y1 in [0, 1].
 
 >>> scenes = Scenes(seed=0, size=64, sample_rate=8000, seconds=0.5)
 >>> sample = scenes.pair(3)
@@ -15,8 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-
-from common.training import dist
 
 from .objects import Directory, Procedural, hiss
 from .videos import Video, animate, out_of_focus, owner_at, schedule, soundtrack
@@ -35,6 +32,9 @@ COUNTS = ("nearby", "once", "twice", "three times")  # by the number of events, 
 NOISE_CAPTIONS = ("a steady background hiss", "distant noise with no clear source",
                   "static noise goes on and on", "a constant low rushing noise",
                   "continuous hissing in the distance")
+
+
+load_directory = lru_cache(maxsize=2)(Directory)  # read, and its faults printed, once a process
 
 
 class Scene(NamedTuple):
@@ -75,18 +75,15 @@ class Caption(NamedTuple):
 
 
 class Scenes:
-    """Makes samples by index.
-
-    size: pixels a side; seconds: of audio at sample_rate Hz; objects: in an image; folder: take
-    the objects from a `Directory` (raises InputError) instead of the procedural bank;
-    object_scale: multiplies the area of every object.
-    """
+    """Makes samples by index. size: pixels a side; seconds: of audio at sample_rate Hz; objects: in
+    an image; folder: take them from a `Directory` (raises InputError) instead of the procedural
+    bank; object_scale: multiplies the area of each."""
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, bank=None):
         self.seed, self.size, self.objects, self.object_scale = seed, size, objects, object_scale
         self.sample_rate, self.seconds = sample_rate, seconds
-        self.bank = bank or (_directory(str(folder)) if folder else Procedural())
+        self.bank = bank or (load_directory(str(folder)) if folder else Procedural())
         self.names = self.bank.names
 
     def rng(self, stream: int, index: int) -> np.random.Generator:
@@ -108,9 +105,8 @@ class Scenes:
         top = np.full((self.size, self.size), -1, np.int8)  # the object that is visible there
         colours = [""] * len(classes)
         for k in np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable"):
-            x, y, x1, y1 = boxes[k]
-            rgb, is_opaque, colours[k] = self.bank.cutout(classes[k], rng, max(x1 - x, 4),
-                                                          max(y1 - y, 4))
+            (x, y), (width, height) = boxes[k, :2], (boxes[k, 2:] - boxes[k, :2]).clip(4)
+            rgb, is_opaque, colours[k] = self.bank.cutout(classes[k], rng, width, height)
             is_opaque = is_opaque[:self.size - y, :self.size - x]
             h, w = is_opaque.shape
             image[y:y + h, x:x + w][is_opaque] = rgb[:h, :w][is_opaque]
@@ -122,8 +118,6 @@ class Scenes:
         """(K, 4) int boxes in pixels."""
         aspects = np.array([self.bank.aspect(cls, rng) for cls in classes])
         return np.rint(place(rng, aspects, scale) * self.size).astype(int)
-
-    # Image and audio ------------------------------------------------------------------------------
 
     def pair(self, index: int) -> Sample:
         """An image with several objects and the audio of one of them (avkd, sslalign)."""
@@ -156,8 +150,6 @@ class Scenes:
         waveform, phrase = self.waveform(cls, rng)[0], self.phrase(scene, k, rng)
         return Sample(scene.image, waveform, scene.boxes[k], scene.masks[k], cls, self.names[cls],
                       phrase, group, True)
-
-    # Language -------------------------------------------------------------------------------------
 
     def grounding(self, index: int) -> Grounding:
         """An image and a phrase for one object in it; in one of eight, for something silent."""
@@ -212,16 +204,12 @@ class Scenes:
                     f"{name} {verb} in the background", f"{name} {verb}")
         return Caption(waveform, captions, False)
 
-    # Videos ---------------------------------------------------------------------------------------
-
     def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False,
               blurred: float = 0.0) -> Video:
         """Moving objects, of which one (with `turns`, each of two in turn) sounds, with gaps.
-
         Classes 2i and 2i + 1 share the audio of 2i and are never in one image: audio narrows the
         label down to two classes, and only the object in the image tells which. A share `blurred`
-        of the frames is out of focus: objects can be seen in them, textures cannot.
-        """
+        of the frames is out of focus: objects can be seen in them, textures cannot."""
         rng = self.rng(VIDEO_TURNS if turns else VIDEO, index)
         classes = 2 * rng.choice(len(self.names) // 2, self.objects, replace=False)
         classes = classes + rng.integers(0, 2, self.objects)
@@ -238,31 +226,18 @@ class Scenes:
             images[t] = out_of_focus(images[t])
         is_sounding = owner >= 0  # (T,)
         boxes = tight_boxes(masks)[np.arange(frames), owner] * is_sounding[:, None]  # (T, 4)
-        labels = np.where(is_sounding, classes[owner], -1)
-        cls = int(classes[0])
-        return Video(images, waveform, boxes, labels, cls, self.names[cls], fps)
+        labels, cls = np.where(is_sounding, classes[owner], -1), int(classes[0])
+        return Video(images, waveform, boxes, labels, cls, self.names[cls])
 
 
 def with_article(article: str, name: str) -> str:
     return f"an {name}" if article == "a" and name[0] in "aeiou" else f"{article} {name}"
 
 
-@lru_cache(maxsize=2)
-def _directory(folder: str) -> Directory:
-    """The bank of a folder, read once a process; what it leaves out is printed once."""
-    bank = Directory(folder)
-    if dist.rank() == 0:
-        for _, reason in bank.skipped:
-            print("left out:", reason)
-    return bank
-
-
 def place(rng, aspects: np.ndarray, scale: float = 1.0, tries: int = 48) -> np.ndarray:
-    """aspects (K,) of width to height → (K, 4) boxes.
-
-    The first of `tries` placements in which no box covers a quarter of another, or else the one
-    with the least overlap. Sizes are the same in all tries, so small ones are not favoured.
-    """
+    """aspects (K,) of width to height → (K, 4) boxes: the first of `tries` placements in which no
+    box covers a quarter of another, or else the one with the least overlap. Sizes are the same in
+    all tries, so small ones are not favoured."""
     count = len(aspects)
     area = np.interp(rng.random(count), (0, 0.25, 0.5, 0.75, 1), AREA_QUANTILES)
     area = area * scale * min(1, 2 / count)

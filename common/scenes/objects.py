@@ -1,8 +1,8 @@
 """The objects of the embedded scenes: a cut-out image and a waveform of each class.
 
-Two banks with the same methods. `Procedural` computes its objects, `Directory` reads cut-outs and
-recordings from files. `names[c]` is what phrases and captions call class c. Objects of a class
-vary: every draw takes its random numbers from the generator it is given.
+Two banks have the same methods: `Procedural` computes its objects, `Directory` reads cut-outs and
+recordings from files. `names[c]` is what phrases and captions call class c. Each draw of an object
+varies with the generator it is given.
 """
 import zlib
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from common.io import InputError, read_audio, read_image, resample
+from common.training import dist
 
 SHAPES = {  # name: whether the points u, v of [-1, 1]² are in it
     "circle": lambda u, v: u * u + v * v < 1,
@@ -35,7 +36,8 @@ class Procedural:
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
         """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, the name of the colour."""
-        u, v = _grid(rng, width, height)
+        x, y = (((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in (width, height))
+        u, v = _rotate(x, y[:, None], rng.uniform(-0.25, 0.25))  # (h, w), in [-1, 1]²
         is_opaque = list(SHAPES.values())[cls // len(TEXTURES)](u, v)
         colour = list(COLOURS)[rng.integers(len(COLOURS))]
         hue = COLOURS[colour] + rng.uniform(-0.02, 0.02)
@@ -71,12 +73,12 @@ class Directory:
     """Pairs of `name.png`, with alpha, and `name.wav`, `.ogg` or `.flac`, in any subfolder.
 
     The first line of an optional `name.txt` is the name of the class. Pairs that cannot be read,
-    or that have the name or the recording of another one, are left out and listed in `skipped` as
-    (path, reason). Raises InputError if fewer than 4 pairs remain.
+    or that have the name or the recording of another one, are left out, and that is printed.
+    Raises InputError if fewer than 4 pairs remain.
     """
 
     def __init__(self, root):
-        root, self.skipped = Path(root), []
+        root = Path(root)
         self.names, self.images, self.recordings = [], [], []  # of each class
         if not root.is_dir():
             raise InputError(root, "no such folder of cut-outs and recordings")
@@ -84,14 +86,14 @@ class Directory:
             try:
                 self._add(path)
             except InputError as error:
-                self.skipped.append((path, str(error)))
+                if dist.rank() == 0:
+                    print("left out:", error)
         if len(self.names) < 4:
             raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and "
                                    "name.wav, .ogg or .flac; at least 4 are needed")
         self.fingerprint = zlib.crc32("\n".join(self.names).encode())
         for image, (recording, _) in zip(self.images, self.recordings):
-            for data in (image.tobytes(), recording.tobytes()):
-                self.fingerprint = zlib.crc32(data, self.fingerprint)
+            self.fingerprint = zlib.crc32(image.tobytes() + recording.tobytes(), self.fingerprint)
 
     def _add(self, path: Path):
         audio = (path.with_suffix(suffix) for suffix in (".wav", ".ogg", ".flac"))
@@ -108,7 +110,6 @@ class Directory:
         self.names.append(name)
 
     def aspect(self, cls: int, rng: np.random.Generator) -> float:
-        """Width over height."""
         return self.images[cls].width / self.images[cls].height * 2 ** rng.uniform(-0.15, 0.15)
 
     def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
@@ -147,21 +148,13 @@ def hiss(rng: np.random.Generator, samples: int) -> np.ndarray:
     return loudness((noise[smooth:] - noise[:-smooth]).astype(np.float32), rng)
 
 
-# Procedural images, on coordinates u, v (h, w) ----------------------------------------------------
-
 def _rotate(x, y, angle):
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return c * x + s * y, c * y - s * x
 
 
-def _grid(rng, width, height):
-    """Coordinates (h, w) of the square [-1, 1]², rotated a little."""
-    x, y = (((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in (width, height))
-    return _rotate(x, y[:, None], rng.uniform(-0.25, 0.25))
-
-
 def _texture(name, u, v, rng):
-    """(h, w) bool, True where the first colour is."""
+    """Coordinates u, v (h, w) → (h, w) bool, True where the first colour is."""
     if name == "plain":
         return np.ones(u.shape, bool)
     density, phase = rng.uniform(9, 13), np.float32(rng.uniform(0, 6))
@@ -174,8 +167,6 @@ def _rgb(hue, saturation, value):
     k = (np.array([5, 3, 1]) + 6 * hue) % 6
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
-
-# Files of a directory -----------------------------------------------------------------------------
 
 def _load_cutout(path: Path) -> Image.Image:
     image = Image.fromarray(read_image(path, mode="RGBA"))

@@ -22,7 +22,6 @@ class Video(NamedTuple):
     labels: np.ndarray  # (T,) int
     cls: int  # the label of the video: its first sounding class
     name: str
-    fps: float
 
     @property
     def sounding(self):
@@ -31,7 +30,6 @@ class Video(NamedTuple):
 
 def schedule(rng, seconds: float, speakers: int) -> np.ndarray:
     """Owners (ticks,): intervals of 1 to 2 s in which one object sounds, and gaps of about 1 s.
-
     The objects 0 … speakers - 1 take turns. Object 0 always sounds, the others do in 4 s or more.
     """
     owners, turn, on = [], 0, bool(rng.random() < 0.7)
@@ -64,11 +62,9 @@ def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) 
 
 
 def animate(rng, background, corners, cutouts, frames: int, fps: float):
-    """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels.
-
-    Each object moves on a straight line from its corner and bounces off the edges, the larger ones
-    behind. background (S, S, 3), corners (K, 2) pixels, cutouts: for each object rgb (h, w, 3) and
-    is_opaque (h, w).
+    """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels: each object moves on a
+    straight line from its corner and bounces off the edges, the larger ones behind.
+    background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each.
     """
     size = len(background)
     extent = np.array([is_opaque.shape[::-1] for _, is_opaque in cutouts])  # (K, 2)
