@@ -84,8 +84,7 @@ class FilePairs:
 def training_pairs(config) -> tuple:
     """→ pairs to train on, pairs held out for validation. Raises InputError."""
     if config.data not in ("scenes", "vggsound", "flickr-soundnet"):
-        choices = "none of scenes, vggsound, flickr-soundnet"
-        raise InputError("--data", f"{config.data!r} is {choices}")
+        raise InputError("--data", f"{config.data!r} is none of scenes, vggsound, flickr-soundnet")
     check_source(config)
     if config.data == "scenes":
         return (ScenePairs(config.seed, config.scenes, config, config.lone),

@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from common.io import InputError, atomic, read_audio, read_image
 from common.training import cli
@@ -75,9 +75,10 @@ def check(name, root, lists, missing, jobs) -> bool:
         with atomic(missing, "w") as file:
             file.writelines(f"{sample_id}\n" for sample_id in lost)
     masks = {mask for s in found for mask in s.masks or ()}
-    sizes, bad = _run(_image_size, {s.image for s in found}, "images", jobs)
-    durations, bad_audio = _run(_duration, {s.audio for s in found}, "audio", jobs)
-    bad |= bad_audio | _run(_image_size, masks, "masks", jobs)[1]
+    read_all = partial(attempt_all, file=sys.stderr, jobs=jobs)
+    sizes, bad = read_all(_image_size, {s.image for s in found}, "images")
+    durations, bad_audio = read_all(_duration, {s.audio for s in found}, "audio")
+    bad |= bad_audio | read_all(_image_size, masks, "masks")[1]
     bad = [s for s in found if bad & {s.image, s.audio, *(s.masks or ())}]
     print(f"{name} in {root}\nlisted      {len(samples)}\nfound       {len(found)}")
     print(f"missing     {len(lost)}" + (f"  → {missing}" if missing else ""))
@@ -90,18 +91,6 @@ def check(name, root, lists, missing, jobs) -> bool:
         width, height = np.mean(sizes, axis=0)
         print(f"image       {width:.0f}x{height:.0f} on average")
     return bool(found) and not bad
-
-
-def _run(function, paths, name, jobs) -> tuple:
-    """→ results, paths that cannot be read; their errors go to stderr."""
-    results, bad = [], set()
-    for path, result, error in attempt_all(function, sorted(paths), name, jobs):
-        if error:
-            tqdm.write(str(error), file=sys.stderr)
-            bad.add(path)
-        else:
-            results.append(result)
-    return results, bad
 
 
 def _image_size(path):
@@ -149,7 +138,8 @@ def prepare(name, videos, root, lists, jobs) -> bool:
         video, arguments = targets[target]
         extract(program, sources[video], target, *arguments)
 
-    made, failed = _run(make, [t for t in todo if targets[t][0] in sources], "ffmpeg", jobs)
+    paths = [target for target in todo if targets[target][0] in sources]
+    made, failed = attempt_all(make, paths, "ffmpeg", file=sys.stderr, jobs=jobs)
     existing = len(targets) - len(todo)
     print(f"{name}: {len(made)} files made, {existing} existed, {len(failed)} failed, "
           f"{len(missing)} videos missing")

@@ -117,8 +117,8 @@ def _extended(reader, sounding, root, lists):
 def _instances(name, boxes_file, masks_file, root, lists):
     """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine."""
     image_dir, audio_dir, mask_dir = (
-        next((root / name for name in names if (root / name).is_dir()), root / names[0])
-        for names in (IMAGES, AUDIO, MASKS))
+        next((root / folder for folder in folders if (root / folder).is_dir()), root / folders[0])
+        for folders in (IMAGES, AUDIO, MASKS))
     masks, masks_path = {}, find_metadata(root, masks_file, optional=True)
     for entry in read_entries(masks_path, image=str, gt_box=str) if masks_path else ():
         mask = inside(mask_dir, relative_path(entry["gt_box"], MASKS))  # spelt gt_box

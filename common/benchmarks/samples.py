@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from common.io import InputError, read_image
 from common.metrics import boxes_to_map
@@ -51,11 +52,34 @@ def _read_mask(path, size):
 
 def readable_samples(samples, field: str, read) -> list:
     """The samples whose file in `field` can be read; prints the others (--skip-bad)."""
-    paths = sorted({getattr(sample, field) for sample in samples})
-    errors = {path: error for path, _, error in attempt_all(read, paths, f"{field} files") if error}
-    for path in sorted(errors) if dist.rank() == 0 else ():
-        print("left out:", errors[path])
-    return [sample for sample in samples if getattr(sample, field) not in errors]
+    def check(path):
+        read(path)  # and forget what was read
+
+    paths = {getattr(sample, field) for sample in samples}
+    bad = attempt_all(check, paths, f"{field} files", "left out: ")[1]
+    return [sample for sample in samples if getattr(sample, field) not in bad]
+
+
+def attempt_all(function, paths, name: str, prefix="", file=None, jobs: int | None = None):
+    """Call function(path) in threads → results, paths for which it raised InputError.
+    The errors are written to `file` (stdout), behind `prefix`."""
+    def attempt(path):
+        try:
+            return path, function(path), None
+        except InputError as error:
+            return path, None, error
+
+    results, bad = [], set()
+    with ThreadPool(jobs) as pool:
+        attempts = pool.imap(attempt, sorted(paths))
+        for path, result, error in progress_bar(attempts, len(paths), name):
+            if error is None:
+                results.append(result)
+                continue
+            bad.add(path)
+            if dist.rank() == 0:
+                tqdm.write(f"{prefix}{error}", file)
+    return results, bad
 
 
 def hold_out(samples, count: int, what: str) -> tuple:
@@ -67,15 +91,3 @@ def hold_out(samples, count: int, what: str) -> tuple:
     is_held_out = checksums < np.sort(checksums)[count]
     return tuple([sample for sample, is_held in zip(samples, is_held_out) if is_held == part]
                  for part in (False, True))
-
-
-def attempt_all(function, paths, name: str, jobs: int | None = None):
-    """Call function(path) in threads; yields path, result, InputError or None, in any order."""
-    def attempt(path):
-        try:
-            return path, function(path), None
-        except InputError as error:
-            return path, None, error
-
-    with ThreadPool(jobs) as pool:
-        yield from progress_bar(pool.imap_unordered(attempt, paths), len(paths), name)

@@ -33,7 +33,6 @@ NOISE_CAPTIONS = ("a steady background hiss", "distant noise with no clear sourc
                   "static noise goes on and on", "a constant low rushing noise",
                   "continuous hissing in the distance")
 
-
 load_directory = lru_cache(maxsize=2)(Directory)  # read, and its faults printed, once a process
 
 
