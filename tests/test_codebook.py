@@ -7,10 +7,16 @@ import pytest
 import torch
 import torch.distributed as td
 import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.training import dist
 from tests.goldens import fill
-from turn.codebook import GroupedCodebook
+from turn.codebook import (
+    GroupedCodebook,
+    normalised_mutual_information,
+    report_agreement,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "vq_turn.npz")
 
@@ -89,7 +95,7 @@ def test_against_a_naive_reference():
 
 def test_eval_changes_nothing_and_lookup_gives_the_quantised_rows():
     torch.manual_seed(0)
-    book = GroupedCodebook(2, 8, 4, revive=True)
+    book = GroupedCodebook(2, 8, 4)
     book(torch.randn(20, 4))
     before = {k: v.clone() for k, v in book.state_dict().items()}
     quantised, _, info = book.eval()(torch.randn(9, 4))
@@ -110,10 +116,10 @@ def test_without_beta_the_gradient_is_straight_through():
 def test_resume_continues_exactly():
     torch.manual_seed(0)
     batches = torch.randn(6, 10, 8)
-    whole = GroupedCodebook(2, 16, 8, revive=True)
+    whole = GroupedCodebook(2, 16, 8)
     for x in batches[:3]:
         whole(x)
-    resumed = GroupedCodebook(2, 16, 8, revive=True)
+    resumed = GroupedCodebook(2, 16, 8)
     resumed.load_state_dict({k: v.clone() for k, v in whole.state_dict().items()})
     for x in batches[3:]:
         whole(x)
@@ -121,51 +127,45 @@ def test_resume_continues_exactly():
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
-def test_revival_brings_a_collapsed_book_back():
-    torch.manual_seed(0)
-    centres = 3 * torch.randn(6, 8)
-    used = {}
-    for revive in (False, True):
-        book = GroupedCodebook(2, 16, 8, revive=revive)
-        book.codes.copy_(torch.randn(2, 16, 4) * 0.01 + 50)  # far from all inputs
-        for _ in range(30):
-            x = centres[torch.randint(6, (48,))] + 0.1 * torch.randn(48, 8)
-            _, loss, info = book(x)
-        used[revive] = info["perplexity"].min(), loss.mean()
-    assert used[True][0] > 2 * used[False][0] and used[True][1] < used[False][1] / 3
+def test_agreement_of_pairs_and_of_exchanged_ones():
+    """Three classes: audio chooses its caption's codes, and exchanged pairs rarely agree."""
+    book = GroupedCodebook(2, 4, 4).eval()
+    book.codes.copy_(torch.arange(4.0)[None, :, None].expand(2, 4, 2))
+    labels = torch.arange(60) % 3
+    x = labels[:, None].float().expand(60, 4)
+    report = report_agreement(book, x[:30], x + 0.2, x - 0.2, labels)
+    assert report["codebook/agreement"] == report["codebook/agreement_1"] == 1
+    assert report["codebook/chance"] == 1  # half of 60 rows away is the same class
+    assert report["codebook/nmi"] == pytest.approx(1) and report["codebook/in_use_0"] == 3
+    assert report["codebook/overlap_0"] == pytest.approx(1)
+    apart = report_agreement(book, x, x, torch.cat([x[:, :2], 3 - x[:, 2:]], 1), None)
+    assert apart["codebook/agreement_0"] == 1 and apart["codebook/agreement_1"] == 0
+    assert apart["codebook/agreement"] == 0 and "codebook/nmi" not in apart
 
 
-def test_revival_puts_dead_codes_onto_the_farthest_inputs():
-    book = GroupedCodebook(1, 4, 2, revive=True)
-    book.codes.copy_(torch.tensor([[[0.0, 0.0], [90.0, 0.0], [0.0, 90.0], [90.0, 90.0]]]))
-    x = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
-    book(x)
-    assert torch.equal(book.codes[0, 1:], x[[1, 2, 0]])  # by distance 5, 3, 1; code 0 took all
-    assert torch.allclose(book.codes[0, 0], x.mean(0), atol=1e-4)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40))
+def test_mutual_information_is_symmetric_and_one_for_renamed_labels(values):
+    x = torch.tensor(values)
+    y = torch.tensor([values[-1 - i] for i in range(len(values))])
+    forward, backward = normalised_mutual_information(x, y), normalised_mutual_information(y, x)
+    assert forward == pytest.approx(backward, abs=1e-5) and -1e-5 <= forward <= 1 + 1e-5
+    if len(set(values)) > 1:
+        assert normalised_mutual_information(x, 7 - x) == pytest.approx(1, abs=1e-5)
 
 
-def test_more_codes_than_inputs():
-    book = GroupedCodebook(2, 32, 4, revive=True)
-    x = torch.randn(3, 4)
-    book(x)
-    _, loss, _ = book.eval()(x)
-    assert loss.mean() < 1e-8  # every input became a code
-    assert torch.isfinite(book.codes).all()
-
-
-def run(rank: int, world: int, batches, folder: str, revive: bool):
+def run(rank: int, world: int, batches, folder: str):
     torch.set_num_threads(1)
     td.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     torch.save(
-        train(batches, revive, slice(None, 5) if rank == 0 else slice(5, None)),
+        train(batches, slice(None, 5) if rank == 0 else slice(5, None)),
         f"{folder}/{rank}.pt",
     )
     td.destroy_process_group()
 
 
-def train(batches, revive, rows):
+def train(batches, rows):
     torch.manual_seed(1)
-    book, losses, grads = GroupedCodebook(2, 16, 8, revive=revive), [], []
+    book, losses, grads = GroupedCodebook(2, 16, 8), [], []
     for x in batches:
         x = x[rows].clone().requires_grad_()
         _, loss, info = book(x)
@@ -181,14 +181,13 @@ def train(batches, revive, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("revive", [False, True])
-def test_two_processes_with_uneven_parts_equal_one(revive, tmp_path):
+def test_two_processes_with_uneven_parts_equal_one(tmp_path):
     torch.manual_seed(0)
     batches = torch.randn(8, 18, 8)
     batches[:, 9:] = batches[:, 9:] * 0.01 + 4
-    mp.spawn(run, (2, batches, str(tmp_path), revive), nprocs=2)
+    mp.spawn(run, (2, batches, str(tmp_path)), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    whole = train(batches, revive, slice(None))
+    whole = train(batches, slice(None))
     for name in ("codes", "average_count", "average_sum", "steps", "perplexity"):
         assert torch.equal(parts[0][name], parts[1][name]), name
         torch.testing.assert_close(parts[0][name], whole[name], rtol=0, atol=1e-6)

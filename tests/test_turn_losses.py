@@ -66,9 +66,9 @@ def test_giou_draws_boxes_that_do_not_meet_together():
 def test_localization():
     box, gt = torch.rand(5, 4), torch.rand(5, 4) * 0.5 + 0.2
     reg, iou = box_regression(box, gt), box_overlap(box, gt)
-    assert reg.shape == (5, 4) and iou.shape == (5,)
-    torch.testing.assert_close(dist.mean(reg), F.smooth_l1_loss(box, gt))
-    torch.testing.assert_close(reg, 0.5 * (box - gt) ** 2)  # nothing in [0, 1] is farther than 1
+    assert reg.shape == iou.shape == (5,)
+    torch.testing.assert_close(dist.mean(reg), 4 * F.smooth_l1_loss(box, gt))
+    torch.testing.assert_close(reg, 0.5 * (box - gt).square().sum(1))  # none is farther than 1
     torch.testing.assert_close(
         iou,
         1 - metrics.generalized_box_iou(corners(box), corners(gt)),

@@ -43,7 +43,7 @@ def config(request):
 def build(config, seed=0):
     torch.manual_seed(seed)
     model = Turn(config, TOKENIZER)
-    for norm in (model.alignment.text_norm, model.alignment.audio_norm):
+    for norm in model.alignment.norms.values():
         norm.running_mean.normal_()  # so that evaluation is not the identity there
     return model
 
@@ -85,7 +85,11 @@ def test_shapes_of_a_step(config):
     assert output["words_s"].shape == (3, config.text_length, len(TOKENIZER))
     assert output["words_m"].shape == (2, config.text_length, len(TOKENIZER))
     assert output["audio"].shape == (2, frames, config.n_mels)
-    assert output["code_loss"].shape == (7, config.dim)
+    assert [x.shape for x in output["code_losses"]] == [
+        (3, config.dim),
+        (2, config.dim),
+        (2, config.dim),
+    ]
     assert output["codes"]["counts"].shape == (2, config.codes // 2)
     assert output["codes"]["counts"].sum(1).tolist() == [
         7,
@@ -251,7 +255,7 @@ def test_equation_5_and_figure_4(source, intermediate, words_from, sound_from):
     output = model(batch)
     q_s, q_t, q_a = (
         model.query(batch["tokens_s"]),
-        model.query(batch["tokens_m"]),
+        align.quantise(align.encode_text(batch["tokens_m"], "caption"))[0][0],
         model.query(logmel=batch["logmel"]),
     )
     assert (output["words_s"] is None) == (source == "no") and (output["words_m"] is None) == (
@@ -290,7 +294,7 @@ def test_query_equals_the_parts(config):
         assert torch.cdist(half, book).min(1).values.max() < 1e-5
     output = model(batch)  # Eqs. (7) and (8) take what the codebooks take
     torch.testing.assert_close(output["a"], align.encode_audio(batch["logmel"]))
-    torch.testing.assert_close(output["t"], align.encode_text(batch["tokens_m"]))
+    torch.testing.assert_close(output["t"], align.encode_text(batch["tokens_m"], "caption"))
     torch.testing.assert_close(
         model(batch)["box"], model.localization(batch["image"], q_s, batch["padding"])
     )
@@ -306,8 +310,9 @@ def test_evaluation_does_not_touch_the_codebook(config):
     assert {
         "alignment.codebook.codes",
         "alignment.codebook.average_count",
-        "alignment.text_norm.running_mean",
-        "alignment.audio_norm.running_mean",
+        "alignment.norms.phrase.running_mean",
+        "alignment.norms.caption.running_mean",
+        "alignment.norms.audio.running_mean",
     } <= changed
 
 

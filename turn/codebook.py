@@ -20,8 +20,6 @@ from torch import nn
 
 from common.training import dist
 
-MIN_USAGE = 0.1  # a code is dead if it is chosen less than this times the average of its group
-
 
 def commitment(x, quantised, beta: float):
     """The commitment, which is the second term of Eq. (8), section 3.5.
@@ -39,20 +37,15 @@ class GroupedCodebook(nn.Module):
 
     In training the codes are bias-corrected moving averages of their inputs, with Laplace smoothing
     of the counts. The averages start at zero: a code that was never chosen becomes the zero vector,
-    as in the authors' code. Codes that keep their random value until they are chosen stay unused:
-    on synthetic clusters, two codebooks of 256 × 128 ended with a third of the perplexity.
-
-    With `revive`, dead codes are moved onto the inputs of the whole batch that are farthest from
-    their codes; at the first step this initialises the codebooks from data.
+    as in the authors' code.
     """
 
     def __init__(self, groups: int, codes: int, dim: int, decay: float = 0.99, beta: float = 0.25,
-                 eps: float = 1e-5, revive: bool = False):
+                 eps: float = 1e-5):
         super().__init__()
         if dim % groups:
             raise ValueError(f"dim {dim} is not a multiple of groups {groups}")
         self.groups, self.decay, self.beta, self.eps = groups, decay, beta, eps
-        self.revive = revive
         self.register_buffer("codes", torch.randn(groups, codes, dim // groups))
         self.register_buffer("average_count", torch.zeros(groups, codes))  # not bias-corrected
         self.register_buffer("average_sum", torch.zeros(groups, codes, dim // groups))  # neither
@@ -85,8 +78,6 @@ class GroupedCodebook(nn.Module):
             if self.training:
                 self.usage += counts
                 self._update(counts, sums[..., :-1])
-                if self.revive:
-                    self._revive(x.detach(), quantised)
             perplexity = torch.special.entr(counts / counts[0].sum()).sum(1).exp()  # (q,)
             info = {"indices": indices.T, "counts": counts, "perplexity": perplexity}
             # x - x is 0: the value is the code to the bit, the gradient is x's
@@ -117,22 +108,36 @@ class GroupedCodebook(nn.Module):
         smooth = (size + self.eps) / (rows + size.shape[1] * self.eps) * rows  # (q, codes)
         self.codes.copy_(self.average_sum / (correction * smooth).unsqueeze(2))
 
-    @torch.no_grad()
-    def _revive(self, x: torch.Tensor, quantised: torch.Tensor) -> None:
-        """The least used code, if it is dead, gets the farthest input, and so on."""
-        both = dist.gather_rows(torch.cat([x, quantised], 1))  # (N of all processes, 2d)
-        x, quantised = both.unflatten(1, (2, self.groups, -1)).unbind(1)  # (N, q, d/q)
-        distance = (x - quantised).square().sum(2)  # (N, q)
-        far = distance.argsort(dim=0, descending=True, stable=True).T  # (q, N)
-        rare = self.average_count.argsort(dim=1, stable=True)  # (q, codes)
-        n = min(far.shape[1], rare.shape[1])
-        far, rare = far[:, :n], rare[:, :n]
-        group = torch.arange(self.groups, device=x.device)[:, None]  # (q, 1)
-        limit = MIN_USAGE * self.average_count.mean(1, keepdim=True)  # (q, 1)
-        is_dead = self.average_count[group, rare] < limit  # (q, n)
-        code = x[far, group]  # (q, n, d/q)
-        count = (2 * limit).expand(-1, n)  # small: dead again soon if no input chooses it
-        for average, value in ((self.codes, code), (self.average_sum, count.unsqueeze(2) * code),
-                               (self.average_count, count)):
-            mask = is_dead.view(*is_dead.shape, *[1] * (average.dim() - 2))
-            average[group, rare] = torch.where(mask, value, average[group, rare])
+
+def normalised_mutual_information(x, y) -> float:
+    """2 I(x; y) / (H(x) + H(y)) of two lists of labels (N,); 1 if each tells the other."""
+    table = torch.zeros(int(x.max()) + 1, int(y.max()) + 1)  # counts of pairs
+    table.index_put_((x, y), torch.ones(len(x)), accumulate=True)
+    p = table / len(x)
+    h_x, h_y, h_xy = (torch.special.entr(q).sum() for q in (p.sum(1), p.sum(0), p))
+    return float(2 * (h_x + h_y - h_xy) / (h_x + h_y).clamp(min=1e-9))
+
+
+def report_agreement(book, phrases, captions, audio, labels) -> dict:
+    """Whether text and audio of one meaning get the same codes, which Eq. (7) aims at.
+
+    phrases (P, d), captions and audio (N, d), pair by pair, before the codebooks; labels: (N,) the
+    class of each pair, -1 for none; or None. agreement_i: pairs on the same code of group i,
+    agreement: of all groups, chance: of exchanged pairs. overlap_i: Σ_c min of the parts of phrases
+    and of audio on code c. nmi: of the audio's codes with the class. in_use_i: codes in use.
+    """
+    vectors = (x.to(book.codes.device) for x in (phrases, captions, audio))
+    phrase, caption, sound = (book(x)[2]["indices"].cpu() for x in vectors)  # (·, q)
+    n, same = book.codes.shape[1], caption == sound
+    report = {"agreement": same.all(1).float().mean().item(),
+              "chance": (caption == sound.roll(len(sound) // 2, 0)).all(1).float().mean().item()}
+    for i in range(book.groups):
+        parts = [torch.bincount(x[:, i], minlength=n) / len(x) for x in (phrase, caption, sound)]
+        report |= {f"agreement_{i}": same[:, i].float().mean().item(),
+                   f"overlap_{i}": torch.minimum(parts[0], parts[2]).sum().item(),
+                   f"in_use_{i}": int((sum(parts) > 0).sum())}
+    if labels is not None:
+        joint = torch.unique(sound, dim=0, return_inverse=True)[1]  # all groups as one label
+        has_class = labels >= 0
+        report["nmi"] = normalised_mutual_information(joint[has_class], labels[has_class])
+    return {f"codebook/{key}": value for key, value in report.items()}

@@ -53,15 +53,14 @@ class Config(RunConfig):
     visual_dropout: float = flag(0.0, "dropout in the localization transformer")
     dropout: float = flag(0.0, "dropout in the text and audio transformers")
     groups: int = flag(2, "q, the number of codebooks (Figure 3)")
-    codes: int = flag(256, "number of codes in all codebooks together (Figure 3)")
+    codes: int = flag(64, "number of codes in all codebooks together (Figure 3)")
     decay: float = flag(0.97, "decay of the codebooks' moving averages")
-    revive: bool = flag(True, "replace unused codes by inputs")
     # Losses (A.2.3), with the switches of Table 4
     lambda_reg: float = flag(1.0, "λ_1, weight of the box regression, Eq. (6)")
     lambda_iou: float = flag(1.0, "λ_2, weight of the GIoU, Eq. (6)")
-    lambda_code: float = flag(1.0, "λ_3, weight of the codebook loss, Eq. (10)")
+    lambda_code: float = flag(2.0, "λ_3, weight of the codebook loss, Eq. (10)")
     lambda_recon: float = flag(0.1, "λ_4, weight of the reconstruction, Eq. (10)")
-    lambda_contra: float = flag(0.1, "λ_5, weight of the contrast, Eq. (10)")
+    lambda_contra: float = flag(1.0, "λ_5, weight of the contrast, Eq. (10)")
     beta: float = flag(0.25, "β, weight of the commitment, Eq. (8)")
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
     contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
@@ -122,7 +121,7 @@ PAPER = replace(
     augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
     text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6,
     decoder_layers=6, visual_layers=3, visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99,
-    revive=False, sampler_lr=1e-4, validate_every=1, workers=4,
+    lambda_code=1.0, lambda_contra=0.1, sampler_lr=1e-4, validate_every=1, workers=4,
     vocabulary="third_party/weights/vocab.txt",
     detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

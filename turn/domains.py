@@ -19,10 +19,11 @@ from .backbones.frontend import logmel_of, read_logmel
 
 class Domain:
     """A list-like: [i] is an image (H, W, 3) uint8 and a box (4,), cx, cy, w, h in [0, 1] (source),
-    or a log-mel spectrogram (L_m, c) (intermediate); texts[i] are its phrases or captions."""
+    or a log-mel spectrogram (L_m, c) (intermediate); texts[i] are its phrases or captions; labels
+    (N,) are the classes of embedded audio, for reports."""
 
-    def __init__(self, items, texts, load=None):
-        self.items, self.texts, self.load = items, texts, load
+    def __init__(self, items, texts, load=None, labels=None):
+        self.items, self.texts, self.load, self.labels = items, texts, load, labels
 
     def __len__(self):
         return len(self.items)
@@ -54,12 +55,13 @@ def scene_source(seed: int, count: int, config) -> Domain:
 
 def scene_intermediate(seed: int, count: int, config) -> Domain:
     """Embedded audio, kept in memory as log-mel spectrograms."""
-    scenes, logmels, texts = make_scenes(seed, config), [], []
+    scenes, logmels, texts, labels = make_scenes(seed, config), [], [], []
     for i in progress_bar(range(count), name="captioned audio"):
         item = scenes.caption(i)
         logmels.append(logmel_of(torch.from_numpy(item.waveform), config))
         texts.append(item.captions)
-    return Domain(logmels, texts)
+        labels.append(item.cls)
+    return Domain(logmels, texts, labels=torch.tensor(labels))
 
 
 def _corpora(config, split: str) -> tuple[Domain, Domain]:

@@ -20,6 +20,7 @@ from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpo
 from .backbones.frontend import logmel_of
 from .backbones.tokenizer import WordPiece
 from .backbones.views import test_view
+from .codebook import report_agreement
 from .config import PRESETS
 from .losses import corners
 from .model import Turn
@@ -148,25 +149,29 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
     """The score that chooses best.pt: grounding by text and retrieval of audio by text, both in
     the domains of training, or with a `dev` set localization by audio on that (A.2.3)."""
     (source, intermediate), predictor = held_out, Predictor(model, tokenizer, config, device)
-    ious, t, a = [], [], []
+    align, ious, p, t, a = model.alignment, [], [], [], []
     for rows in batches(dist.split(len(source))):
         images, gt = zip(*(source[i] for i in rows))
-        q = predictor.encode_text([source.texts[i][0] for i in rows])
+        tokens = tokenizer.encode([source.texts[i][0] for i in rows], config.text_length)
+        p.append(align.encode_text(tokens.to(device)))
+        q = align.quantise(p[-1])[0][0]
         gt = corners(torch.from_numpy(np.stack(gt)))
         ious.append(metrics.box_iou(predictor.predict(images, q)[0], gt))
     for rows in batches(dist.split(len(intermediate))):
         tokens = tokenizer.encode([intermediate.texts[i][0] for i in rows], config.text_length)
-        t.append(model.alignment.encode_text(tokens.to(device)))
+        t.append(align.encode_text(tokens.to(device), "caption"))
         logmels = torch.stack([intermediate[i] for i in rows])
-        a.append(model.alignment.encode_audio(logmels.to(device)))
+        a.append(align.encode_audio(logmels.to(device)))
     t, a = (dist.merge_rows(parts, len(intermediate)) for parts in (t, a))
+    report = report_agreement(align.codebook, dist.merge_rows(p, len(source)), t, a,
+                              intermediate.labels)
     grounding = metrics.success_rate(dist.merge_rows(ious, len(source)))
     retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
     score = (grounding + retrieval) / 2
     if dev is not None:
         scores = score_samples(predictor, dev, encode_queries(predictor, dev))
         score = metrics.success_rate(scores["audio"])
-    return {"validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval,
+    return {**report, "validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval,
             "validation/score": score}
 
 

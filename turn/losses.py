@@ -41,13 +41,13 @@ def giou(a, b):
 
 
 def box_regression(box, gt):
-    """L_reg of Eq. (6), the smooth l1 loss of each coordinate.
+    """L_reg of Eq. (6), the smooth l1 losses of the coordinates, summed.
 
-        L_reg(b̂, b) = ½ (b̂ − b)²  where |b̂ − b| < 1, else |b̂ − b| − ½
+        L_reg(b̂, b) = Σ ½ (b̂ᵢ − bᵢ)²  where |b̂ᵢ − bᵢ| < 1, else |b̂ᵢ − bᵢ| − ½
 
-    box, gt: (b_s, 4). Returns (b_s, 4), the loss of each coordinate.
+    box, gt: (b_s, 4). Returns (b_s,), the loss of each box.
     """
-    return F.smooth_l1_loss(box, gt, reduction="none")
+    return F.smooth_l1_loss(box, gt, reduction="none").sum(1)
 
 
 def box_overlap(box, gt):

@@ -88,12 +88,12 @@ class Alignment(nn.Module):
         self.compress = nn.Sequential(nn.Conv1d(config.n_mels, d, 3, 2, 1), nn.GELU(),
                                       nn.Conv1d(d, d, 3, 2, 1))
         self.audio_encoder = Transformer(d, heads, config.audio_layers, ffn, dropout)
-        self.project = nn.Linear(d, d)  # shared; each modality then has its own batch norm
-        self.text_norm, self.audio_norm = nn.BatchNorm1d(d), nn.BatchNorm1d(d)
-        for norm in (self.text_norm, self.audio_norm):  # q multiplies ṽ in Eq. (1): start near 1
+        self.project = nn.Linear(d, d)  # shared; phrases, captions and audio are normalised apart
+        self.norms = nn.ModuleDict({k: nn.BatchNorm1d(d) for k in ("phrase", "caption", "audio")})
+        for norm in self.norms.values():  # q multiplies ṽ in Eq. (1): start near 1
             nn.init.ones_(norm.bias)
         self.codebook = GroupedCodebook(config.groups, config.codes // config.groups, d,
-                                        config.decay, config.beta, revive=config.revive)
+                                        config.decay, config.beta)
         decoder = d, heads, config.decoder_layers, ffn, dropout
         self.text_decoder = Transformer(*decoder, cross=True)
         self.to_words = nn.Linear(d, len(tokenizer))
@@ -102,16 +102,16 @@ class Alignment(nn.Module):
         self.expand = nn.Sequential(nn.ConvTranspose1d(d, d, 4, 2, 1), nn.GELU(),
                                     nn.ConvTranspose1d(d, config.n_mels, 4, 2, 1))
 
-    def encode_text(self, tokens):
+    def encode_text(self, tokens, kind="phrase"):
         """The aggregated text, Eq. (3) of section 3.4, then a linear layer and a batch norm.
 
             t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t}),   t̂ the word embeddings, padding left out
 
-        tokens: (B, L_t). Returns (B, d).
+        tokens: (B, L_t); kind: whose norm, phrase or caption. Returns (B, d).
         """
         padding = tokens == self.pad_id  # (B, L_t)
         x = masked_mean(self.text_encoder(self._embed_words(tokens), padding), padding)  # (B, d)
-        return self.text_norm(self.project(x))
+        return self.norms[kind](self.project(x))
 
     def encode_audio(self, logmel):
         """The aggregated audio, Eq. (3) of section 3.4, then a linear layer and a batch norm.
@@ -121,15 +121,16 @@ class Alignment(nn.Module):
         logmel: (B, L_m, c). Returns (B, d).
         """
         x = self.audio_encoder(self._compress(logmel)).mean(1)  # (B, d)
-        return self.audio_norm(self.project(x))
+        return self.norms["audio"](self.project(x))
 
     def quantise(self, *parts):
         """Eq. (4) of parts (B_i, d) in one call, so that the codebooks are updated once in a step.
 
-        Returns the quantised parts (B_i, d), loss and info of `GroupedCodebook.forward`.
+        Returns the quantised parts (B_i, d), their losses and info of `GroupedCodebook.forward`.
         """
         x, loss, info = self.codebook(torch.cat(parts))
-        return x.split([len(part) for part in parts]), loss, info
+        sizes = [len(part) for part in parts]
+        return x.split(sizes), loss.split(sizes), info
 
     def reconstruct_text(self, tokens, mask, q):
         """T̃ = Ω_t(q, T_mask) of Eq. (5): the words behind the mask, guided by q.
@@ -171,11 +172,11 @@ class Turn(nn.Module):
         The paper prints Ãˢ for Ãᵐ. This is "self–cross" of Figure 4; config has its other bars.
         batch: see data.py. Returns what losses.py takes; None for what is not reconstructed.
         """
-        align, b_s = self.alignment, len(batch["tokens_s"])
-        t = align.encode_text(torch.cat([batch["tokens_s"], batch["tokens_m"]]))
-        t_s, t_m = t[:b_s], t[b_s:]  # (b_s, d), (b_m, d)
+        align = self.alignment
+        t_s = align.encode_text(batch["tokens_s"])  # (b_s, d)
+        t_m = align.encode_text(batch["tokens_m"], "caption")  # (b_m, d)
         a_m = align.encode_audio(batch["logmel"])  # (b_m, d)
-        (t_s_q, t_m_q, a_m_q), code_loss, codes = align.quantise(t_s, t_m, a_m)
+        (t_s_q, t_m_q, a_m_q), code_losses, codes = align.quantise(t_s, t_m, a_m)
         box = self.localization(batch["image"], t_s_q, batch["padding"])
         words_s = words_m = audio = None  # T̃ˢ, T̃ᵐ, Ãᵐ
         if self.recon_source == "self":
@@ -185,7 +186,7 @@ class Turn(nn.Module):
             for_text, for_audio = (a_m_q, t_m_q) if is_cross else (t_m_q, a_m_q)
             words_m = align.reconstruct_text(batch["tokens_m"], batch["text_mask_m"], for_text)
             audio = align.reconstruct_audio(batch["logmel"], batch["audio_mask"], for_audio)
-        return {"box": box, "t": t_m, "a": a_m, "code_loss": code_loss, "codes": codes,
+        return {"box": box, "t": t_m, "a": a_m, "code_losses": code_losses, "codes": codes,
                 "words_s": words_s, "words_m": words_m, "audio": audio}
 
     def query(self, tokens=None, logmel=None):

@@ -45,8 +45,6 @@ def train_classifier(source, intermediate, tokenizer, config, device) -> DomainC
     """Minimise Eq. (11), as a mean over each mini-batch, for config.sampler_epochs epochs.
 
         L_ext = −Σ log σ(Φ(tˢ)) − Σ log(1 − σ(Φ(tᵐ))),   sums over the texts of each domain
-
-    torch's random generator is left as it was.
     """
     texts, size = (source.all_texts(), intermediate.all_texts()), config.batch_size
     tokens = tokenizer.encode(texts[0] + texts[1], config.text_length)  # (n, L_t)

@@ -1,5 +1,4 @@
-"""Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --root DIR` as in 4.1.
-"""
+"""Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --root DIR` as in 4.1."""
 import time
 from dataclasses import replace
 
@@ -48,7 +47,7 @@ def loss_terms(output, batch, config) -> dict:
     t, a, box = dist.gather_rows(output["t"]), dist.gather_rows(output["a"]), output["box"]
     terms = {"reg": dist.mean(losses.box_regression(box, batch["box"])),
              "iou": dist.mean(losses.box_overlap(box, batch["box"])),
-             "code": dist.mean(output["code_loss"]),
+             "code": sum(map(dist.mean, output["code_losses"])),  # of phrases, captions, audio
              "contra": dist.mean(losses.contrast(t, a, config.tau, config.contrast)),
              "recon_text": box.new_zeros(()), "recon_audio": box.new_zeros(())}
     for domain in "sm":

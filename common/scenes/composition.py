@@ -71,6 +71,7 @@ class Caption(NamedTuple):
     waveform: np.ndarray  # (n,) float32
     captions: tuple
     exclusive: bool  # no image can have this meaning
+    cls: int  # -1 if it is exclusive
 
 
 class Scenes:
@@ -194,14 +195,14 @@ class Scenes:
         rng = self.rng(CAPTION, index)
         if rng.random() < 1 / 8:
             noise = hiss(rng, round(self.seconds * self.sample_rate))
-            return Caption(noise, NOISE_CAPTIONS, True)
+            return Caption(noise, NOISE_CAPTIONS, True, -1)
         cls = int(rng.integers(len(self.names)))
         waveform, times = self.waveform(cls, rng)
         name = with_article(rng.choice(["the", "a"]), self.names[cls])
         verb = rng.choice(["sounds", "is heard", "rings out", "makes a noise", "can be heard"])
         captions = (f"{name} {verb} {COUNTS[times]}", name, f"the sound of {name}",
                     f"{name} {verb} in the background", f"{name} {verb}")
-        return Caption(waveform, captions, False)
+        return Caption(waveform, captions, False, cls)
 
     def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False,
               blurred: float = 0.0) -> Video:
