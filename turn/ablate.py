@@ -1,7 +1,4 @@
-"""The paper's ablations: Table 4, Figures 3 and 4 on embedded scenes, Table 3 on real data.
-
-`python -m turn.ablate --table 4 --seeds 3`
-"""
+"""The paper's ablations: Table 4, Figures 3 and 4 on embedded scenes, Table 3 on real data."""
 from common.training.ablation import ablate
 
 TABLES = {

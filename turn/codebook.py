@@ -111,9 +111,8 @@ class GroupedCodebook(nn.Module):
 
 def normalised_mutual_information(x, y) -> float:
     """2 I(x; y) / (H(x) + H(y)) of two lists of labels (N,); 1 if each tells the other."""
-    table = torch.zeros(int(x.max()) + 1, int(y.max()) + 1)  # counts of pairs
-    table.index_put_((x, y), torch.ones(len(x)), accumulate=True)
-    p = table / len(x)
+    counts = torch.zeros(int(x.max()) + 1, int(y.max()) + 1)  # of pairs
+    p = counts.index_put_((x, y), torch.ones(len(x)), accumulate=True) / len(x)
     h_x, h_y, h_xy = (torch.special.entr(q).sum() for q in (p.sum(1), p.sum(0), p))
     return float(2 * (h_x + h_y - h_xy) / (h_x + h_y).clamp(min=1e-9))
 

@@ -33,13 +33,11 @@ class Config(RunConfig):
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
     text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
-    vocabulary: str = flag("", "WordPiece vocabulary; `make weights` fetches BERT's; none: the "
-                           "words of the training texts", free_on_resume=True)
+    vocabulary: str = flag("", "WordPiece file; none: the training's words", free_on_resume=True)
     refcoco_split: str = flag("", "unc, google or umd; none: google for refcocog, else unc")
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
-    detr_weights: str = flag("", "published file for --detr r50; `make weights` fetches it",
-                             free_on_resume=True)
+    detr_weights: str = flag("", "published weights for --detr r50", free_on_resume=True)
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its published 6")
     dim: int = flag(96, "d, the dimension of all representations")
@@ -65,8 +63,7 @@ class Config(RunConfig):
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
     contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
     recon_source: str = flag("self", "reconstruction in the source domain, Eq. (5)", ("no", "self"))
-    recon_intermediate: str = flag("cross", "reconstruction in the intermediate domain (Figure 4)",
-                                   ("no", "self", "cross"))
+    recon_intermediate: str = flag("cross", "in the intermediate one", ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
     mask_to: float = flag(1.0, "mask ratio in the last epoch (A.2.2)")
     # Adaptive sampling (3.6)

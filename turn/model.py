@@ -129,8 +129,8 @@ class Alignment(nn.Module):
         Returns the quantised parts (B_i, d), their losses and info of `GroupedCodebook.forward`.
         """
         x, loss, info = self.codebook(torch.cat(parts))
-        sizes = [len(part) for part in parts]
-        return x.split(sizes), loss.split(sizes), info
+        x, loss = (y.split([len(part) for part in parts]) for y in (x, loss))
+        return x, loss, info
 
     def reconstruct_text(self, tokens, mask, q):
         """T̃ = Ω_t(q, T_mask) of Eq. (5): the words behind the mask, guided by q.
