@@ -56,7 +56,7 @@ class Config(RunConfig):
     # Losses (A.2.3), with the switches of Table 4
     lambda_reg: float = flag(1.0, "λ_1, weight of the box regression, Eq. (6)")
     lambda_iou: float = flag(1.0, "λ_2, weight of the GIoU, Eq. (6)")
-    lambda_code: float = flag(2.0, "λ_3, weight of the codebook loss, Eq. (10)")
+    lambda_code: float = flag(3.0, "λ_3, weight of the codebook loss, Eq. (10)")
     lambda_recon: float = flag(0.1, "λ_4, weight of the reconstruction, Eq. (10)")
     lambda_contra: float = flag(1.0, "λ_5, weight of the contrast, Eq. (10)")
     beta: float = flag(0.25, "β, weight of the commitment, Eq. (8)")

@@ -19,7 +19,7 @@ from .backbones.frontend import logmel_of, read_logmel
 
 class Domain:
     """A list-like: [i] is an image (H, W, 3) uint8 and a box (4,), cx, cy, w, h in [0, 1], or a
-    log-mel spectrogram (L_m, c); texts[i] are its phrases or captions, labels (N,) audio classes."""
+    log-mel spectrogram (L_m, c); texts[i] are its phrases or captions, labels (N,) the classes."""
 
     def __init__(self, items, texts, load=None, labels=None):
         self.items, self.texts, self.load, self.labels = items, texts, load, labels
