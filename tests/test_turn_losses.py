@@ -201,7 +201,7 @@ def run(seed=0, **changes):
 
 
 def test_the_total_is_the_weighted_sum():
-    _, terms, _ = run()
+    _, terms, _ = run(lambda_code=1.0, lambda_contra=0.1)
     weights = {
         "reg": 1,
         "iou": 1,
@@ -209,7 +209,7 @@ def test_the_total_is_the_weighted_sum():
         "contra": 0.1,
         "recon_text": 0.1,
         "recon_audio": 0.1,
-    }  # A.2.3, the paper preset's too
+    }  # A.2.3, the paper preset's
     torch.testing.assert_close(terms["loss"], sum(weights[name] * terms[name] for name in weights))
     assert set(terms) == {"loss", *weights} and all(terms[name] > 0 for name in weights)
 
