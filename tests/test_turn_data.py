@@ -297,7 +297,9 @@ def test_zero_resource(monkeypatch, tmp_path):
     )  # an image and a box
     assert isinstance(intermediate[0], torch.Tensor) and intermediate[0].dim() == 2  # a spectrogram
     assert all(isinstance(item, torch.Tensor) and item.dim() == 2 for item in intermediate.items)
-    assert set(vars(intermediate)) == {"items", "texts", "load"} and intermediate.load is None
+    assert set(vars(intermediate)) == {"items", "texts", "load", "labels"}
+    assert intermediate.load is None and source.labels is None
+    assert not any("label" in key for batch in batches for key in batch)  # reports alone see them
     frames = {tuple(b["logmel"].shape[1:]) for b in batches}
     assert frames == {
         tuple(intermediate[0].shape)
