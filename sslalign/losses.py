@@ -2,7 +2,7 @@
 
 symbol        here      shape
 V, A                                  positive sets of a sample: P images, Q audio clips (3.3)
-v̄             v         (P·B, c)      model.ImageFeatures.mean
+v̄             v_bar     (P·B, c)      mean over xy of v^xy/‖v^xy‖, from model.image_features
 a             a         (Q·B, c)
 p_v(avg(v))   p_v       (P·B, d)
 p_a(a)        p_a       (Q·B, d)
@@ -12,8 +12,8 @@ s(v, a)       S         (P·B, Q·B)    of all pairs
 B samples. Row p·B + i is of sample i, the p-th of its positive set. `losses` returns the loss of
 each sample; train.py averages.
 
->>> v = a = torch.eye(2)  # two samples, one image and one audio clip each
->>> S = s_L(v, a)
+>>> v_bar = a = torch.eye(2)  # two samples, one image and one audio clip each
+>>> S = s_L(v_bar, a)
 >>> S
 tensor([[1., 0.],
         [0., 1.]])
@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 
 
-def s_L(v, a):
+def s_L(v_bar, a):
     """The localization similarity of all pairs, Eq. (3) of section 3.2, without a mask: M = 1.
 
         s_L(v, a) = 1/|M| Σ_xy v^xy · a / (‖v^xy‖ ‖a‖) = v̄ · a/‖a‖,   v̄ = 1/|M| Σ_xy v^xy/‖v^xy‖
 
-    v: (n, c), the means v̄. a: (m, c). Returns (n, m).
+    v_bar: (n, c), a: (m, c). Returns (n, m).
     """
-    return v.float() @ F.normalize(a.float(), dim=-1).T
+    return v_bar.float() @ F.normalize(a.float(), dim=-1).T
 
 
 def s_A(p_v, p_a):
@@ -49,8 +49,8 @@ def contrast(S, P: int, Q: int, tau: float):
 
         L_i = −log( exp(s(v_i, a_i)/τ) / Σ_j exp(s(v_i, a_j)/τ) )
 
-    S: (P·B, Q·B). Returns (P, B, Q). j runs over all samples; of each it takes the a that is at the
-    place of a_i in its set.
+    S: (P·B, Q·B). Returns (P, B, Q). j runs over all B samples, i among them. If a_i is the q-th of
+    its positive set, a_j is the q-th of sample j's.
     """
     S = S.unflatten(0, (P, -1)).unflatten(2, (Q, -1)) / tau  # (P, B, Q, B)
     positive = S.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (P, B, Q)
@@ -62,8 +62,9 @@ def sum_of_pairs(s, v, a, P: int, Q: int, config):
 
         L_i = −Σ_{v_i ∈ V} Σ_{a_i ∈ A} log( exp(s(v_i, a_i)/τ) / Σ_j exp(s(v_i, a_j)/τ) )
 
-    s: s_L or s_A, of v (P·B, ·) and a (Q·B, ·). Returns (B,). With config.symmetric it is the mean
-    of this and of the same with v and a exchanged, which section 3.1 mentions.
+    s: s_L, with v̄ as v and with a, or s_A, with p_v as v and p_a as a: (P·B, ·) and (Q·B, ·).
+    Returns (B,). With config.symmetric it is the mean of this and the same with v and a exchanged,
+    the symmetric form of section 3.1.
     """
     loss = contrast(s(v, a), P, Q, config.tau)  # (P, B, Q)
     if config.symmetric:
@@ -84,18 +85,18 @@ def intra(x, P: int, tau: float):
     return contrast(s_A(x, x), P, P, tau).transpose(1, 2)[is_pair].mean(0)
 
 
-def losses(v, a, p_v, p_a, config) -> dict:
+def losses(v_bar, a, p_v, p_a, config) -> dict:
     """`loss`, Eq. (5) of section 3.4 of each sample (B,), and its terms.
 
         L_i = −Σ_{v_i ∈ V} Σ_{a_i ∈ A} [ log( exp(s_L(v_i, a_i)/τ) / Σ_j exp(s_L(v_i, a_j)/τ) )
                                        + log( exp(s_A(v_i, a_i)/τ) / Σ_j exp(s_A(v_i, a_j)/τ) ) ]
 
-    v: (P, B, c), the means v̄. a: (Q, B, c). p_v: (P, B, d), p_a: (Q, B, d). With config.intra
-    L_intra of both modalities is added.
+    v_bar: (P, B, c), a: (Q, B, c), p_v: (P, B, d), p_a: (Q, B, d). Without config.align the term of
+    s_A is left out. With config.intra L_intra of both modalities is added.
     """
-    P, Q = len(v), len(a)
-    v, a, p_v, p_a = (x.flatten(0, 1) for x in (v, a, p_v, p_a))
-    terms = {"localization": sum_of_pairs(s_L, v, a, P, Q, config)}
+    P, Q = len(v_bar), len(a)
+    v_bar, a, p_v, p_a = (x.flatten(0, 1) for x in (v_bar, a, p_v, p_a))
+    terms = {"localization": sum_of_pairs(s_L, v_bar, a, P, Q, config)}
     if config.align:
         terms["alignment"] = sum_of_pairs(s_A, p_v, p_a, P, Q, config)
     if config.intra:

@@ -92,12 +92,12 @@ class Sslalign(nn.Module):
         return self.audio.features(x[:, None]).amax((2, 3))
 
     def image_features(self, v) -> ImageFeatures:
-        """v: (n, c, h, w)."""
+        """v̄ of Eq. (3), avg(v) and p_v(avg(v)) of Eq. (4), of v (n, c, h, w)."""
         pooled = v.mean((2, 3))  # (n, c)
         return ImageFeatures(F.normalize(v.float(), dim=1).mean((2, 3)), pooled, self.p_v(pooled))
 
     def audio_features(self, a) -> AudioFeatures:
-        """a: (n, c)."""
+        """a and p_a(a), of a (n, c)."""
         return AudioFeatures(a, self.p_a(a))
 
     def forward(self, images, waveforms) -> tuple[ImageFeatures, AudioFeatures]:
