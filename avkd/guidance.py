@@ -12,8 +12,8 @@ visual teacher, DETR, gives another: the mean of what its confident queries atte
 | their mean over confident queries | `detections` | (n, h, w) |
 | OG-AVC, OG-AVC-DETR | `og_avc`, `og_avc_detr` | (n, h, w) |
 
-Maps are brought to one range before they are added, on which the paper is silent:
-ν(x) = (x − min x) / (max x − min x).
+evaluate.py enlarges the maps bilinearly. Here they are brought to one range before they are
+added, on which the paper is silent: ν(x) = (x − min x) / (max x − min x), `metrics.normalise`.
 
 >>> avc, objects = torch.tensor([[[0.0, 1, 2]]]), torch.tensor([[[3.0, 1, 1]]])
 >>> og_avc(avc, objects)
@@ -30,7 +30,7 @@ from torch import nn
 
 from common import metrics
 
-from .backbones.views import normalise, test_view
+from .backbones.views import normalise as normalise_image, test_view
 
 CONFIDENCE = 0.3  # the least that a query needs to show an object
 AVC_WEIGHT, OBJECT_WEIGHT = 0.6, 0.4
@@ -84,18 +84,20 @@ class Guide(nn.Module):
 
     def forward(self, images):
         device = next(self.parameters()).device
-        x = normalise(image_batch(images, RESNET_SIZE, device))
+        x = normalise_image(image_batch(images, RESNET_SIZE, device))
         objects = self.resnet.features(x).mean(1)  # (n, h, w)
         if self.detr is None:
             return objects, None
-        output = self.detr(normalise(image_batch(images, self.detr_size, device)))
+        output = self.detr(normalise_image(image_batch(images, self.detr_size, device)))
         confidence = output["pred_logits"].softmax(-1)[..., :-1].amax(-1)  # (n, Q); last: no object
         return objects, confident_mean(confidence, output["attention"])
 
 
 class SmallGuide(nn.Module):
-    """The same of the small visual teacher, for scenes: classes stand for queries, where the
-    teacher finds them for attention, and the best probability in the image for confidence.
+    """The same maps from the small visual teacher, for scenes.
+
+    Its classes take the place of DETR's queries: the probability of a class at each position is the
+    attention, and the largest one in the image is the confidence.
     """
 
     def __init__(self, teacher):
@@ -106,5 +108,5 @@ class SmallGuide(nn.Module):
         teacher = self.teacher
         x = image_batch(images, teacher.config.image_size, next(self.parameters()).device)
         probabilities = teacher(x).softmax(1)[:, :-1]  # (n, classes, h, w)
-        return (teacher.body.features(normalise(x)).mean(1),
+        return (teacher.body.features(normalise_image(x)).mean(1),
                 confident_mean(probabilities.amax((2, 3)), probabilities))

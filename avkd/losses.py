@@ -7,7 +7,9 @@ O                          (k, k, h, w)   localization maps of all pairs; never 
 S            S             (k, k)         S[i, j]: image i and audio j
 τ            tau
 
-k samples, c channels, h × w positions. Each loss is returned for each sample; train.py averages.
+k samples, c channels, h × w positions. The paper's first index is the audio's, ours the image's:
+S here is the paper's Sᵀ, of which L_S is the same. L_S, L_v and L_a return (k,), the loss of each
+sample; train.py averages them, which is the 1/k of Eqs. (2) and (3).
 
 >>> f_v, f_a = torch.eye(2)[:, :, None, None], torch.eye(2)  # each image matches its own audio
 >>> S = similarity(f_v, f_a)
@@ -37,12 +39,13 @@ def similarity(f_v, f_a, chunk: int = 128):
 
 
 def L_S(S, tau: float):
-    """The contrastive loss, Eq. (1) of section 3.3.
+    """The contrastive loss, Eq. (1) of section 3.3, of each sample i.
 
-        L_S = −log( exp(S/τ) / Σ exp(S/τ) · exp(Sᵀ/τ) / Σ exp(Sᵀ/τ) )
+        L_S,i = −log( exp(S_ii/τ) / Σ_j exp(S_ij/τ) · exp(S_ii/τ) / Σ_j exp(S_ji/τ) )
 
-    on the diagonal: each image is to find its audio among all, and each audio clip its image. The
-    logarithm of the product is the sum of both cross-entropies. S: (k, k). Returns (k,).
+    The paper writes the whole matrices S and Sᵀ for their elements. The loss is the sum of two
+    cross-entropies: image i against the audio of all, audio i against the images of all. S: (k, k).
+    Returns (k,).
     """
     S, target = S / tau, torch.arange(len(S), device=S.device)
     return (F.cross_entropy(S, target, reduction="none")
@@ -54,8 +57,9 @@ def L_v(f_v, e_v, norm: str = "map"):
 
         L_v = 1/k Σ_j (f_vj − e_vj)²
 
-    f_v, e_v: (k, c, h, w). Returns (k,), means over elements. norm: "map" normalises the features
-    of an image as one vector, "position" those of each position.
+    f_v, e_v: (k, c, h, w). Returns (k,), the terms of the sum, in which (·)² is the mean over the
+    c · h · w elements. norm: "map" normalises the features of an image as one vector, "position"
+    those of each position.
     """
     if norm == "map":
         f_v, e_v = f_v.flatten(1), e_v.flatten(1)
@@ -63,11 +67,11 @@ def L_v(f_v, e_v, norm: str = "map"):
 
 
 def L_a(f_a, e_a):
-    """The acoustic hint loss, Eq. (3) of section 3.4, with features that are normalised before.
+    """The acoustic hint loss, Eq. (3) of section 3.4, of features normalised before (3.6).
 
         L_a = 1/k Σ_i (f_ai − e_ai)²
 
-    f_a, e_a: (k, c). Returns (k,), means over elements.
+    f_a, e_a: (k, c). Returns (k,), the terms of the sum, in which (·)² is the mean over c elements.
     """
     return squared_error(f_a, e_a)
 
@@ -83,7 +87,8 @@ def L_total(terms: dict, config) -> dict:
 
         L_total = α1 L_S + α2 L_a + α3 L_v
 
-    terms: {"contrast": L_S, "audio_hint": L_a, "visual_hint": L_v}, hints of what is taught.
+    terms: {"contrast": L_S, "audio_hint": L_a, "visual_hint": L_v}, batch means. Without a teacher
+    its term is absent.
     """
     weights = {"contrast": config.alpha1, "audio_hint": config.alpha2, "visual_hint": config.alpha3}
     terms = {name: weights[name] * loss for name, loss in terms.items()}
