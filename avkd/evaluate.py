@@ -14,7 +14,7 @@ from common.evaluation import CONTROLS, PROTOCOL, SIZE, Batch, Evaluation, Predi
 from common.io import InputError, load_published
 from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, select_device)
 
-from .backbones import small
+from . import small
 from .backbones.detr import detr_r50
 from .backbones.resnet import resnet18
 from .config import PRESETS

@@ -7,7 +7,7 @@ computes the hints of all pairs once, so that no teacher runs while the students
 takes the flags of that training. DIR gets `ids.txt` (one id a line, the order of the rows),
 `e_v.npy` (N, c, h, w) and `e_a.npy` (N, c), float16, each with a .json that says which teacher made
 it of what. A killed command continues. On scenes the training itself makes small teachers
-(backbones/small.py) and their hints, under runs/avkd/teachers.
+(small.py) and their hints, under runs/avkd/teachers.
 
 A teacher has `view(source, i)`, what it takes of pair i, and `hint(batch)`, the hints of a batch.
 """
@@ -24,7 +24,7 @@ from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.io import InputError, load_published, read_json, resample
 from common.training import (array_files, cli, dist, given_flags, parser, resolve, select_device)
 
-from .backbones import small
+from . import small
 from .backbones.detr import detr_r50
 from .backbones.panns import cnn14, wavegram_logmel_cnn14
 from .backbones.views import normalise, test_view

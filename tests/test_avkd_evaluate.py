@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avkd import evaluate, guidance, localize
-from avkd.backbones import small
+from avkd import evaluate, guidance, localize, small
 from avkd.config import PAPER, TINY
 from avkd.count import cost
 from avkd.model import Avkd, localization_map

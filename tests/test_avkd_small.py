@@ -1,4 +1,4 @@
-"""avkd/backbones/small.py: the small teachers of embedded scenes."""
+"""avkd/small.py: the small teachers of embedded scenes."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avkd.backbones import small
+from avkd import small
 from avkd.config import TINY
 from common.io import InputError
 

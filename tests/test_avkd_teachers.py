@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from avkd.backbones import panns
-from avkd import teachers
-from avkd.backbones import small
+from avkd import small, teachers
 from avkd.config import AUDIO_TEACHERS, HINTS, PAPER, TINY
 from avkd.backbones.detr import Detr
 from common.benchmarks.pairs import ScenePairs, cropped_waveform, training_pairs

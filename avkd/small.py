@@ -19,9 +19,9 @@ from common.io import atomic, load_published
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES
 from common.training import cosine_schedule, progress_bar
 
-from .frontend import log_spectrogram
-from .resnet import BasicBlock, ResNet
-from .views import normalise, test_view
+from .backbones.frontend import log_spectrogram
+from .backbones.resnet import BasicBlock, ResNet
+from .backbones.views import normalise, test_view
 
 SEED = 10**6 + 7  # of their scenes: no seed of training, validation or test
 BATCH_ROWS = 11  # stream of random numbers
