@@ -119,7 +119,7 @@ def evaluate_best(run, benchmark) -> dict:
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device, make=True))
     test_sets = [benchmark] if benchmark else []
     if run.config.data == "scenes" and not benchmark:
-        test_sets = evaluation.load_test_sets(run.config, "scenes", "")
+        test_sets = evaluation.test_sets(run.config, "scenes", "")
     result = evaluate(predictor, test_sets)
     result.write_sheets(run.folder)
     return run.write_metrics({**result.metrics, **predictor.report})
@@ -149,7 +149,7 @@ def main(argv=None):
         predictor = dist.main_process_first(lambda: load_predictor(
             path, device, args.object_weights, args.detr, args.detr_size))
         config = evaluation.with_objects(predictor.config, args)
-        result = evaluate(predictor, evaluation.load_test_sets(config, args.data, args.root))
+        result = evaluate(predictor, evaluation.test_sets(config, args.data, args.root))
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or path.parent), args, config)

@@ -117,7 +117,7 @@ def evaluate_best(run, benchmark) -> dict:
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device))
     test_sets = [benchmark] if benchmark else []
     if run.config.data == "scenes" and not benchmark:
-        test_sets = evaluation.load_test_sets(run.config, "scenes", "")
+        test_sets = evaluation.test_sets(run.config, "scenes", "")
     result = evaluate(predictor, test_sets)
     result.write_sheets(run.folder)
     return run.write_metrics({**result.metrics, **predictor.report})
@@ -149,7 +149,7 @@ def main(argv=None):
         if args.maps:
             predictor = SavedMaps(args.maps)
         config = evaluation.with_objects(config, args)
-        sets = evaluation.load_test_sets(config, args.data, args.root)
+        sets = evaluation.test_sets(config, args.data, args.root)
         result = evaluate(predictor, sets, args.save_maps)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:

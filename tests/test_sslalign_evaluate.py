@@ -23,9 +23,9 @@ from common.evaluation import (
     FileTestSet,
     SceneTestSet,
     draw_samples,
-    load_test_sets,
     score_samples,
     shuffled_partners,
+    test_sets,
 )
 from common.evaluation.scoring import make_batch
 
@@ -46,9 +46,9 @@ CONFIG = replace(
 CPU = torch.device("cpu")
 HEATMAP = {"": "heatmap"}
 LAYOUTS = {
-    "vggss": ("pairs", "retrieval"),
-    "is3": ("pairs", "interactive", "masks", "retrieval"),
-    "vggss-extended": ("pairs", "extended", "retrieval"),
+    "vggss": ("pairs", "retrieval", "alignment"),
+    "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),
+    "vggss-extended": ("pairs", "extended", "retrieval", "alignment"),
 }
 
 
@@ -188,8 +188,7 @@ def test_what_files_feed(results, disk):
     for name, feeds in LAYOUTS.items():
         test, (found, _) = FileTestSet(CONFIG, name, disk[name]), results[name]
         assert set(test.metric_groups) == set(feeds)
-        groups = {key.split("/")[0] for key in found if "/" in key}
-        assert groups == {*feeds, "alignment", "control", "baseline"}
+        assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "baseline"}
         assert (
             test.waveform(0).shape == (1000,)
             and test.gt_map(0).shape == (224, 224)
@@ -203,7 +202,7 @@ def test_what_files_feed(results, disk):
     write(Scenes(4, 48, 4000, 0.4), disk["vggss"] / "s4", "avsbench-s4", 1)
     test = FileTestSet(CONFIG, "avsbench-s4", disk["vggss"] / "s4")  # its clips are of 5 s
     torch.testing.assert_close(test.waveform(3), read_audio(test.samples[3].audio)[0][9500:10500])
-    assert [s.metric_groups for s in load_test_sets(CONFIG, "scenes", "")][1:] == [
+    assert [s.metric_groups for s in test_sets(CONFIG, "scenes", "")][1:] == [
         ("interactive",),
         ("extended",),
     ]

@@ -1,7 +1,7 @@
 """Boxes of heatmaps: Otsu's threshold, connected components, one box around each.
 
-stmnet (section 3.3) scores such boxes; the other methods draw them. All N heatmaps are worked on at
-once, on their device, with no loop over pixels or components.
+stmnet (section 3.3) scores such boxes; the other methods draw them. Heatmaps are (N, H, W), finite.
+All are worked on at once, on their device, with no loop over pixels or components.
 
 >>> heatmap = torch.zeros(1, 10, 10)
 >>> heatmap[0, 2:5, 4:8] = 1
@@ -22,19 +22,19 @@ def otsu(maps: torch.Tensor) -> torch.Tensor:
         t* = argmax over t of ω₀(t) ω₁(t) (μ₀(t) − μ₁(t))²,  the first t if several are best
 
     ω and μ: the number of pixels and their mean level, below and above a bound t of the histogram.
-    Bins are open below and closed above, so that the upper class is exactly {map > t*}.
+    Bins are open below and closed above, so that the upper class is exactly {map > threshold}.
     """
     levels = ((_unit(maps) * BINS).ceil() - 1).clamp(min=0).long().flatten(1)  # (N, H·W)
     first_bin = BINS * torch.arange(len(levels), device=levels.device)[:, None]
     counts = torch.bincount((levels + first_bin).flatten(), minlength=BINS * len(levels))
-    counts = counts.view(-1, BINS)  # the histograms
+    counts = counts.view(-1, BINS)
     # Sums are whole numbers, so that equal variances are equal to the bit.
     pixels = counts.cumsum(1)  # (N, BINS), up to each bin
-    mass = (counts * torch.arange(BINS, device=levels.device)).cumsum(1)  # of their levels
+    mass = (counts * torch.arange(BINS, device=levels.device)).cumsum(1)
     all_pixels, all_mass = pixels[:, -1:], mass[:, -1:]
-    variance = (all_mass * pixels - mass * all_pixels).double().square()
-    variance = variance / (pixels * (all_pixels - pixels)).clamp(min=1)  # between, up to a factor
-    return (variance.argmax(1) + 1).to(torch.float32) / BINS
+    between = (all_mass * pixels - mass * all_pixels).double().square()
+    between = between / (pixels * (all_pixels - pixels)).clamp(min=1)
+    return (between.argmax(1) + 1).to(torch.float32) / BINS
 
 
 def _unit(maps: torch.Tensor) -> torch.Tensor:
@@ -46,9 +46,10 @@ def _unit(maps: torch.Tensor) -> torch.Tensor:
 def components(masks: torch.Tensor) -> torch.Tensor:
     """Number the 8-connected components of masks: (N, H, W) bool → (N, H, W) int64.
 
-    0 is outside; components count 1, 2, … through all masks. Rows are cut into runs of pixels. In
-    each round every class of runs joins the greatest that it touches, and pointer jumping follows
-    chains of those to their ends. Rounds and jumps are logarithmic in the number of runs.
+    0 is outside; components count 1, 2, … through all masks. Rows are cut into runs, and runs that
+    touch are joined: in each round every class of runs hooks itself to the greatest that it
+    touches, and chains of hooks are followed to their ends by pointer jumping. Rounds and jumps are
+    logarithmic in the number of runs, for a spiral too.
     """
     masks = F.pad(masks, (1, 0))  # a column of background: (N, H, W + 1)
     is_start = masks & ~masks.roll(1, 2)  # of a run
@@ -68,23 +69,25 @@ def components(masks: torch.Tensor) -> torch.Tensor:
 
 def _touching_runs(masks, is_start, runs):
     """Pairs of runs that touch, one in a row and one in the row below: numbers (E,) and (E,)."""
+    left, right = (slice(None), slice(None), slice(-1)), (slice(None), slice(None), slice(1, None))
     upper, lower = masks[:, :-1], masks[:, 1:]  # each pixel and the one below it
     # One pair of pixels for two runs that overlap, one for two that touch in a corner: \ or /.
     overlaps = upper & lower & (is_start[:, :-1] | is_start[:, 1:])
-    falls = upper[..., :-1] & lower[..., 1:] & ~upper[..., 1:]
-    rises = upper[..., 1:] & lower[..., :-1] & ~upper[..., :-1]
+    falls = upper[left] & lower[right] & ~upper[right]
+    rises = upper[right] & lower[left] & ~upper[left]
     top, low = runs[:, :-1], runs[:, 1:]
-    return (torch.cat([top[overlaps], top[..., :-1][falls], top[..., 1:][rises]]),
-            torch.cat([low[overlaps], low[..., 1:][falls], low[..., :-1][rises]]))
+    return (torch.cat([top[overlaps], top[left][falls], top[right][rises]]),
+            torch.cat([low[overlaps], low[right][falls], low[left][rises]]))
 
 
 def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> list[torch.Tensor]:
     """Boxes of heatmaps (N, H, W): N tensors (n, 5) float32, x0 y0 x1 y1 in [0, 1] and a score.
 
     A box is around each component of {normalised map > threshold} that has at least the share
-    `least` of all pixels; x1 = (last column + 1) / W. Its score is the mean of the normalised map
-    in the component; the highest comes first. A constant map has no box. threshold: a number or
-    (N,), `otsu` if None. Raises ValueError if maps are of another shape or not finite.
+    `least` of the image's pixels. Its score is the mean of the normalised map in the component; the
+    highest score comes first. Boxes are half-open: x1 = (last column + 1) / W. threshold: a number
+    or (N,), in units of the normalised map; None: `otsu`. A constant map has no box. Raises
+    ValueError if maps are of another shape or not finite.
     """
     maps = _unit(maps)
     count, height, width = maps.shape

@@ -19,36 +19,44 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     A row has the ground truth and the heatmap of each column in `headings` and of the controls. In
     interactive sets it has those of the first column, for each source of the image.
     """
-    is_interactive, rows = "interactive" in test_set.metric_groups, {}
-    for i in np.flatnonzero(test_set.has_source).tolist():
-        rows.setdefault(test_set.groups[i] if is_interactive else i, []).append(i)
-    controls = {column: HEADINGS[column] for column in CONTROLS.values()}
-    headings = dict([*headings.items()][:1]) if is_interactive else {**headings, **controls}
+    is_interactive, members = "interactive" in test_set.metric_groups, {}
+    for i in np.flatnonzero(test_set.has_source):
+        members.setdefault(test_set.groups[i] if is_interactive else i, []).append(int(i))
+    if is_interactive:
+        headings = dict([*headings.items()][:1])
+    else:
+        headings = {**headings, **{c: HEADINGS[c] for c in CONTROLS.values()}}
     sheet = {"rows": [], "columns": [], "captions": [], "legend": LEGEND}
-    for samples in list(rows.values())[:SHEET_ROWS]:
-        predicted = predictor.predict(make_batch(test_set, audio, samples)).heatmaps
-        heatmaps = {heading: metrics.normalise(metrics.resize(
-            predicted[column], SIZE, PROTOCOL, test_set.align_corners))
-            for column, heading in headings.items() if column in predicted}  # (n, SIZE, SIZE) each
-        tiles, columns = [], []
+    for samples in list(members.values())[:SHEET_ROWS]:
+        heatmaps = predictor.predict(make_batch(test_set, audio, samples)).heatmaps
+        heatmaps = {c: unit(heatmaps[c], test_set.align_corners) for c in headings if c in heatmaps}
+        row, columns = [], []
         for k, i in enumerate(samples):
             image, number = test_set.image(i), f" {k + 1}" if is_interactive else ""
-            tiles += [overlay(image, gt=test_set.gt_map(i), size=TILE),
-                      *(overlay(image, maps[k], size=TILE) for maps in heatmaps.values())]
-            columns += [heading + number for heading in ("ground truth", *heatmaps)]
-        sheet["rows"].append(tiles)
+            row += [overlay(image, gt=test_set.gt_map(i), size=TILE),
+                    *(overlay(image, maps[k], size=TILE) for maps in heatmaps.values())]
+            columns += [f"ground truth{number}", *(headings[c] + number for c in heatmaps)]
+        sheet["rows"].append(row)
         sheet["columns"] = max(sheet["columns"], columns, key=len)
-        sheet["captions"].append(" | ".join(test_set.labels[i] or test_set.ids[i] for i in samples))
+        labels = [str(test_set.labels[i] or test_set.ids[i]) for i in samples]
+        sheet["captions"].append(" | ".join(labels))
     return sheet
+
+
+def unit(heatmaps, align_corners=False):
+    """(n, h, w) → (n, SIZE, SIZE), each from 0 to 1."""
+    return metrics.normalise(metrics.resize(heatmaps, SIZE, PROTOCOL, align_corners))
 
 
 def write_localization(out, image, heatmap, boxes, facts: dict) -> None:
     """Write OUT.png, the image with heatmap (h, w) and boxes (n, 5), and OUT.json with the boxes
     in pixels, their scores, the heatmap's maximum and `facts`. Prints the boxes.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_image(out, overlay(image, metrics.normalise(heatmap[None])[0], boxes[:, :4]))
-    (height, width), similarity = image.shape[:2], heatmap.max().item()
+    height, width = image.shape[:2]
     pixels = (boxes[:, :4] * torch.tensor([width, height, width, height])).tolist()
+    similarity = heatmap.max().item()
     write_json(out.with_suffix(".json"), {**facts, "boxes": pixels, "scores": boxes[:, 4],
                                           "similarity": similarity})
     print(f"{out}: {len(pixels)} boxes, cosine up to {similarity:.2f}")

@@ -20,8 +20,8 @@ from .test_sets import SIZE, shuffled_partners
 PROTOCOL = "sslalign"  # of common.metrics: bilinear heatmaps, foreground strictly above a threshold
 BATCH = 50
 CONTROLS = {"shuffled": "control/shuffled_", "silent": "control/silent_"}  # audio → column
-# Foreground is the upper half of the pixels or (adaptive) as many as the gt has: those strictly
-# above a threshold, as published, or (exact) exactly so many.
+# Foreground is the upper half of the pixels or (adaptive) as many as the ground truth has: those
+# strictly above a threshold, as published, or (exact) exactly so many.
 RULES = ("", "_adaptive", "_exact", "_adaptive_exact")
 
 
@@ -45,10 +45,11 @@ def batches(rows) -> list:
 
 def encode_test_audio(predictor, test_set) -> dict:
     """`Batch.audio` of a whole test set, (N, c) each: audio is encoded once for all heatmaps."""
-    parts, count, config = [], len(test_set.ids), predictor.config
+    parts, count = [], len(test_set.ids)
     for rows in progress_bar(batches(dist.split(count)), name=f"audio, {test_set.name}"):
         parts.append(predictor.encode_audio(torch.stack([test_set.waveform(i) for i in rows])))
     features = dist.merge_rows(parts, count)  # (N, c)
+    config = predictor.config
     silence = predictor.encode_audio(torch.zeros(1, round(config.crop * config.sample_rate))).cpu()
     return {"matched": features, "shuffled": features[shuffled_partners(test_set.groups)],
             "silent": silence.expand(len(features), -1)}
@@ -56,30 +57,32 @@ def encode_test_audio(predictor, test_set) -> dict:
 
 def make_batch(test_set, audio: dict, rows) -> Batch:
     """Samples `rows` of a test set with their part of its encoded audio."""
+    rows = list(rows)
     return Batch([test_set.image(i) for i in rows], {kind: x[rows] for kind, x in audio.items()},
                  test_set.align_corners, [test_set.ids[i] for i in rows])
 
 
 def score_samples(predictor, test_set, audio: dict) -> tuple[dict, dict]:
-    """Predict and score a test set → scores {column: {name: (N, …)}}, see `score_maps`, and
-    features {name: (N, d)}. Each process predicts its part, and gets the results of all samples.
+    """Predict and score a test set, each process its part, all with the results of all samples:
+    scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}.
     """
-    parts, count = [], len(test_set.ids)
+    parts, merged, count = {}, {}, len(test_set.ids)
     for rows in progress_bar(batches(dist.split(count)), name=f"heatmaps, {test_set.name}"):
         heatmaps, features = predictor.predict(make_batch(test_set, audio, rows))
-        parts.append({**score_batch(heatmaps, test_set, rows), "features": features})
-    names = [(column, name) for column in parts[0] for name in parts[0][column]] if parts else []
-    merged = {"features": {}}
-    for column, name in dist.gather_objects(names)[0]:  # other processes may have no rows
-        x = [torch.as_tensor(part[column][name]) for part in parts]
-        merged.setdefault(column, {})[name] = dist.merge_rows(x, count).numpy()
-    features = merged.pop("features")
+        columns = {**score_batch(heatmaps, test_set, rows), "features": features}
+        for column, name, x in ((c, name, x) for c in columns for name, x in columns[c].items()):
+            parts.setdefault((column, name), []).append(torch.as_tensor(x))
+    for column, name in dist.gather_objects(list(parts))[0]:  # other processes may have no rows
+        x = dist.merge_rows(parts.get((column, name), []), count).numpy()
+        merged.setdefault(column, {})[name] = x
+    features = merged.pop("features", {})
     return merged, features
 
 
 def score_batch(heatmaps: dict, test_set, rows) -> dict:
     """`score_maps` of every column, of the first by exact rules too, and of the baselines."""
-    gt, masks = np.stack([test_set.gt_map(i) for i in rows]), None  # (n, S, S)
+    gt = np.stack([test_set.gt_map(i) for i in rows])  # (n, S, S)
+    masks = None
     if "masks" in test_set.metric_groups:
         masks = np.stack([test_set.gt_mask(i) for i in rows])
     has_confidence, scores = "extended" in test_set.metric_groups, {}
@@ -94,7 +97,10 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> di
 
     - ciou, ciou_adaptive, pointing; if is_exact, also ciou_exact and ciou_adaptive_exact;
     - confidence: the mean of the upper quarter, of which AP and F1 need the order only;
-    - with masks: mask_ciou, mask_iou (sslalign, Tables XIII, XIV), mask_f (n, 2), also _adaptive.
+    - against masks: mask_ciou, mask_iou (sslalign, Tables XIII and XIV) and mask_f (n, 2), each
+      also _adaptive.
+
+    Raises ValueError if a value is not finite or out of range.
     """
     scores = metrics.localization(maps, gt)
     if has_confidence:
@@ -114,19 +120,19 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> di
 def f_of_masks(pred, masks, beta2=0.3):
     """`metrics.f_curves` of masks (n, S, S) bool → (n, 2); NaN without ground truth.
 
-        F = (1 + β²) · hits / (β² · gt pixels + predicted pixels)
+        F = (1 + β²) P R / (β² P + R),  P = hits / predicted pixels,  R = hits / gt pixels
 
-    Such a curve has two values: of the whole image at threshold 0, of the mask at all others.
+    Such a curve is that of the whole image at threshold 0, and of the mask at the 254 others.
     """
     gt = masks > 0
-    hits, area = (pred & gt).sum((1, 2)), gt.sum((1, 2))  # (n,)
-    of_image = (1 + beta2) * area / (beta2 * area + gt[0].size)
+    hits, area, pixels = (pred & gt).sum((1, 2)), gt.sum((1, 2)), gt[0].size
+    of_image = (1 + beta2) * area / (beta2 * area + pixels)
     of_mask = (1 + beta2) * hits / np.maximum(beta2 * area + pred.sum((1, 2)), 1e-30)
     return np.where(area[:, None] > 0, np.stack([of_image, of_mask], 1), np.nan)
 
 
 def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
-    """`score_maps` of predictions that ignore the image, and the best that a heatmap can reach.
+    """`score_maps` without a look at the image, and the best that a heatmap can reach.
 
     centre: a heatmap that falls from the middle to the edges. whole: all is foreground.
     """
@@ -142,7 +148,7 @@ def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
     return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
 
 
-METRICS = {  # group → metric → the score that it summarises, and how; {} is one of RULES
+METRICS = {  # group → metric → the score that it is of, and how; {} is one of RULES
     "pairs": {"ciou{}@0.5": ("ciou{}", metrics.success_rate),
               "auc{}": ("ciou{}", metrics.auc),
               "pointing": ("pointing", metrics.success_rate)},
@@ -156,7 +162,7 @@ METRICS = {  # group → metric → the score that it summarises, and how; {} is
 
 
 def aggregate(scores: dict, metric_groups, groups=None, has_source=None) -> dict:
-    """The metrics of a column, {"GROUP/METRIC": fraction}, that its scores (`score_maps`) allow.
+    """Metrics of a column, {"GROUP/METRIC": fraction}, of which it has the scores (`score_maps`).
 
     groups: (N,), the image of each sample. has_source: (N,) bool; others count in extended/ only.
     """
@@ -170,9 +176,9 @@ def aggregate(scores: dict, metric_groups, groups=None, has_source=None) -> dict
                 if score in scores and key not in result:
                     result[key] = function(scores[score][has_source], *images)
     if "extended" in metric_groups:
-        detections = scores["ciou"], has_source
         if "confidence" in scores:
-            result["extended/ap"] = metrics.average_precision(scores["confidence"], *detections)
-            result["extended/max_f1"] = metrics.max_f1(scores["confidence"], *detections)
-        result["extended/loc_acc"] = metrics.loc_acc(*detections)
+            detections = scores["confidence"], scores["ciou"], has_source
+            result["extended/ap"] = metrics.average_precision(*detections)
+            result["extended/max_f1"] = metrics.max_f1(*detections)
+        result["extended/loc_acc"] = metrics.loc_acc(scores["ciou"], has_source)
     return result

@@ -15,7 +15,7 @@ HEADINGS = {"control/shuffled_": "shuffled audio", "control/silent_": "silent au
             "baseline/centre_": "baseline: centre", "baseline/whole_": "baseline: whole image",
             "baseline/upper_bound_": "upper bound"}  # of columns
 SPELLING = {"iiou": "IIoU", "ciou": "cIoU", "miou": "mIoU", "iauc": "IAUC", "auc": "AUC",
-            "ap": "AP", "f1": "F1", "f": "F"}  # of words in the names of metrics
+            "ap": "AP", "f1": "F1", "f": "F"}
 
 
 class Table(NamedTuple):
@@ -32,32 +32,32 @@ class Table(NamedTuple):
 
 
 class Evaluation:
-    """The results of several test sets: `metrics` {key of metrics.json: number}, `tables`, and, in
-    the main process alone, `sheets` {file name: arguments of `contact_sheet`}.
-    """
+    """The results of several test sets; contact sheets are of the main process alone."""
 
     def __init__(self):
-        self.metrics, self.tables, self.sheets = {}, [], {}
+        self.metrics, self.sheets, self.tables = {}, {}, []
 
     def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
         """Aggregate scores {column: {name: (N, …)}}; print the table, and notes below it.
 
-        headings: {column: its name in the table}, of the model's own columns.
+        headings: of the model's own columns, of which the first is scored by exact rules too.
         """
         results = {column: aggregate(x, test_set.metric_groups, test_set.groups,
                                      test_set.has_source) for column, x in scores.items()}
         ciou = next(iter(scores.values()))["ciou"][test_set.has_source]
-        self.tables.append(results_table(test_set, results, headings, metrics.undefined(ciou)))
+        table = results_table(test_set, results, headings, metrics.undefined(ciou))
         self.metrics = {"samples": len(test_set.ids), **self.metrics, **metric_keys(results),
                         "protocol": PROTOCOL}
+        self.tables.append(table)
         if dist.rank() == 0:
-            print("\n".join([str(self.tables[-1]), *filter(None, notes)]))
+            print("\n".join([str(table), *filter(None, notes)]))
 
     def write(self, folder: Path, args, config) -> None:
         """metrics-DATA.json and contact sheets to `folder`, the first table to --out-results."""
         name = args.data
         if args.objects is not None:
             name += f"-{Path(args.objects or 'procedural').name}"
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"metrics-{name}.json",
                    {**self.metrics, "seed": config.seed, "preset": config.preset})
         self.write_sheets(folder, f"-{name}")
@@ -72,7 +72,7 @@ class Evaluation:
 
 def results_table(test_set, results: dict, headings: dict, num_undefined: int) -> Table:
     """results: {column: {"GROUP/METRIC": fraction}}, the model's own column first. A metric by an
-    exact rule is a row only if it differs from that by the published rule.
+    exact rule is a row if it differs from the one by the published rule.
     """
     groups, model = test_set.metric_groups, next(iter(results.values()))
     title = [f"{test_set.name}, N = {len(test_set.ids)}",
@@ -99,8 +99,9 @@ def spell(metric: str) -> str:
 
 
 def metric_keys(results: dict) -> dict:
-    """{column: {"GROUP/METRIC": x}} → {key of metrics.json: x}. After the name of a column the
-    group pairs is left out, and interactive before iiou and iauc.
+    """{column: {"GROUP/METRIC": x}} → {key of metrics.json: x}.
+
+    After a column's name the group pairs is left out, and interactive before iiou and iauc.
 
     >>> metric_keys({"avc/": {"pairs/auc": 0.6}, "control/silent_": {"masks/auc": 0.1}})
     {'avc/auc': 0.6, 'control/silent_masks_auc': 0.1}

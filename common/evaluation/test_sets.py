@@ -1,11 +1,10 @@
-"""Test sets of image–audio pairs: embedded scenes or a benchmark's files, in one form.
+"""Test sets of image–audio pairs, made of embedded scenes or read from files, in one form.
 
-Of a set: `name`; `metric_groups`, the metrics that it is for; `align_corners`, how its heatmaps are
-resized; `num_listed`, how many samples the annotations list (None for scenes).
-Of its N samples: `ids`; `groups`, one for all samples of an image or video; `labels`, names or
-None; `has_source` (N,) bool, whether the image shows what sounds.
-Of sample i: `image(i)` (H, W, 3) uint8; `waveform(i)` as the model takes it; `gt_map(i)` of boxes
-and `gt_mask(i)`, both (SIZE, SIZE) in [0, 1].
+A set has `name`; of each sample `ids`, `groups` (samples of one image, or video, share one) and
+`labels` (names or None); `has_source`, (N,) bool, whether the image shows what sounds; `num_listed`
+(how many samples the annotations list, None for scenes); `align_corners` (how its heatmaps are
+resized); `metric_groups`, the metrics that it is for; and of sample i `image(i)` (H, W, 3) uint8,
+`waveform(i)` as the model takes it, `gt_map(i)` and `gt_mask(i)` (SIZE, SIZE) in [0, 1].
 """
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from common.io import InputError, read_image
 from common.training import progress_bar
 
 SIZE = 224  # side of the maps on which predictions and ground truth are compared, as published
-SCENES = {"pair": ("pairs", "masks", "retrieval"), "interactive": ("interactive",),
-          "extended": ("extended",)}  # kind → metric groups
+CROSS_MODAL = ("retrieval", "alignment")
+SCENES = {"pair": ("pairs", "masks", *CROSS_MODAL), "interactive": ("interactive",),
+          "extended": ("extended",)}
 INTERACTIVE = ("is3", "vpo-ms")  # benchmarks with several sources in each image
 
 
@@ -67,9 +67,10 @@ class FileTestSet:
             raise InputError(root, f"no sample of {name} here shows what sounds")
         # AVSBench's clips are of 5 s.
         self.clip = max(5.0, config.crop) if name.startswith("avsbench") else config.seconds
+        has_masks = all(s.masks for s in self.samples if s.sounding)
         is_for = {"pairs": True, "interactive": name in INTERACTIVE,
-                  "extended": not self.has_source.all(), "retrieval": self.has_source.sum() > 1,
-                  "masks": all(s.masks for s in self.samples if s.sounding)}
+                  "extended": not self.has_source.all(), "masks": has_masks,
+                  **dict.fromkeys(CROSS_MODAL, self.has_source.sum() > 1)}
         self.metric_groups = tuple(group for group, is_fit in is_for.items() if is_fit)
 
     def image(self, i):
@@ -89,24 +90,29 @@ class FileTestSet:
         return benchmarks.gt_map(self.samples[i], SIZE, masks=True)
 
 
-def load_test_sets(config, data: str, root: str) -> list:
-    """The sets of all SCENES if `data` is "scenes", else that benchmark's. Raises InputError."""
+def test_sets(config, data: str, root: str) -> list:
+    """Three sets of scenes if `data` is "scenes", else that benchmark's. Raises InputError."""
     if data == "scenes":
         return [SceneTestSet(config, kind) for kind in SCENES]
     return [FileTestSet(config, data, root)]
 
 
+test_sets.__test__ = False  # pytest takes it for a test
+
+
 def shuffled_partners(groups) -> np.ndarray:
-    """N groups → (N,), for each sample the index of the one whose audio it gets in the control.
+    """(N,) groups → (N,), for each sample the one whose audio it gets in the control: the one half
+    the list away, or the first after that of another group, or itself if there is none.
 
-    It is half the list away, or the first after that of another group, if there is one.
-
-    >>> shuffled_partners(["a", "a", "a", "b"])
-    array([3, 3, 3, 1])
+    >>> shuffled_partners(["a", "a", "b", "b"])
+    array([2, 3, 0, 1])
     """
-    count, partners = len(groups), []
-    for i, group in enumerate(groups):
-        candidates = range(i + count // 2, i + count // 2 + count)  # modulo count
-        j = next((j for j in candidates if groups[j % count] != group), candidates[0])
-        partners.append(j % count)
-    return np.array(partners)
+    groups = np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = len(groups)
+    partners = (np.arange(count) + count // 2) % count
+    for _ in range(count):
+        is_same = groups[partners] == groups
+        if not is_same.any():
+            break
+        partners[is_same] = (partners[is_same] + 1) % count
+    return partners
