@@ -20,7 +20,7 @@ from sslalign.model import Sslalign
 from sslalign.backbones.resnet import resnet18
 from sslalign.train import loss_terms, main
 
-from .test_lifecycle import bad, done, log, start, torchrun
+from .test_lifecycle import bad, done, log, run_in_two, start
 
 PAPER = (
     "--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 "
@@ -197,7 +197,7 @@ def test_mining_in_two_processes(tmp_path):
         "--shift 0.1 --window 128 --hop 64 --device cpu"
     )
     done(start("sslalign.train", f"{small} --name one", tmp_path))
-    torchrun("sslalign.train", f"{small} --name two", tmp_path)
+    run_in_two("sslalign.train", f"{small} --name two", tmp_path)
     one, two = (
         torch.load(tmp_path / "runs" / "sslalign" / name / "last.pt", weights_only=True)["mined"]
         for name in ("one", "two")
