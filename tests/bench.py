@@ -43,10 +43,11 @@ def per_second(make, count=200) -> float:
 def turn(device):
     """TURN's tiny preset: batch size, batches, optimizer, and a function batch → loss."""
     from turn import config, data, domains, model, train
+    from turn.backbones.tokenizer import WordPiece
 
     settings = config.TINY
     both = domains.load_domains(replace(settings, scenes=256, sounds=128, held_out=8), "train")
-    tokenizer = train.build_tokenizer(settings, *both)
+    tokenizer = WordPiece.from_texts(both[0].all_texts() + both[1].all_texts())
     net = model.Turn(settings, tokenizer).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(train.parameter_groups(net, settings), settings.lr)
     batches = data.TrainingBatches(*both, tokenizer, settings)

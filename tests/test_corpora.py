@@ -152,11 +152,11 @@ def test_not_a_plain_pickle(coco, data):
 )
 def test_bad_references(coco, broken, capsys):
     change(coco, [REFS[0], REFS[1] | broken])
-    with pytest.raises(InputError, match=r"train entry 2: ref_id 2: .*\(1 of 2 entries are bad\)"):
+    with pytest.raises(InputError, match=r"train entry 2: \w+Error: .*\(1 of 2 entries are bad\)"):
         refcoco(coco)
     items = refcoco(coco, skip_bad=True)
     assert [i.phrase for i in items] == ["the left dog", "dog"]
-    assert re.fullmatch("left out: train entry 2: ref_id 2: .*\n", capsys.readouterr().out)
+    assert re.fullmatch(r"left out: train entry 2: \w+Error: .*\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_bad_boxes(coco, box):
     content = json.loads(path.read_text())
     content["annotations"][1]["bbox"] = box
     path.write_text(json.dumps(content).replace("Infinity", "1e999"))
-    with pytest.raises(InputError, match="ref_id 2"):
+    with pytest.raises(InputError, match="train entry 2"):
         refcoco(coco)
 
 
@@ -243,11 +243,19 @@ def test_clotho(tmp_path):
         ("1", "2", "3", "4", "é"),
     ]
     assert items[0].audio == root / "development" / "a b.wav" and items[0].id == "a b.wav"
-    with pytest.raises(InputError, match="clotho_captions_evaluation"):
-        shutil.copytree(root / "development", root / "evaluation")
-        clotho(root, "evaluation")
-    with pytest.raises(InputError):
-        clotho(root, "../development")
+    with pytest.raises(InputError, match="evaluation"):
+        clotho(root, "val")
+
+
+def test_the_validation_split_of_clotho_and_version_1_which_has_none(tmp_path):
+    """Version 1 validates on its evaluation split, later ones on their validation split."""
+    root = clotho_root(tmp_path, ["c.wav,1,2,3,4,5"])
+    for part in ("evaluation", "validation"):
+        shutil.copytree(root / "development", root / part)
+        lists = [root / f"clotho_captions_{name}.csv" for name in ("development", part)]
+        shutil.copy(*lists)
+        assert [i.audio for i in clotho(root, "val")] == [root / part / "c.wav"]
+    assert clotho(root)[0].audio == root / "development" / "c.wav"
 
 
 def test_clotho_with_missing_files(tmp_path, capsys):
@@ -255,7 +263,8 @@ def test_clotho_with_missing_files(tmp_path, capsys):
         tmp_path, ["x.wav,1,2,3,4,5", "c.wav,1,2,3,4,5", "y.wav,1,2,3,4,5", "../c.wav,1,2,3,4,5"]
     )
     with pytest.raises(
-        InputError, match=r"development entry 1: no file x.wav .*\(3 of 4 entries are bad\)"
+        InputError,
+        match=r"development entry 1: LookupError: no file x.wav .*\(3 of 4 entries are bad\)",
     ):
         clotho(root)
     items = clotho(root, skip_bad=True)
@@ -269,7 +278,7 @@ def test_clotho_with_missing_files(tmp_path, capsys):
     [
         (["c.wav,1,2,3,4,5", "c.wav,1,2,3,4"], "line 3"),
         (["c.wav,1,2,3,4,5,6"], "line 2"),
-        (["c.wav,1,2,,4,5"], "entry 1: an empty caption"),
+        (["c.wav,1,2,,4,5"], "entry 1: ValueError: an empty text"),
         ([], "nothing usable"),
         (['c.wav,1,2,3,4,"5'], "csv"),
     ],

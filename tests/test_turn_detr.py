@@ -58,6 +58,19 @@ def test_golden(published, prefix):
     assert (small.numpy() == golden[prefix + "feature_mask"]).all()
 
 
+def test_the_map_of_the_released_turn(published):
+    """The published model's DETR part is DETR's encoder, padding included."""
+    golden = np.load(GOLDENS / "turn_released.npz")
+    images = torch.from_numpy(fill.make_input("turn_released-image", (2, 3, 96, 128)))
+    padding = torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding[0, -32:], padding[1, :, :32] = True, True
+    with torch.no_grad():
+        tokens, small = published.encode(images.masked_fill(padding[:, None], 0), padding)
+    ours = tokens.transpose(1, 2).unflatten(2, small.shape[1:])[:, ::16].numpy()
+    assert np.abs(ours - golden["whole_map"]).max() <= 2e-5 * np.abs(golden["whole_map"]).max()
+    assert (small.flatten(1).numpy() == golden["whole_mask"]).all()
+
+
 def test_what_is_not_used_is_gone(published):
     assert sum(p.numel() for p in published.parameters()) < 32e6
     assert not any(

@@ -1,5 +1,6 @@
 """TURN's runs: bad files of corpora, the paper's preset on published layouts, n processes."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ from common.io import read_json
 from common.scenes import Scenes
 from common.training import dist
 from tests.layouts import write
+from turn import sampling
 from turn.model import Turn
 from turn.train import loss_terms
 
@@ -73,9 +75,10 @@ def test_bad_files_of_a_corpus(tree, tmp_path, capsys, monkeypatch):
         err = bad("turn.train", flags.split(), capsys, monkeypatch)
         assert Path(name).name in err, (name, err)
         # an undecodable file is found by the loop, after the folder and config.json were written
-        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {"config.json"}, (
-            name
-        )
+        assert {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()} <= {
+            "config.json",
+            "lock",
+        }, name
         shutil.rmtree(root)
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
@@ -101,7 +104,7 @@ def test_a_bad_image_in_a_worker(tree, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["--steps 2", "--steps 1 --batch-size 2 --detr r50"])
-def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatch):
+def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
     from turn.train import main
@@ -116,8 +119,14 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
         "preset"
     ] == "paper"
     if "r50" not in flags:
-        (tmp_path / "vggss").mkdir()
-        write(Scenes(4, 64, 8000, 0.5), tmp_path / "vggss", "vggss", 3)
+        for name in ("vggss", "music-solo"):
+            (tmp_path / name).mkdir()
+            write(Scenes(4, 64, 8000, 0.5), tmp_path / name, name, 3)
+        boxes = tmp_path / "music-solo/metadata/solotest.json"
+        frames = read_json(boxes)
+        next(iter(frames.values()))["bbox"] = []
+        boxes.write_text(json.dumps(frames))
+        (tmp_path / "two.csv").write_text("scene000001_000030,\nscene000002_000030,\n")
         main(
             [
                 *PAPER.split(),
@@ -127,18 +136,47 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
                 "both",
                 "--steps",
                 "1",
-                "--benchmark",
-                "vggss",
-                "--benchmark-root",
-                "vggss",
+                *("--benchmark", "vggss", "music-solo", "--list", "two.csv", ""),
+                *("--benchmark-root", "vggss", "music-solo"),
             ]
         )
-        assert read_json(folder.parent / "both" / "metrics.json")["samples"] == 3
+        metrics = read_json(folder.parent / "both" / "metrics.json")
+        assert (metrics["samples"], metrics["music-solo/samples"]) == (2, 2)  # one has no box
+        assert "text/auc" in metrics and "music-solo/audio/auc" in metrics
+        assert "music-solo/text/auc" not in metrics  # MUSIC has numbers of classes, no phrases
+        samples = read_json(folder.parent / "both" / "samples.json")
+        assert {s["id"] for s in samples["vggss"]} == {f"scene00000{i}_000030" for i in (1, 2)}
+        for rows in samples.values():
+            ciou = [row["audio"] for row in rows]
+            assert ciou == sorted(ciou, reverse=True)
+        files = {path.name for path in (folder.parent / "both").iterdir()}
+        assert {"samples.png", "best.png", "worst.png"} <= files
+        capsys.readouterr()
+        sampling.main(["--checkpoint", str(folder.parent / "both" / "best.pt")])
+        assert "intermediate domain, most exclusive" in capsys.readouterr().out
+        assert (folder.parent / "both" / "sampling.png").is_file()
+
+
+@pytest.mark.slow
+def test_selection_on_flickr(tree, tmp_path, monkeypatch):
+    """best.pt is chosen by AUC, and no validation split of the two domains is needed."""
+    from turn.train import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
+    write(Scenes(4, 64, 8000, 0.5), tmp_path / "flickr", "flickr", 3)
+    root = tmp_path / "data"
+    shutil.copytree(tree, root)
+    (root / "clotho_captions_validation.csv").unlink()
+    flags = [*PAPER.split(), "--root", str(root), "--name", "a", "--steps", "1"]
+    main([*flags, "--select", "flickr", "--dev-root", "flickr"])
+    row = log(tmp_path / "runs/turn/a")[-1]
+    assert 0 <= row["validation/score"] <= 1 and "codebook/agreement" not in row
 
 
 def step_of_turn(split):
     """A step in double precision: terms, gradients, buffers. split: rows of both domains."""
-    config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0, contrast="both")
+    config = replace(CONFIGS["tiny"], dropout=0.0, visual_dropout=0.0)
     torch.manual_seed(0)
     model = dist.sync_batchnorm(Turn(config, TOKENIZER)).double()
     codebook = model.alignment.codebook.float()  # it computes in float32 whatever comes in

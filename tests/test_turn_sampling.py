@@ -18,7 +18,7 @@ from turn.domains import Domain, scene_intermediate, scene_source
 from turn.sampling import (
     adaptive_weights,
     domain_scores,
-    most_and_least_exclusive,
+    print_exclusive_items,
     sampling_weights,
     train_classifier,
 )
@@ -94,15 +94,33 @@ def test_phi_is_the_mean_over_captions():
     assert found.dtype == np.float64 and found.tolist() == [-3, -4, -4, -4]
 
 
-def test_report_shows_the_two_ends():
+def test_report_shows_the_two_ends(capsys):
+    """Of two items with one text the less exclusive one counts."""
     texts = [(name,) for name in "abcdef"] + [("a",)]
     values = np.array([0.0, 5, 1, 4, 2, 3, -1])
-    assert most_and_least_exclusive(texts, values, "source", -1, 2) == (
-        "source domain, least exclusive: a; c\nsource domain, most exclusive: d; b"
-    )
-    assert most_and_least_exclusive(texts, values, "intermediate", 1, 2) == (
-        "intermediate domain, least exclusive: b; d\nintermediate domain, most exclusive: c; a"
-    )
+    domains = dict.fromkeys(("source", "intermediate"), Domain(texts, texts))
+    assert print_exclusive_items(domains, dict.fromkeys(domains, values), 2) == {
+        "source": {"least": [6, 2], "most": [3, 1]},
+        "intermediate": {"least": [1, 3], "most": [2, 0]},
+    }
+    assert capsys.readouterr().out.splitlines() == [
+        "source domain, least exclusive: a; c",
+        "source domain, most exclusive: d; b",
+        "intermediate domain, least exclusive: b; d",
+        "intermediate domain, most exclusive: c; a",
+    ]
+
+
+def test_the_share_of_exclusive_texts_is_a_setting():
+    """At 0 every phrase and caption has a meaning in both domains, at 1 none has."""
+    small = replace(TINY, image_size=32, seconds=0.1, n_fft=256)
+    for share in (0.0, 1.0):
+        config = replace(small, exclusive=share)
+        phrases = scene_source(0, 20, config).texts
+        assert {any(w in p for w in ("wall", "corner")) for (p,) in phrases} == {share == 1}
+        assert set((scene_intermediate(0, 20, config).labels < 0).tolist()) == {share == 1}
+    with pytest.raises(ValueError, match="--exclusive"):
+        replace(small, exclusive=1.5).validate()
 
 
 @pytest.fixture(scope="module")

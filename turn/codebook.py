@@ -43,14 +43,11 @@ class GroupedCodebook(nn.Module):
     def __init__(self, groups: int, codes: int, dim: int, decay: float = 0.99, beta: float = 0.25,
                  eps: float = 1e-5):
         super().__init__()
-        if dim % groups:
-            raise ValueError(f"dim {dim} is not a multiple of groups {groups}")
         self.groups, self.decay, self.beta, self.eps = groups, decay, beta, eps
         self.register_buffer("codes", torch.randn(groups, codes, dim // groups))
         self.register_buffer("average_count", torch.zeros(groups, codes))  # not bias-corrected
         self.register_buffer("average_sum", torch.zeros(groups, codes, dim // groups))  # neither
         self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("usage", torch.zeros(groups, codes))  # counts since `report_usage`
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """Each part of x is replaced by the nearest code of its group, Eq. (4).
@@ -67,7 +64,7 @@ class GroupedCodebook(nn.Module):
             # |x - c|² without |x|², which changes no choice; the first of equal distances wins
             square = self.codes.square().sum(2).unsqueeze(1)  # (q, 1, codes)
             indices = (square - 2 * parts @ self.codes.transpose(1, 2)).argmin(2)  # (q, N)
-            quantised = self.lookup(indices.T)
+            quantised = self.codes[torch.arange(self.groups, device=x.device), indices.T].flatten(1)
             one_hot = indices.unsqueeze(2) == torch.arange(self.codes.shape[1], device=x.device)
             with_ones = nn.functional.pad(parts, (0, 1), value=1.)  # the last column counts
             sums = one_hot.float().transpose(1, 2) @ with_ones  # (q, codes, d/q + 1)
@@ -76,25 +73,11 @@ class GroupedCodebook(nn.Module):
             counts = sums[..., -1]  # (q, codes)
             loss = commitment(x, quantised, self.beta)
             if self.training:
-                self.usage += counts
                 self._update(counts, sums[..., :-1])
             perplexity = torch.special.entr(counts / counts[0].sum()).sum(1).exp()  # (q,)
             info = {"indices": indices.T, "counts": counts, "perplexity": perplexity}
             # x - x is 0: the value is the code to the bit, the gradient is x's
             return quantised + (x - x.detach()), loss, info
-
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """indices (N, groups) → (N, dim), the codes of all groups side by side."""
-        return self.codes[torch.arange(self.groups, device=indices.device), indices].flatten(1)
-
-    def report_usage(self) -> dict:
-        """The perplexity of each codebook since the last call, and the part of its codes in use."""
-        p = self.usage / self.usage.sum(1, keepdim=True)  # (q, codes)
-        report = {"perplexity": torch.special.entr(p).sum(1).exp(),
-                  "active": (p > 0).float().mean(1)}
-        self.usage.zero_()
-        return {f"codebook/{name}_{i}": value for name, values in report.items()
-                for i, value in enumerate(values.tolist())}
 
     @torch.no_grad()
     def _update(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
@@ -122,8 +105,9 @@ def report_agreement(book, phrases, captions, audio, labels) -> dict:
 
     phrases (P, d), captions and audio (N, d), pair by pair, before the codebooks; labels: (N,) the
     class of each pair, -1 for none; or None. agreement_i: pairs on the same code of group i,
-    agreement: of all groups, chance: of exchanged pairs. overlap_i: Σ_c min of the parts of phrases
-    and of audio on code c. nmi: of the audio's codes with the class. in_use_i: codes in use.
+    agreement: of all groups, chance: of exchanged pairs. overlap_i: Σ_c min of the shares of
+    phrases, captions and audio on code c. nmi: of the audio's codes with the class. in_use_i: codes
+    that any of them is on, perplexity_i: of their mean distribution.
     """
     vectors = (x.to(book.codes.device) for x in (phrases, captions, audio))
     phrase, caption, sound = (book(x)[2]["indices"].cpu() for x in vectors)  # (·, q)
@@ -131,10 +115,12 @@ def report_agreement(book, phrases, captions, audio, labels) -> dict:
     report = {"agreement": same.all(1).float().mean().item(),
               "chance": (caption == sound.roll(len(sound) // 2, 0)).all(1).float().mean().item()}
     for i in range(book.groups):
-        parts = [torch.bincount(x[:, i], minlength=n) / len(x) for x in (phrase, caption, sound)]
+        p = torch.stack([torch.bincount(x[:, i], minlength=n) / len(x)
+                         for x in (phrase, caption, sound)])  # (3, codes)
         report |= {f"agreement_{i}": same[:, i].float().mean().item(),
-                   f"overlap_{i}": torch.minimum(parts[0], parts[2]).sum().item(),
-                   f"in_use_{i}": int((sum(parts) > 0).sum())}
+                   f"overlap_{i}": p.amin(0).sum().item(),
+                   f"in_use_{i}": int((p.amax(0) > 0).sum()),
+                   f"perplexity_{i}": torch.special.entr(p.mean(0)).sum().exp().item()}
     if labels is not None:
         joint = torch.unique(sound, dim=0, return_inverse=True)[1]  # all groups as one label
         has_class = labels >= 0

@@ -19,6 +19,7 @@ class Config(RunConfig):
     scenes: int = flag(8000, "images of the source domain, if --data is scenes")
     sounds: int = flag(4000, "captioned clips of the intermediate domain, if --data is scenes")
     held_out: int = flag(500, "scenes in each evaluation, if --data is scenes")
+    exclusive: float = flag(0.125, "share of the scenes' texts that belong to one domain alone")
     image_size: int = flag(96, "side of the image in pixels, H = W")
     augment: bool = flag(False, "random scale, crop and translation in training")
     flip: bool = flag(False, "mirror images too, and left and right in phrases (authors' code)")
@@ -61,7 +62,6 @@ class Config(RunConfig):
     lambda_contra: float = flag(1.0, "λ_5, weight of the contrast, Eq. (10)")
     beta: float = flag(0.25, "β, weight of the commitment, Eq. (8)")
     tau: float = flag(0.1, "τ_c, temperature of the contrast, Eq. (7)")
-    contrast: str = flag("t2a", "direction of the contrast; Eq. (7) is t2a", ("t2a", "a2t", "both"))
     recon_source: str = flag("self", "reconstruction in the source domain, Eq. (5)", ("no", "self"))
     recon_intermediate: str = flag("cross", "in the intermediate one", ("no", "self", "cross"))
     mask_from: float = flag(0.5, "mask ratio in the first epoch (A.2.2)")
@@ -72,11 +72,12 @@ class Config(RunConfig):
     sampler_epochs: int = flag(2, "epochs of the domain classifier (A.2.3)")
     sampler_lr: float = flag(1e-3, "maximal learning rate of the domain classifier (A.2.3)")
     # Selection and evaluation
-    select: str = flag("zero", "best.pt is the best on the training domains (zero), or on "
-                       "Flickr-SoundNet as in the paper (flickr)", ("zero", "flickr"))
+    select: str = flag("zero", "chooses best.pt: the domains, or Flickr", ("zero", "flickr"))
     dev_root: str = flag("", "folder of Flickr-SoundNet, for --select flickr", free_on_resume=True)
-    benchmark: str = flag("", "benchmark to evaluate at the end, as vggss or music-solo")
-    benchmark_root: str = flag("", "folder of the benchmark", free_on_resume=True)
+    dev_list: str = flag("", "other ids of it than flickr_test.csv", free_on_resume=True)
+    benchmark: tuple[str, ...] = flag((), "to evaluate on at the end, as vggss music-solo")
+    benchmark_root: tuple[str, ...] = flag((), "the folder of each", free_on_resume=True)
+    list: tuple[str, ...] = flag((), "other ids of each ('': the published)", free_on_resume=True)
     validate_every: int = flag(2, "epochs between validations; the last is always validated")
 
     def validate(self) -> None:
@@ -86,14 +87,14 @@ class Config(RunConfig):
                      "codes", "sampler_epochs", "validate_every"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for value, divisor in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
-                               ("codes", "groups")):
-            if getattr(self, value) % getattr(self, divisor):
+        for value, by in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
+                          ("codes", "groups")):
+            if getattr(self, value) % getattr(self, by):
                 raise ValueError(f"--{value} {getattr(self, value)} is not a multiple of "
-                                 f"--{divisor.replace('_', '-')} {getattr(self, divisor)}")
+                                 f"--{by.replace('_', '-')} {getattr(self, by)}")
         for is_in_range, rule in (
-                (max(self.dropout, self.visual_dropout, self.decay) < 1,
-                 "--dropout, --visual-dropout and --decay must be below 1"),
+                (max(self.dropout, self.visual_dropout, self.decay) < 1 and self.exclusive <= 1,
+                 "--dropout, --visual-dropout, --decay must be below 1, --exclusive at most 1"),
                 (self.epochs or self.steps, "--epochs or --steps must be at least 1"),
                 (self.dim % 4 == 0, "--dim must be a multiple of 4 (sines of two axes)"),
                 (self.detr == "r50" or (self.image_size % 16 == 0 and self.image_size >= 32),
@@ -104,9 +105,11 @@ class Config(RunConfig):
                  "--seconds must be more than one frame of --n-fft"),
                 (self.text_length >= 3, "--text-length must leave a word between [CLS] and [SEP]"),
                 (self.augment or self.data == "scenes", "only scenes are square: add --augment"),
-                ((self.select == "flickr") == bool(self.dev_root)
-                 and bool(self.benchmark) == bool(self.benchmark_root),
-                 "--select flickr goes with --dev-root, --benchmark with --benchmark-root")):
+                ((self.select == "flickr") == bool(self.dev_root),
+                 "--select flickr goes with --dev-root"),
+                (len(self.benchmark) == len(self.benchmark_root)
+                 and len(self.list) in (0, len(self.benchmark)),
+                 "--benchmark, --benchmark-root and --list go together, one of each a benchmark")):
             if not is_in_range:
                 raise ValueError(rule)
 
@@ -115,10 +118,10 @@ TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="refcocog+clotho", epochs=30, batch_intermediate=0, lr=1e-4,
     weight_decay=1e-5, warmup_epochs=1.0, clip=0.0, visual_lr_scale=0.1, image_size=384,
-    augment=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
-    text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6,
-    decoder_layers=6, visual_layers=3, visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99,
-    lambda_code=1.0, lambda_contra=0.1, sampler_lr=1e-4, validate_every=1, workers=4,
-    vocabulary="third_party/weights/vocab.txt",
+    augment=True, flip=True, jitter=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024,
+    n_mels=128, time_mask=64, text_length=30, detr="r50", detr_layers=6, dim=256, heads=8,
+    text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3, visual_dropout=0.3,
+    dropout=0.1, codes=512, decay=0.99, lambda_code=1.0, lambda_contra=0.1, sampler_lr=1e-4,
+    validate_every=1, workers=4, vocabulary="third_party/weights/vocab.txt",
     detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

@@ -8,10 +8,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from common import benchmarks
-from common.benchmarks.corpora import SPLIT_BY, audiocaps, clotho, refcoco
+from common.benchmarks.corpora import load_corpora
 from common.benchmarks.pairs import VALIDATION, check_source, make_scenes
-from common.io import InputError, read_audio, read_image
+from common.io import read_image
 from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
@@ -37,7 +36,10 @@ class Domain:
 def load_domains(config, split: str) -> tuple[Domain, Domain]:
     """Source and intermediate domain of a split, "train" or "validation". Raises InputError."""
     if config.data != "scenes":
-        return _corpora(config, split)
+        phrases, clips = load_corpora(config, split.replace("validation", "val"))
+        return (Domain(phrases, [(item.phrase,) for item in phrases], _read_image_and_box),
+                Domain([clip.audio for clip in clips], [clip.captions for clip in clips],
+                       partial(read_logmel, config=config)))
     check_source(config)
     seed, *counts = VALIDATION, config.held_out, config.held_out
     if split == "train":
@@ -47,14 +49,19 @@ def load_domains(config, split: str) -> tuple[Domain, Domain]:
 
 def scene_source(seed: int, count: int, config) -> Domain:
     """Embedded scenes, composed once and kept in memory."""
-    scenes = make_scenes(seed, config)
-    items = [scenes.grounding(i) for i in progress_bar(range(count), name="scenes")]
-    return Domain(items, [(item.phrase,) for item in items], _image_and_box)
+    scenes, items, phrases = make_scenes(seed, config), [], []
+    scenes.exclusive = config.exclusive
+    for i in progress_bar(range(count), name="scenes"):
+        image, phrase, (x0, y0, x1, y1), _ = scenes.grounding(i)
+        items.append((image, np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])))
+        phrases.append((phrase,))
+    return Domain(items, phrases)
 
 
 def scene_intermediate(seed: int, count: int, config) -> Domain:
     """Embedded audio, kept in memory as log-mel spectrograms."""
     scenes, logmels, texts, labels = make_scenes(seed, config), [], [], []
+    scenes.exclusive = config.exclusive
     for i in progress_bar(range(count), name="captioned audio"):
         item = scenes.caption(i)
         logmels.append(logmel_of(torch.from_numpy(item.waveform), config))
@@ -63,34 +70,5 @@ def scene_intermediate(seed: int, count: int, config) -> Domain:
     return Domain(logmels, texts, labels=torch.tensor(labels))
 
 
-def _corpora(config, split: str) -> tuple[Domain, Domain]:
-    source, _, intermediate = config.data.rpartition("+")  # refcoco+ ends in one too
-    if source not in SPLIT_BY or intermediate not in ("clotho", "audiocaps"):
-        raise InputError("--data", f"{config.data!r} is neither scenes nor SOURCE+INTERMEDIATE of "
-                         f"{', '.join(SPLIT_BY)} and clotho, audiocaps")
-    check_source(config)
-    name, skip = {"train": "train", "validation": "val"}[split], config.skip_bad
-    phrases = refcoco(config.root, source, name, config.refcoco_split or None, skip)
-    if intermediate == "audiocaps":
-        clips = audiocaps(config.root, name, skip)
-    else:
-        clips = clotho(config.root, "development" if split == "train" else split, skip)
-    if skip:
-        phrases = benchmarks.readable_samples(phrases, "image", read_image)
-        clips = benchmarks.readable_samples(clips, "audio",
-                                            partial(read_audio, seconds=config.seconds))
-    return (Domain(phrases, [(item.phrase,) for item in phrases], _read_image_and_box),
-            Domain(clips, [item.captions for item in clips], partial(_read_clip, config)))
-
-
-def _image_and_box(item):
-    x0, y0, x1, y1 = item.box
-    return item.image, np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], item.box.dtype)
-
-
 def _read_image_and_box(item):
     return read_image(item.image), np.asarray(item.box, np.float32)
-
-
-def _read_clip(config, item):
-    return read_logmel(item.audio, config)

@@ -2,6 +2,7 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from .codebook import report_agreement
 from .config import PRESETS
 from .losses import corners
 from .model import Turn
-from .test_sets import SIZE, load_test_sets
+from .test_sets import SIZE, BoxTestSet, load_test_sets
 
 QUERIES = {  # what stands for q, in the order of tables and figures
     "audio": "audio (with query)", "text": "phrase", "random": "random vector (without query)",
@@ -76,10 +77,11 @@ def encode_queries(predictor, test) -> dict:
     for rows in progress_bar(batches(dist.split(n)), name=f"encoding queries, {test.name}"):
         samples = [test.samples[i] for i in rows]
         audio.append(predictor.encode_audio(torch.stack([test.logmel(s) for s in samples])))
-        text.append(predictor.encode_text([test.phrase(s) for s in samples]))
-    audio, text = dist.merge_rows(audio, n), dist.merge_rows(text, n)
+        if test.phrase:
+            text.append(predictor.encode_text([test.phrase(s) for s in samples]))
+    audio = dist.merge_rows(audio, n)
     silence = logmel_of(torch.zeros(1, round(config.seconds * config.sample_rate)), config)
-    return {"audio": audio, "text": text,
+    return {"audio": audio, **({"text": dist.merge_rows(text, n)} if test.phrase else {}),
             "random": predictor.model.random_query(n, torch.Generator().manual_seed(0)),
             "shuffled": audio.roll(n // 2, 0),  # neighbours in a list may be of one video
             "silent": predictor.encode_audio(silence).cpu().expand(n, -1)}
@@ -90,7 +92,7 @@ def score_samples(predictor, test, queries: dict) -> dict:
 
         m̄ = min(Σⱼ mⱼ / c, 1) in gt_map,   cIoU = IoU(m̄, m̂) in metrics.ciou,   m̂ the box's mask
     """
-    scores, n = {kind: [] for kind in QUERIES}, len(test.samples)
+    scores, n = {kind: [] for kind in (*queries, "centre", "whole")}, len(test.samples)
     for rows in progress_bar(batches(dist.split(n)), name=f"predicting, {test.name}"):
         samples = [test.samples[i] for i in rows]
         gt = np.stack([test.gt_map(s) for s in samples])  # (n, SIZE, SIZE)
@@ -106,19 +108,25 @@ def score_samples(predictor, test, queries: dict) -> dict:
 
 
 def evaluate(predictor, test_sets: dict) -> Evaluation:
-    """{prefix of metrics: test set} → all metrics, a contact sheet of the first set, one table."""
+    """{prefix of metrics: test set} → metrics, scores of each sample, sheets of one set, tables."""
     result = Evaluation()
     for prefix, test in test_sets.items():
         queries = encode_queries(predictor, test)
-        for kind, ciou in score_samples(predictor, test, queries).items():
+        scores = score_samples(predictor, test, queries)
+        for kind, ciou in scores.items():
             result.metrics |= {f"{prefix}{kind}/{key}": f(ciou) for key, (_, f) in METRICS.items()}
         result.metrics[f"{prefix}samples"] = len(test.samples)
-        if dist.rank() == 0 and not result.sheets:
-            result.sheets["samples"] = draw_samples(predictor, test, queries)
-    if test_sets:
-        result.tables.append(results_table(result.metrics, test_sets))
+        best = np.argsort(-scores["audio"], kind="stable")  # the best first
         if dist.rank() == 0:
-            print(result.tables[0])
+            result.samples[test.name] = [{"id": test.ids[i], **{k: x[i] for k, x in scores.items()}}
+                                         for i in best]
+            for name, rows in (("samples", np.arange(len(best))), ("best", best),
+                               ("worst", best[::-1])) if not result.sheets else ():
+                result.sheets[name] = draw_samples(predictor, test, queries, rows)
+    tables = [results_table(result.metrics, test_sets)] if test_sets else []
+    result.tables = [*tables, codes_table(predictor.report)]
+    if dist.rank() == 0:
+        print(*result.tables, sep="\n")
     return result
 
 
@@ -127,29 +135,43 @@ def results_table(values: dict, test_sets: dict) -> Table:
     columns = {f"{test.name}: {heading}": f"{prefix}{{}}/{key}"
                for prefix, test in test_sets.items() for key, (heading, _) in METRICS.items()}
     rows = [{"name": name, "values": {column: [100 * values[key.format(kind)]]
-                                      for column, key in columns.items()}}
+                                      for column, key in columns.items()
+                                      if key.format(kind) in values}}
             for kind, name in QUERIES.items()]
-    return Table(f"TURN, N = {values['samples']}, %", list(columns), rows, values["samples"])
+    n = dict.fromkeys(len(test.samples) for test in test_sets.values())
+    return Table(f"TURN, N = {', '.join(map(str, n))}, %", list(columns),
+                 [row for row in rows if row["values"]], values["samples"])
 
 
-def draw_samples(predictor, test, queries: dict) -> dict:
-    """A contact sheet of the first samples: a column for each, a row for each kind of query."""
-    samples, size = test.samples[:evaluation.SHEET_ROWS], evaluation.TILE
+def codes_table(report: dict) -> Table:
+    """The codes of held-out pairs in the validation that chose the checkpoint: report_agreement."""
+    rows = [{"name": key, "values": {"codes": [x]} if re.search("in_use|perplexity", key)
+             else {"%": [100 * x]}} for key, x in report.items() if key.startswith("codebook/")]
+    return Table("Codes of held-out captions, phrases and audio", ["%", "codes"], rows, 0)
+
+
+def draw_samples(predictor, test, queries: dict, rows) -> dict:
+    """A contact sheet of the first `rows`: a column for each, a row for each kind of query."""
+    rows, size = rows[:evaluation.SHEET_ROWS].tolist(), evaluation.TILE
+    samples = [test.samples[i] for i in rows]
     images = [test.image(s) for s in samples]
-    boxes = predictor.predict(images, *(q[:len(samples)] for q in queries.values()))  # (Q, n, 4)
+    boxes = predictor.predict(images, *(q[rows] for q in queries.values()))  # (Q, n, 4)
     return {"rows": [[overlay(image, boxes=box[None], gt=test.gt_map(s) > 0, size=size)
                       for image, box, s in zip(images, of_query, samples)] for of_query in boxes],
-            "columns": [test.phrase(s) for s in samples],
+            "columns": [test.phrase(s) if test.phrase else s.id for s in samples],
             "captions": [QUERIES[kind] for kind in queries],
             "legend": "cyan: the predicted box; lime: the ground truth"}
 
 
 @torch.no_grad()
-def validate(model, tokenizer, held_out, dev, config, device) -> dict:
-    """The score that chooses best.pt: grounding by text and retrieval of audio by text, both in
-    the domains of training, or with a `dev` set localization by audio on that (A.2.3)."""
-    (source, intermediate), predictor = held_out, Predictor(model, tokenizer, config, device)
-    align, ious, p, t, a = model.alignment, [], [], [], []
+def validate(model, tokenizer, held_out, config, device) -> dict:
+    """The score that chooses best.pt (A.2.3). held_out: both domains, for grounding by text and
+    retrieval of audio by text; or Flickr-SoundNet, for the AUC of localization by audio."""
+    predictor = Predictor(model, tokenizer, config, device)
+    if isinstance(held_out, BoxTestSet):
+        audio = {"audio": encode_queries(predictor, held_out)["audio"]}
+        return {"validation/score": metrics.auc(score_samples(predictor, held_out, audio)["audio"])}
+    (source, intermediate), align, ious, p, t, a = held_out, model.alignment, [], [], [], []
     for rows in batches(dist.split(len(source))):
         images, gt = zip(*(source[i] for i in rows))
         tokens = tokenizer.encode([source.texts[i][0] for i in rows], config.text_length)
@@ -167,12 +189,8 @@ def validate(model, tokenizer, held_out, dev, config, device) -> dict:
                               intermediate.labels)
     grounding = metrics.success_rate(dist.merge_rows(ious, len(source)))
     retrieval = metrics.retrieval(t, a, k=(10,))["forward"][10]
-    score = (grounding + retrieval) / 2
-    if dev is not None:
-        scores = score_samples(predictor, dev, encode_queries(predictor, dev))
-        score = metrics.success_rate(scores["audio"])
     return {**report, "validation/text_ciou@0.5": grounding, "validation/t2a_r@10": retrieval,
-            "validation/score": score}
+            "validation/score": (grounding + retrieval) / 2}
 
 
 def load_predictor(path, device) -> Predictor:
@@ -188,22 +206,23 @@ def load_predictor(path, device) -> Predictor:
     return Predictor(model.to(device), tokenizer, config, device, checkpoint.get("report"))
 
 
-def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: metrics.json and samples.png of best.pt, on a test set or scenes."""
+def evaluate_best(run, benchmarks) -> dict:
+    """The end of a training: best.pt on benchmarks {prefix: test set}, or on scenes."""
     run.end_training()
-    scenes = run.config.data == "scenes" and not benchmark
-    test_sets = load_test_sets(run.config) if scenes else {"": benchmark} if benchmark else {}
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
+    if not benchmarks and run.config.data == "scenes":
+        benchmarks = load_test_sets(run.config, ["scenes"])
     dist.gather_objects(None)  # best.pt is written
     predictor = load_predictor(run.folder / "best.pt", run.device)
-    result = evaluate(predictor, test_sets)
+    result = evaluate(predictor, benchmarks)
     result.write_sheets(run.folder)
     return run.write_metrics({**result.metrics, **predictor.report})
 
 
 def main(argv=None):
     parser = evaluation.evaluation_parser("turn", __doc__.splitlines()[0])
+    parser.add_argument("--list", default="", help="other ids than the benchmark's published")
     args = evaluation.parse_flags(parser, argv)
     with cli(parser.prog):
         device, start = select_device(args.device), time.time()
@@ -211,7 +230,7 @@ def main(argv=None):
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
         config = evaluation.with_objects(predictor.config, args)
-        result = evaluate(predictor, load_test_sets(config, args.data, args.root))
+        result = evaluate(predictor, load_test_sets(config, [args.data], [args.root], [args.list]))
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or path.parent), args, config)

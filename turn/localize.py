@@ -21,31 +21,24 @@ def localize(predictor, image, audio="", phrase=""):
 
 
 def main(argv=None):
-    prog = "python -m turn.localize"
-    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m turn.localize", description=__doc__.splitlines()[0])
     parser.add_argument("--image", required=True, help="the image")
-    for name, default, text in (
-            ("audio", "", "the audio (wav, flac, ogg; any rate)"),
-            ("phrase", "", "a phrase instead of audio"),
-            ("out", "localized.png", "image to write; the box goes to the same name with .json"),
-            ("checkpoint", "", "default: best.pt of the newest run"),
-            ("device", "auto", "cpu, cuda, cuda:1 or auto")):
-        parser.add_argument(f"--{name}", default=default, help=text)
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--audio", default="", help="the audio (wav, flac, ogg; any rate)")
+    query.add_argument("--phrase", default="", help="a phrase instead of audio")
+    parser.add_argument("--out", default="localized.png", help="PNG to write; the box: .json")
+    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     args = parser.parse_args(argv)
-    if bool(args.audio) == bool(args.phrase):
-        parser.error("give either --audio or --phrase")
-    with cli(prog):
+    with cli(parser.prog):
         out = Path(args.out)
         if out.suffix.lower() != ".png":
             raise InputError(out, "the overlay is a PNG; name it so")
-        path = best_checkpoint("turn", args.checkpoint)
-        image = read_image(args.image)
+        path, image = best_checkpoint("turn", args.checkpoint), read_image(args.image)
         predictor = load_predictor(path, select_device(args.device))
         box = localize(predictor, image, args.audio, args.phrase)
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_image(out, overlay(image, boxes=[box]))
-        height, width = image.shape[:2]
-        pixels = (box * torch.tensor([width, height, width, height])).tolist()
+        pixels = (box * torch.tensor([image.shape[1], image.shape[0]] * 2)).tolist()
         write_json(out.with_suffix(".json"), {"image": args.image, "audio": args.audio,
                    "phrase": args.phrase, "boxes": [pixels], "checkpoint": str(path)})
         print(f"{out}: box {', '.join(f'{v:.0f}' for v in pixels)} (x0, y0, x1, y1 in pixels)")

@@ -30,8 +30,7 @@ def giou(a, b):
 
         GIoU = |a ∩ b| / |a ∪ b| − (|C| − |a ∪ b|) / |C|
 
-    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1]. `metrics.generalized_box_iou` is not
-    used: its checks make a GPU wait, and it has no gradient.
+    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1], with a gradient.
     """
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     inter = overlap.clamp(min=0).prod(-1)
@@ -60,21 +59,15 @@ def box_overlap(box, gt):
     return 1 - giou(corners(box), corners(gt))
 
 
-def contrast(t, a, tau: float, direction: str = "t2a"):
+def contrast(t, a, tau: float):
     """InfoNCE between captions and audio, Eq. (7), negated: the paper prints what is maximised.
 
         L_contra = −1/b Σᵢ log( exp(D(t̄ᵢ, āᵢ)/τ_c) / Σⱼ exp(D(t̄ᵢ, āⱼ)/τ_c) ),  D: cosine
 
     t, a: (b, d), row i of one belongs to row i of the other. Returns (b,), the loss of each row.
-    direction: t2a is Eq. (7), a2t exchanges t and a, both is the mean of the two.
     """
-    if direction == "both":
-        return (contrast(t, a, tau) + contrast(a, t, tau)) / 2
-    if direction == "a2t":
-        t, a = a, t
     t, a = F.normalize(t.float(), dim=-1), F.normalize(a.float(), dim=-1)
-    target = torch.arange(len(t), device=t.device)
-    return F.cross_entropy(t @ a.T / tau, target, reduction="none")
+    return F.cross_entropy(t @ a.T / tau, torch.arange(len(t), device=t.device), reduction="none")
 
 
 def text_reconstruction(words, tokens):

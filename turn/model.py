@@ -110,8 +110,8 @@ class Alignment(nn.Module):
         tokens: (B, L_t); kind: whose norm, phrase or caption. Returns (B, d).
         """
         padding = tokens == self.pad_id  # (B, L_t)
-        x = masked_mean(self.text_encoder(self._embed_words(tokens), padding), padding)  # (B, d)
-        return self.norms[kind](self.project(x))
+        x = self.text_encoder(add_positions(self.words(tokens)), padding)  # (B, L_t, d)
+        return self.norms[kind](self.project(masked_mean(x, padding)))
 
     def encode_audio(self, logmel):
         """The aggregated audio, Eq. (3) of section 3.4, then a linear layer and a batch norm.
@@ -137,7 +137,7 @@ class Alignment(nn.Module):
 
         tokens, mask: (B, L_t), q: (B, d). Returns logits (B, L_t, |V|).
         """
-        x = self._embed_words(tokens.masked_fill(mask, self.mask_id))  # (B, L_t, d)
+        x = add_positions(self.words(tokens.masked_fill(mask, self.mask_id)))  # (B, L_t, d)
         return self.to_words(self.text_decoder(x, tokens == self.pad_id, q[:, None]))
 
     def reconstruct_audio(self, logmel, mask, q):
@@ -148,9 +148,6 @@ class Alignment(nn.Module):
         x = torch.where(mask[..., None], self.mask_frame.to(logmel.dtype), logmel)  # (B, L_m, c)
         x = self.audio_decoder(self._compress(x), memory=q[:, None])  # (B, L_a, d)
         return 4 * self.expand(x.transpose(1, 2)).transpose(1, 2)[:, :logmel.shape[1]] - 4
-
-    def _embed_words(self, tokens):
-        return add_positions(self.words(tokens))
 
     def _compress(self, logmel):
         """(B, L_m, c) → (B, L_a, d). Values of log-mel spectrograms are between -16 and 6."""

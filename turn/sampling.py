@@ -16,10 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.io import InputError, atomic
-from common.training import cosine_schedule, dist, progress_bar
+from common.evaluation import TILE
+from common.io import InputError, atomic, contact_sheet, overlay, write_image
+from common.training import Parser, best_checkpoint, cli, cosine_schedule, dist, progress_bar
 
 from .backbones.transformer import Transformer, add_positions, masked_mean
+from .domains import load_domains
+from .evaluate import load_predictor
+from .losses import corners
 
 ORDER = 30  # stream of random numbers [seed, ORDER, first step of an epoch]: the order of the texts
 SEED_OFFSET = 7  # the classifier's torch seed is config.seed + SEED_OFFSET
@@ -105,9 +109,15 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
                   for name, domain in domains.items()}
         with atomic(path) as f:
             np.savez(f, **scores)
-        for name in domains if not config.resume else ():
-            print(most_and_least_exclusive(domains[name].texts, scores[name], name, SIGNS[name]))
+        if not config.resume:
+            print_exclusive_items(domains, scores)
     dist.gather_objects(None)  # wait for the main process
+    scores = read_scores(path, domains)
+    return tuple(sampling_weights(scores[name], config.k, SIGNS[name]) for name in domains)
+
+
+def read_scores(path, domains: dict) -> dict:
+    """Φ of the items of both domains, from the sampling.npz of a run. Raises InputError."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             scores = {name: saved[name] for name in domains}
@@ -115,12 +125,41 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
         raise InputError(path, f"not the scores of a run ({error})") from None
     if any(len(scores[name]) != len(domains[name]) for name in domains):
         raise InputError(path, "holds scores of other data")
-    return tuple(sampling_weights(scores[name], config.k, SIGNS[name]) for name in domains)
+    return scores
 
 
-def most_and_least_exclusive(texts, scores, domain: str, sign: int, m: int = 10) -> str:
-    """The m least and the m most domain-exclusive different texts (A.1.2), two lines."""
-    order = np.argsort(-sign * scores, kind="stable")  # the least exclusive first
-    different = list(dict.fromkeys(texts[i][0] for i in order))
-    return (f"{domain} domain, least exclusive: {'; '.join(different[:m])}\n"
-            f"{domain} domain, most exclusive: {'; '.join(different[-m:])}")
+def print_exclusive_items(domains: dict, scores: dict, m: int = 10) -> dict:
+    """Print the different texts of the m least and the m most domain-exclusive items (A.1.2).
+    Returns the items, {domain: {"least": indices, "most": indices}}."""
+    found = {}
+    for name, domain in domains.items():
+        first = {}  # text: its least exclusive item
+        for i in np.argsort(-SIGNS[name] * scores[name], kind="stable").tolist():
+            first.setdefault(domain.texts[i][0], i)
+        found[name] = {"least": [*first.values()][:m], "most": [*first.values()][-m:]}
+        for end, items in found[name].items():
+            texts = "; ".join(domain.texts[i][0] for i in items)
+            print(f"{name} domain, {end} exclusive: {texts}")
+    return found
+
+
+def main(argv=None):
+    """A.1.2 of a run that is trained, with the images of the source domain in sampling.png."""
+    parser = Parser(prog="python -m turn.sampling", description=main.__doc__)
+    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
+    args = parser.parse_args(argv)
+    with cli(parser.prog):
+        path = best_checkpoint("turn", args.checkpoint)
+        config = load_predictor(path, torch.device("cpu")).config
+        domains = dict(zip(SIGNS, load_domains(config, "train")))
+        scores = read_scores(path.parent / "sampling.npz", domains)
+        ends = print_exclusive_items(domains, scores)["source"]
+        rows = [[overlay(image, gt=corners(torch.as_tensor(box))[None], size=TILE)
+                 for image, box in map(domains["source"].__getitem__, items)]
+                for items in ends.values()]
+        sheet = contact_sheet(rows, captions=[f"{end} exclusive" for end in ends])
+        write_image(path.parent / "sampling.png", sheet)
+
+
+if __name__ == "__main__":
+    main()

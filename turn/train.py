@@ -15,14 +15,7 @@ from .domains import load_domains
 from .evaluate import evaluate_best, validate
 from .model import Turn
 from .sampling import adaptive_weights
-from .test_sets import file_test_set
-
-
-def build_tokenizer(config, source, intermediate) -> WordPiece:
-    """Of the vocabulary file that is named, or of the words of the training texts."""
-    if config.vocabulary:
-        return WordPiece.from_file(config.vocabulary)
-    return WordPiece.from_texts(source.all_texts() + intermediate.all_texts())
+from .test_sets import file_test_set, load_test_sets
 
 
 def parameter_groups(model, config) -> list:
@@ -48,7 +41,7 @@ def loss_terms(output, batch, config) -> dict:
     terms = {"reg": dist.mean(losses.box_regression(box, batch["box"])),
              "iou": dist.mean(losses.box_overlap(box, batch["box"])),
              "code": sum(map(dist.mean, output["code_losses"])),  # of phrases, captions, audio
-             "contra": dist.mean(losses.contrast(t, a, config.tau, config.contrast)),
+             "contra": dist.mean(losses.contrast(t, a, config.tau)),
              "recon_text": box.new_zeros(()), "recon_audio": box.new_zeros(())}
     for domain in "sm":
         if (words := output[f"words_{domain}"]) is not None:
@@ -64,11 +57,12 @@ def loss_terms(output, batch, config) -> dict:
 def train(config) -> dict:
     run = Run("turn", config)
     source, intermediate = load_domains(config, "train")
-    tokenizer = build_tokenizer(config, source, intermediate)
+    tokenizer = (WordPiece.from_file(config.vocabulary) if config.vocabulary else
+                 WordPiece.from_texts(source.all_texts() + intermediate.all_texts()))
     batches = TrainingBatches(source, intermediate, tokenizer, config)
-    held_out = load_domains(config, "validation")
-    dev = file_test_set(config, "flickr", config.dev_root) if config.dev_root else None
-    benchmark = config.benchmark and file_test_set(config, config.benchmark, config.benchmark_root)
+    held_out = (file_test_set(config, "flickr", config.dev_root, config.dev_list)
+                if config.select == "flickr" else load_domains(config, "validation"))
+    benchmarks = load_test_sets(config, config.benchmark, config.benchmark_root, config.list)
 
     detr_weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=detr_weights), tokenizer))
@@ -108,16 +102,11 @@ def train(config) -> dict:
         bar.update()
         is_last = run.step == batches.total_steps
         epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
-        if epoch_ended:
-            report = model.alignment.codebook.report_usage()
-            if is_last or run.step // batches.steps_per_epoch % config.validate_every == 0:
-                report |= validate(model, tokenizer, held_out, dev, config, run.device)
-                run.keep_best(report)
-            else:
-                run.log_metrics(report)
+        if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
+            run.keep_best(validate(model, tokenizer, held_out, config, run.device))
         run.end_step(epoch_ended)
     bar.close()
-    return evaluate_best(run, benchmark)
+    return evaluate_best(run, benchmarks)
 
 
 def main(argv=None):

@@ -1,8 +1,8 @@
-"""Readers of TURN's training sets, as published: RefCOCO, RefCOCO+, RefCOCOg, Clotho, AudioCaps.
+"""TURN's training sets, as published: RefCOCO, RefCOCO+, RefCOCOg with Clotho or AudioCaps.
 
     ROOT/refcoco/refs(unc).p, instances.json             likewise refcoco+/ and refcocog/
     ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
-    ROOT/clotho_captions_development.csv, development/NAME.wav
+    ROOT/clotho_captions_development.csv, development/NAME.wav       and validation
     ROOT/train.csv, audio/train/ID_START.wav             AudioCaps (or dataset/train.csv)
 
 A reader parses the lists and checks that the files exist. It opens no image and no audio. Raises
@@ -12,16 +12,23 @@ import io
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import InputError, decoding, inside, read_bytes, read_csv, read_json
+from common.io import (InputError, decoding, inside, read_audio, read_bytes, read_csv, read_image,
+                       read_json)
 from common.training import dist
 
+from .pairs import check_source
+from .samples import readable_samples
+
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code
+SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code:
+# images of refcocog's google split are in train and val at once, those of umd are not
 COCO = "images/mscoco/images/train2014"
 AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")  # of different downloaders
+FAULTS = (LookupError, TypeError, ValueError, OverflowError)  # of an entry of a list
 
 
 class Phrase(NamedTuple):
@@ -39,8 +46,20 @@ class Clip(NamedTuple):
     id: str
 
 
-class BadEntry(Exception):
-    """What is wrong with one entry of a list."""
+def load_corpora(config, split: str) -> tuple[list[Phrase], list[Clip]]:
+    """The phrases and clips of config.data, "SOURCE+INTERMEDIATE"; split: train or val."""
+    source, _, intermediate = config.data.rpartition("+")  # refcoco+ ends in one too
+    readers = {"clotho": clotho, "audiocaps": audiocaps}
+    if source not in SPLIT_BY or intermediate not in readers:
+        raise InputError("--data", f"{config.data!r} is neither scenes nor SOURCE+INTERMEDIATE of "
+                         f"{', '.join(SPLIT_BY)} and {', '.join(readers)}")
+    check_source(config)
+    phrases = refcoco(config.root, source, split, config.refcoco_split or None, config.skip_bad)
+    clips = readers[intermediate](config.root, split, config.skip_bad)
+    if config.skip_bad:
+        phrases = readable_samples(phrases, "image", read_image)
+        clips = readable_samples(clips, "audio", partial(read_audio, seconds=config.seconds))
+    return phrases, clips
 
 
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
@@ -50,37 +69,36 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | 
     if name not in SPLIT_BY:
         raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
     path = inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
-    refs = _unpickle(path)
+    with decoding(path):
+        refs = [ref for ref in _unpickle(path) if ref.get("split") == split]
     coco_path = inside(root, f"{name}/instances.json")
-    coco = read_json(coco_path)
-    try:
+    with decoding(coco_path):
+        coco = read_json(coco_path)
         images, annotations = ({entry["id"]: entry for entry in coco[key]}
                                for key in ("images", "annotations"))
-    except (LookupError, TypeError) as error:
-        raise InputError(coco_path, f"not in COCO's layout ({error})") from None
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise InputError(path, "not a list of references")
-    refs = [ref for ref in refs if ref.get("split") == split]
-    folder = _Folder(inside(root, COCO))
-    return _collect(path, split, refs, skip_bad,
-                    lambda ref: _phrases(folder, images, annotations, ref))
+    find = _finder(inside(root, COCO))
+    return _collect(path, split, refs, skip_bad, partial(_phrases, find, images, annotations))
 
 
-def clotho(root, split: str = "development", skip_bad: bool = False) -> list[Clip]:
-    """A `Clip` with five captions for each file. split: development, validation or evaluation."""
-    path, folder = inside(root, f"clotho_captions_{split}.csv"), _Folder(inside(root, split))
+def clotho(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
+    """A `Clip` with five captions for each file; split: train, which is published as development,
+    or val, published as validation. Version 1 has none, and its evaluation split is val."""
+    part = {"train": "development", "val": "validation"}[split]
+    if split == "val" and not inside(root, f"clotho_captions_{part}.csv").exists():
+        part = "evaluation"
+    path, find = inside(root, f"clotho_captions_{part}.csv"), _finder(inside(root, part))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
     def clip(row):
         name, *captions = (row[column] for column in columns)
-        return [Clip(folder.file(name), _stripped(captions), name)]
-    return _collect(path, split, read_csv(path, columns), skip_bad, clip)
+        return [Clip(find(name), _stripped(captions), name)]
+    return _collect(path, part, read_csv(path, columns), skip_bad, clip)
 
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test.
     Files are named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES."""
-    path, folder = inside(root, f"{split}.csv"), _Folder(inside(root, f"audio/{split}"))
+    path, find = inside(root, f"{split}.csv"), _finder(inside(root, f"audio/{split}"))
     if not path.exists():
         path = inside(root, f"dataset/{split}.csv")
     captions = {}  # (id, start): all of the clip
@@ -90,18 +108,18 @@ def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     def clip(key):
         names = [name.format(id=key[0], start=key[1]) + suffix
                  for name in AUDIOCAPS_NAMES for suffix in (".wav", ".flac")]
-        return [Clip(folder.file(*names), _stripped(captions[key]), "_".join(key))]
+        return [Clip(find(*names), _stripped(captions[key]), "_".join(key))]
     return _collect(path, split, list(captions), skip_bad, clip)
 
 
 def _collect(path, split: str, entries: list, skip_bad: bool, parse: Callable) -> list:
-    """The items of all entries."""
+    """The items of all entries, which `parse` makes of one; it raises FAULTS for a bad one."""
     items, bad = [], []
     for number, entry in enumerate(entries, 1):
         try:
             items += parse(entry)
-        except BadEntry as reason:
-            bad.append(f"{split} entry {number}: {reason}")
+        except FAULTS as error:
+            bad.append(f"{split} entry {number}: {type(error).__name__}: {error}")
     if bad and not skip_bad:
         raise InputError(path, f"{bad[0]} ({len(bad)} of {len(entries)} entries are bad)")
     if not items:
@@ -111,48 +129,41 @@ def _collect(path, split: str, entries: list, skip_bad: bool, parse: Callable) -
     return items
 
 
-class _Folder:
-    """The files of a folder, listed once. No name can lead out of it."""
-
-    def __init__(self, path: Path):
-        try:
-            self.path, self.names = path, frozenset(os.listdir(path))
-        except OSError as error:
-            raise InputError(path, error.strerror) from None
-
-    def file(self, *names: str) -> Path:
-        """The first of these files."""
-        for name in names:
-            if name in self.names:
-                return inside(self.path, name)
-        raise BadEntry(f"no file {names[0]} in {self.path}")
-
-
-def _stripped(captions) -> tuple[str, ...]:
-    captions = tuple(caption.strip() for caption in captions)
-    if not all(captions):
-        raise BadEntry("an empty caption")
-    return captions
-
-
-def _phrases(folder: _Folder, images: dict, annotations: dict, ref: dict) -> list[Phrase]:
-    """The phrases of a reference. The box is clipped to the image."""
-    name = f"ref_id {ref.get('ref_id')}"
+def _finder(folder: Path) -> Callable:
+    """A function of names → the path of the first that is in the folder, which is listed once."""
     try:
-        image = images[ref["image_id"]]
-        width, height = float(image["width"]), float(image["height"])
-        left, top, w, h = (float(v) for v in annotations[ref["ann_id"]]["bbox"])
-        sentences = [(str(s["sent"]).strip(), str(s["sent_id"])) for s in ref["sentences"]]
-        path = folder.file(str(image["file_name"]))
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise BadEntry(f"{name}: {type(error).__name__}: {error}") from None
+        existing = frozenset(os.listdir(folder))  # so no name leads out of it
+    except OSError as error:
+        raise InputError(folder, error.strerror) from None
+
+    def find(*names: str) -> Path:
+        for name in names:
+            if name in existing:
+                return inside(folder, name)
+        raise LookupError(f"no file {names[0]} in {folder}")
+    return find
+
+
+def _stripped(texts) -> tuple[str, ...]:
+    texts = tuple(text.strip() for text in texts)
+    if not all(texts):
+        raise ValueError("an empty text")
+    return texts
+
+
+def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list[Phrase]:
+    """The phrases of a reference. The box is clipped to the image."""
+    image = images[ref["image_id"]]
+    width, height = float(image["width"]), float(image["height"])
+    left, top, w, h = (float(v) for v in annotations[ref["ann_id"]]["bbox"])
     x0, y0, x1, y1 = max(left, 0.), max(top, 0.), min(left + w, width), min(top + h, height)
     if not (x0 < x1 <= width and y0 < y1 <= height):  # False for NaN
-        raise BadEntry(f"{name}: box {left, top, w, h} has no area in {width} x {height}")
-    if not all(phrase for phrase, _ in sentences):
-        raise BadEntry(f"{name}: an empty phrase")
+        raise ValueError(f"box {left, top, w, h} has no area in {width} x {height}")
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
-    return [Phrase(path, phrase, box, sent_id) for phrase, sent_id in sentences]
+    path, sentences = find(str(image["file_name"])), ref["sentences"]
+    phrases = _stripped(str(sentence["sent"]) for sentence in sentences)
+    return [Phrase(path, phrase, box, str(sentence["sent_id"]))
+            for phrase, sentence in zip(phrases, sentences)]
 
 
 class _PlainUnpickler(pickle._Unpickler):
@@ -164,7 +175,6 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def _unpickle(path):
-    with decoding(path):
-        data = io.BytesIO(read_bytes(path, MAX_PICKLE))
-        # Python 2 wrote them: plain strings are bytes.
-        return _PlainUnpickler(data, encoding="utf-8", errors="replace").load()
+    data = io.BytesIO(read_bytes(path, MAX_PICKLE))
+    # Python 2 wrote them: plain strings are bytes.
+    return _PlainUnpickler(data, encoding="utf-8", errors="replace").load()

@@ -32,10 +32,11 @@ class Table(NamedTuple):
 
 
 class Evaluation:
-    """The results of several test sets; contact sheets are of the main process alone."""
+    """The results of several test sets; sheets and samples, the scores of single samples for
+    samples.json, are of the main process alone."""
 
     def __init__(self):
-        self.metrics, self.sheets, self.tables = {}, {}, []
+        self.metrics, self.sheets, self.samples, self.tables = {}, {}, {}, []
 
     def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
         """Aggregate scores {column: {name: (N, …)}}; print the table, and notes below it.
@@ -66,6 +67,8 @@ class Evaluation:
                           **self.tables[0]._asdict())
 
     def write_sheets(self, folder: Path, suffix="") -> None:
+        if self.samples:
+            write_json(folder / f"samples{suffix}.json", self.samples)
         for name, sheet in self.sheets.items():
             write_image(folder / f"{name}{suffix}.png", contact_sheet(**sheet))
 

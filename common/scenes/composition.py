@@ -77,7 +77,9 @@ class Caption(NamedTuple):
 class Scenes:
     """Makes samples by index. size: pixels a side; seconds: of audio at sample_rate Hz; objects: in
     an image; folder: take them from a `Directory` (raises InputError) instead of the procedural
-    bank; object_scale: multiplies the area of each."""
+    bank; object_scale: multiplies the area of each; `exclusive`, which may be set, is the share of
+    TURN's samples that have no meaning in the other domain."""
+    exclusive = 1 / 8
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, bank=None):
@@ -152,10 +154,10 @@ class Scenes:
                       phrase, group, True)
 
     def grounding(self, index: int) -> Grounding:
-        """An image and a phrase for one object in it; in one of eight, for something silent."""
+        """An image and a phrase for one object in it; in a share, for something silent."""
         rng = self.rng(GROUNDING, index)
         scene = self.scene(rng, self.classes(rng))
-        if rng.random() < 1 / 8:
+        if rng.random() < self.exclusive:
             return self._exclusive_grounding(scene, rng)
         k = int(rng.integers(self.objects))
         return Grounding(scene.image, self.phrase(scene, k, rng), scene.boxes[k], False)
@@ -191,9 +193,9 @@ class Scenes:
         return Grounding(scene.image, phrase, np.array([x, y, x + 1, y + 1], np.float32) / 2, True)
 
     def caption(self, index: int) -> Caption:
-        """Audio and five captions of it; one in eight is noise without a source."""
+        """Audio and five captions of it; a share is noise without a source."""
         rng = self.rng(CAPTION, index)
-        if rng.random() < 1 / 8:
+        if rng.random() < self.exclusive:
             noise = hiss(rng, round(self.seconds * self.sample_rate))
             return Caption(noise, NOISE_CAPTIONS, True, -1)
         cls = int(rng.integers(len(self.names)))
