@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.io import read_json
+from common.io import InputError, read_json
 from common.training import git_commit
 from common.training.ablation import ablate
 from turn import ablate as turn
@@ -119,10 +119,20 @@ def test_bad_flags(toy, capsys, flags):
     assert ended.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_real_data_must_be_named(capsys):
+def test_real_data_must_be_named(capsys, monkeypatch):
+    """As --flag value or --flag=value."""
     with pytest.raises(SystemExit):
-        turn.main(["--table", "3"])
-    assert "--benchmark" in capsys.readouterr().err
+        turn.main(["--table", "3", "--root=data"])
+    assert "it needs --benchmark --benchmark-root (" in capsys.readouterr().err
+
+    def train(job):
+        raise InputError(job[2], "is trained")
+
+    monkeypatch.setattr("common.training.ablation.run_one", train)
+    flags = ["--root=data", "--benchmark=vggss", "--benchmark-root", "vggss"]
+    with pytest.raises(SystemExit):
+        turn.main(["--table", "3", *flags])
+    assert "is trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])

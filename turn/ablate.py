@@ -13,7 +13,8 @@ TABLES = {
              for s in ("no", "self") for m in ("no", "self", "cross")},
 }
 COLUMNS = {"audio/ciou@0.5": "audio cIoU@0.5", "audio/auc": "audio AUC", "text/ciou@0.5": "text",
-           "random/ciou@0.5": "random", "three/audio/ciou@0.5": "audio, 3 objects"}
+           "three/audio/ciou@0.5": "audio, 3 objects", "codebook/agreement": "codes shared",
+           "music-solo/audio/ciou@0.5": "MUSIC cIoU@0.5", "music-solo/audio/auc": "MUSIC AUC"}
 
 
 def main(argv=None):

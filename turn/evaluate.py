@@ -2,7 +2,6 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +144,7 @@ def results_table(values: dict, test_sets: dict) -> Table:
 
 def codes_table(report: dict) -> Table:
     """The codes of held-out pairs in the validation that chose the checkpoint: report_agreement."""
-    rows = [{"name": key, "values": {"codes": [x]} if re.search("in_use|perplexity", key)
+    rows = [{"name": key, "values": {"codes": [x]} if "in_use" in key or "perplexity" in key
              else {"%": [100 * x]}} for key, x in report.items() if key.startswith("codebook/")]
     return Table("Codes of held-out captions, phrases and audio", ["%", "codes"], rows, 0)
 

@@ -46,7 +46,8 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, need
     argv = sys.argv[1:] if argv is None else argv
     parser, args, extra = _arguments(method, about, tables, argv)
     for table in args.table:
-        if missing := sorted(set((needs or {}).get(table, ())) - set(extra)):
+        given = {flag.partition("=")[0] for flag in extra}
+        if missing := sorted(set((needs or {}).get(table, ())) - given):
             parser.error(f"table {table} is of real data: it needs {' '.join(missing)}")
     runs, jobs = {}, {}  # row → names of its runs, name → how to train it
     for table in args.table:
