@@ -24,8 +24,10 @@ NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
 TIMEOUT = 900  # seconds that ffmpeg may take for one file
 
+
 # Arguments of ffmpeg before its input, and behind it.
-TO_AUDIO = [], ["-vn", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le"]
+def to_audio(rate=16000):
+    return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le"]
 
 
 def to_frames(fps):
@@ -47,6 +49,7 @@ def main(argv=None):
         add("name", choices=list(READERS), metavar="NAME", help=", ".join(READERS))
         if name == "prepare":
             add("videos", metavar="VIDEOS", help="folder with ID.mp4 (.mkv, .webm …), at any depth")
+            add("--rate", type=int, default=16000, help="audio samples a second (%(default)s)")
         add("root", metavar="ROOT", help="the benchmark's folder; annotations are in ROOT/metadata")
         add("--list", metavar="FILE", help="other ids: a path, or a name in ROOT/metadata")
         add("--jobs", type=int, default=min(8, os.cpu_count() or 1),
@@ -54,13 +57,13 @@ def main(argv=None):
         if name == "check":
             add("--missing", metavar="FILE", help="write the ids of missing samples, one a line")
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error("--jobs is at least 1")
+    if min(args.jobs, vars(args).get("rate", 1)) < 1:
+        parser.error("--jobs and --rate are at least 1")
     with cli(parser.prog):
         if args.command == "check":
             is_good = check(args.name, args.root, args.list, args.missing, args.jobs)
         else:
-            is_good = prepare(args.name, args.videos, args.root, args.list, args.jobs)
+            is_good = prepare(args.name, args.videos, args.root, args.list, args.jobs, args.rate)
         sys.exit(0 if is_good else 1)
 
 
@@ -109,7 +112,7 @@ def _duration(path):
     return soundfile.info(str(path)).duration
 
 
-def prepare(name, videos, root, lists, jobs) -> bool:
+def prepare(name, videos, root, lists, jobs, rate) -> bool:
     """Make the listed images and audio from VIDEOS/ID.*, and print how many there are.
     Files that exist are skipped. True if nothing failed and there are files. Raises InputError."""
     if name not in CLIPS + VIDEOS + NUMBERED:
@@ -123,7 +126,7 @@ def prepare(name, videos, root, lists, jobs) -> bool:
                if path.suffix.lower() in SUFFIXES}
     targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
-        targets[sample.audio] = sample.audio.stem, TO_AUDIO
+        targets[sample.audio] = sample.audio.stem, to_audio(rate)
         if name in VIDEOS:
             folder = sample.image if name == "ave" else sample.image.parent
             targets[folder] = folder.name, to_frames(FRAME_RATE)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.io import InputError
 
-from .prepare import TO_AUDIO, extract, to_frames
+from .prepare import extract, to_audio, to_frames
 
 IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
 
@@ -33,7 +33,7 @@ def open_video(path, fps: float):
         raise InputError(path, "no such file or folder")
     with tempfile.TemporaryDirectory() as folder:
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
-        for target, flags, name in (audio, TO_AUDIO, "audio"), (frames, to_frames(fps), "images"):
+        for target, flags, name in (audio, to_audio(), "audio"), (frames, to_frames(fps), "images"):
             try:
                 extract("ffmpeg", path.resolve(), target, *flags)
             except InputError as error:
