@@ -190,17 +190,17 @@ def test_prepare(tmp_path, run, fake):
     fake.write_text("")
     code, out, _ = run("prepare", "vggss", videos, root)
     assert code == 1 and "0 files made, 3 existed, 3 failed" in out
-
-    (root / "audio/-aaaaaaaaaa_000001.wav").unlink()
-    assert "1 files made, 2 existed" in run("prepare", "vggss", videos, root, "--rate", 22050)[1]
-    assert "-ar 22050" in fake.read_text()
-    assert run("prepare", "vggss", videos, root, "--rate", 0)[0] == 2
     assert len(fake.read_text().splitlines()) == 3  # what was done is skipped
     (root / "own.txt").write_text("-aaaaaaaaaa_000001\n")
     fake.write_text("")
     assert run("prepare", "vggss", videos, root, "--list", root / "own.txt")[0] == 0
     assert fake.read_text() == ""
     assert [s.id for s in load_samples("vggss", root)] == ["-aaaaaaaaaa_000001"]
+
+    (root / "audio/-aaaaaaaaaa_000001.wav").unlink()
+    assert "1 files made, 2 existed" in run("prepare", "vggss", videos, root, "--rate", 22050)[1]
+    assert "-ar 22050" in fake.read_text()
+    assert run("prepare", "vggss", videos, root, "--rate", 0)[0] == 2
 
 
 def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
