@@ -55,8 +55,8 @@ class GroupedCodebook(nn.Module):
             ť = [Ψ_1(t̄_1); …; Ψ_q(t̄_q)],   Ψ_i(t̄_i) = argmin_c ‖t̄_i − c‖₂ over group i's codes c
 
         ǎ likewise. x: (N, d). Returns quantised (N, d) with a straight-through gradient, the loss
-        (N, d) of `commitment`, and info: `indices` (N, q), `counts` (q, codes), `perplexity` (q,).
-        Counts are of all processes in training, of this process's batch in eval mode.
+        (N, d) of `commitment`, and info: `indices` (N, q), `counts` (q, codes). Counts are of all
+        processes in training, of this process's batch in eval mode.
         """
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
@@ -74,10 +74,8 @@ class GroupedCodebook(nn.Module):
             loss = commitment(x, quantised, self.beta)
             if self.training:
                 self._update(counts, sums[..., :-1])
-            perplexity = torch.special.entr(counts / counts[0].sum()).sum(1).exp()  # (q,)
-            info = {"indices": indices.T, "counts": counts, "perplexity": perplexity}
             # x - x is 0: the value is the code to the bit, the gradient is x's
-            return quantised + (x - x.detach()), loss, info
+            return quantised + (x - x.detach()), loss, {"indices": indices.T, "counts": counts}
 
     @torch.no_grad()
     def _update(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
@@ -105,9 +103,8 @@ def report_agreement(book, phrases, captions, audio, labels) -> dict:
 
     phrases (P, d), captions and audio (N, d), pair by pair, before the codebooks; labels: (N,) the
     class of each pair, -1 for none; or None. agreement_i: pairs on the same code of group i,
-    agreement: of all groups, chance: of exchanged pairs. overlap_i: Σ_c min of the shares of
-    phrases, captions and audio on code c. nmi: of the audio's codes with the class. in_use_i: codes
-    that any of them is on, perplexity_i: of their mean distribution.
+    agreement: of all groups, chance: of exchanged pairs. overlap_i: Σ_c min of the shares of the
+    three kinds on code c. in_use_i, perplexity_i: of all three. nmi: of audio's codes with classes.
     """
     vectors = (x.to(book.codes.device) for x in (phrases, captions, audio))
     phrase, caption, sound = (book(x)[2]["indices"].cpu() for x in vectors)  # (·, q)
