@@ -17,7 +17,7 @@ from torch import nn
 from common.benchmarks.pairs import cropped_waveform, make_scenes
 from common.io import atomic, load_published
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES
-from common.training import cosine_schedule, progress_bar
+from common.training import fit, progress_bar
 
 from .backbones.frontend import log_spectrogram
 from .backbones.resnet import BasicBlock, ResNet
@@ -131,16 +131,8 @@ def make_teacher(name: str, config, device="cpu"):
         return load_published(net, path).eval()
     steps = max(config.teacher_steps // divisor, 1)
     inputs, targets = (x.to(device) for x in draw(scenes, config, min(COUNT, steps * BATCH)))
-    optimizer = torch.optim.Adam(net.parameters(), LR, fused=True)
-    for step in progress_bar(range(steps), name=f"training the teacher of {name}"):
-        rng = np.random.default_rng([SEED, BATCH_ROWS, step])
-        rows = torch.from_numpy(rng.integers(len(inputs), size=BATCH)).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = LR * cosine_schedule(step, steps, max(steps // 20, 1))
-        loss = F.cross_entropy(net(inputs[rows]), targets[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    fit(net, F.cross_entropy, inputs, targets, steps=steps, batch_size=BATCH, lr=LR,
+        seed=[SEED, BATCH_ROWS], name=f"training the teacher of {name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         torch.save(net.state_dict(), file)
