@@ -86,6 +86,7 @@ def train(config) -> dict:
         is_last, epoch = run.step == batches.total_steps, run.step // batches.steps_per_epoch
         epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
         if epoch_ended and (is_last or epoch % config.validate_every == 0):
+            run.check_finite()
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(epoch_ended)
     bar.close()

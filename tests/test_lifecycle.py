@@ -290,11 +290,11 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
 def test_sigterm_writes_a_checkpoint(runs):
     _, _, folder, err = runs
     assert (
-        "stopped at step 6" in err and "--resume --name stopped" in err and "Traceback" not in err
+        "stopped at step 5" in err and "--resume --name stopped" in err and "Traceback" not in err
     )
     stopped = checkpoint(folder / "stopped")
-    assert stopped["step"] == 6 and not (folder / "stopped" / "metrics.json").exists()
-    assert log(folder / "stopped") == [row for row in log(folder / "whole") if row["step"] <= 6]
+    assert stopped["step"] == 5 and not (folder / "stopped" / "metrics.json").exists()
+    assert log(folder / "stopped") == [row for row in log(folder / "whole") if row["step"] <= 5]
     assert (
         sorted(p.name for p in (folder / "stopped").iterdir() if p.name[0] == ".") == []
     )  # no temporary file

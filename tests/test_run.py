@@ -3,12 +3,12 @@
 import io
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import textwrap
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from common.training import (
     write_results,
 )
 from common.training import flag as field
+from common.training.run import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,7 +57,7 @@ PRESETS = {"tiny": Config(), "paper": Config(preset="paper", width=64)}
 @pytest.fixture(autouse=True)
 def own_signals():
     """Put the signals' handlers back that a Run takes."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -123,6 +124,7 @@ def test_a_run_writes_its_folder(tmp_path):
         "last.pt",
         "best.pt",
         "metrics.json",
+        "lock",
     }
     assert json.loads((run.folder / "config.json").read_text()) == {
         **as_dict(run.config),
@@ -202,6 +204,17 @@ def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch
     assert (run.folder / "last.pt").read_bytes() == before and not list(run.folder.glob(".*"))
 
 
+def test_what_is_not_finite_is_said_before_a_validation(tmp_path):
+    run = train(start(tmp_path), 3)
+    run.check_finite()
+    with pytest.raises(FloatingPointError, match="the validation of step 3 is not"):
+        run.keep_best({"validation/score": math.nan})
+    run.state["model"][2].bias.data.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match=r"model\.2\.bias of step 3 is not finite"):
+        run.check_finite()
+    assert not (run.folder / "best.pt").exists()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_spares_last_pt(tmp_path):
     run = start(tmp_path)
     with pytest.raises(FloatingPointError, match=r'"step": 18, "loss": NaN, "half": NaN'):
@@ -228,7 +241,7 @@ def test_resume_is_as_if_it_had_never_stopped(tmp_path):
     with pytest.raises(Interrupted, match="--resume --name a"):
         train(first, 60, stop_at=33)
     saved = load_checkpoint(first.folder / "last.pt", "toy")
-    assert saved["step"] == 40 and len(log_of(first)) == 40
+    assert saved["step"] == 33 and len(log_of(first)) == 33  # at once
     torch.manual_seed(999)  # another process has another state
     second = train(Run("toy", resumed(tmp_path / "two", "--device", "cpu")), 60)
     assert second.best == whole.best and second.step == 60
@@ -238,13 +251,24 @@ def test_resume_is_as_if_it_had_never_stopped(tmp_path):
         assert same(one[key], other[key]), key
 
 
-@pytest.mark.parametrize("tail", ["", '{"step": 29, "lo', '{"step": 40, "loss": 1.0}\n'])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "",
+        '{"step": 29, "lo',
+        '{"step": 29, "lo\n',
+        '{"step": 40, "loss": 1.0}\n',
+        "\n\n",
+        "\0" * 100,
+        "\ud800\n[]\n7\n" + "[" * 10**5,
+    ],
+)
 def test_the_log_is_cut_back_to_the_checkpoint(tmp_path, tail):
     run = train(start(tmp_path), 28)
     run.step = 29
     run.log({"loss": torch.tensor(5.0)})
     run._flush()
-    with open(run.folder / "log.jsonl", "a") as f:
+    with open(run.folder / "log.jsonl", "a", errors="surrogatepass") as f:
         f.write(tail)
     again = Run("toy", resumed(tmp_path))
     again.start({"model": run.state["model"]}, {})
@@ -299,7 +323,107 @@ def test_a_restart_by_torchrun_goes_on_only_where_it_knows_the_run(tmp_path, mon
     nameless = configure("toy", PRESETS, "", ["--out", str(tmp_path)])
     assert not nameless.resume and not nameless.name
     assert not configure("toy", PRESETS, "", ["--out", str(tmp_path), "--name", "b"]).resume
-    assert configure("toy", PRESETS, "", ["--out", str(tmp_path), "--name", "another"]).resume
+    flags = ["--out", str(tmp_path), "--name", "another"]
+    assert configure("toy", PRESETS, "", flags).resume
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a later call of torchrun")
+    assert not configure("toy", PRESETS, "", flags).resume
+
+
+PROGRAM = f"""
+import os, sys, time
+sys.path[:0] = [{str(ROOT)!r}]
+from common.training import cli, configure, dist
+from tests import test_run as t
+with cli("prog"):
+    run = t.Run("toy", configure("toy", t.PRESETS, "", sys.argv[1:]))
+    log = run.log
+    def slow_log(*args, **numbers):
+        log(*args, **numbers)
+        time.sleep(0.002)
+        if run.step == 1:
+            print(run.config.name, flush=True)
+        LINE
+    run.log = slow_log
+    t.train(run, STEPS, epoch=10**6)
+"""
+
+
+def launched(tmp_path, *flags, steps=10**6, line="", launcher=()):
+    """The training above in another process, with the command line's errors and signals. line: of
+    the program, after each step."""
+    program = PROGRAM.replace("STEPS", str(steps)).replace("LINE", line)
+    (tmp_path / "program.py").write_text(program)
+    argv = [sys.executable, *launcher, str(tmp_path / "program.py"), "--out", str(tmp_path), *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*argv, "--device", "cpu"], **pipes)
+
+
+def trained_at_once(tmp_path, name, barrier, ends, seed):
+    torch.set_num_threads(1)
+    barrier.wait()
+    try:
+        ends.put((seed, train(start(tmp_path, name=name, seed=seed), 12).config.name, ""))
+    except InputError as error:
+        ends.put((seed, "", str(error)))
+    barrier.wait()  # as long as all run
+
+
+@pytest.mark.parametrize("name", ["a", ""])
+def test_runs_that_start_at_once_share_no_folder(tmp_path, name):
+    """Of eight with one name one is trained; eight without a name have folders of their own."""
+    fork = multiprocessing.get_context("fork")
+    barrier, queue = fork.Barrier(8), fork.Queue()
+    processes = [
+        fork.Process(target=trained_at_once, args=(tmp_path, name, barrier, queue, seed))
+        for seed in range(8)
+    ]
+    for process in processes:
+        process.start()
+    ends = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    names = [name for _, name, error in ends if not error]
+    assert len(names) == len(set(names)) == (1 if name else 8)
+    for seed, name, error in ends:
+        if error:
+            assert "take another --name" in error
+            continue
+        folder = tmp_path / "toy" / name
+        rows = [
+            json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()
+        ]
+        assert load_checkpoint(folder / "last.pt", "toy")["config"]["seed"] == seed
+        assert rows == list(range(1, 13)) and not list(folder.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_continues_in_new_processes(tmp_path):
+    """tests/restarts.py does that with the four methods."""
+    flags = "--standalone --nproc-per-node=2 --max-restarts=1"
+    torchrun = ["-m", "torch.distributed.run", *flags.split()]
+    first = 'os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"'
+    line = f"if run.step == 9 and dist.rank() == 1 and {first}: os.kill(os.getpid(), 9)"
+    flags = {"steps": 20, "line": line, "launcher": torchrun}
+    process = launched(tmp_path, "--name", "a", "--save-every", "4", **flags)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and "resume" not in err, err[-3000:]
+    rows = [json.loads(x) for x in (tmp_path / "toy" / "a" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    line = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
+    err = launched(tmp_path, "--name", "a", line=line, steps=9).communicate(timeout=100)[1]
+    assert err.count("\n") == 1 and "last.pt: cannot be written: File too large" in err
+    assert not list((tmp_path / "toy" / "a").glob(".*"))
+
+
+def test_the_parts_of_a_killed_save_are_removed(tmp_path):
+    run = train(start(tmp_path), 7)
+    (run.folder / ".last.pt.0123.tmp").write_bytes(b"half")
+    Run("toy", resumed(tmp_path)).start({}, {})
+    assert not list(run.folder.glob(".*"))
 
 
 # What it refuses
@@ -434,27 +558,10 @@ def test_command_line_errors_of_a_training(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_write_last_pt_and_exit_130(tmp_path, number):
-    program = textwrap.dedent(f"""
-        import sys, time
-        sys.path[:0] = [{str(ROOT)!r}]
-        from common.training import cli, configure
-        from tests import test_run as t
-        with cli("prog"):
-            run = t.Run("toy", configure("toy", t.PRESETS, "", sys.argv[1:]))
-            log = run.log
-            def slow_log(*args, **numbers):
-                log(*args, **numbers)
-                time.sleep(0.002)
-                if run.step == 1:
-                    print("going", flush=True)
-            run.log = slow_log
-            t.train(run, 10**6, epoch=10**6)
-    """)
-    argv = [sys.executable, "-c", program, "--out", str(tmp_path), "--name", "a", "--device", "cpu"]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "going\n"
+    process = launched(tmp_path, "--name", "a")
+    assert process.stdout.readline() == "a\n"
     process.send_signal(number)
     err = process.communicate(timeout=60)[1]
     assert (

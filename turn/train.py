@@ -101,10 +101,10 @@ def train(config) -> dict:
         before = now
         bar.update()
         is_last = run.step == batches.total_steps
-        epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
         if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
+            run.check_finite()
             run.keep_best(validate(model, tokenizer, held_out, config, run.device))
-        run.end_step(epoch_ended)
+        run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
     bar.close()
     return evaluate_best(run, benchmarks)
 

@@ -4,7 +4,7 @@ Whatever is read is bounded before memory is allocated for it, and anything wron
 `InputError` that names the file. What is written appears whole or not at all (`atomic`).
 """
 from .audio import read_audio, write_audio
-from .checkpoint import load_published, read_checkpoint, read_state
+from .checkpoint import load_published, read_checkpoint, read_state, write_checkpoint
 from .drawing import contact_sheet, overlay
 from .files import InputError, atomic, decoding, inside, read_bytes
 from .image import read_image, write_image
@@ -14,4 +14,4 @@ from .text import append_jsonl, read_csv, read_json, read_lines, write_json
 __all__ = ["InputError", "append_jsonl", "atomic", "contact_sheet", "crop_audio", "decoding", "fit",
            "inside", "load_published", "overlay", "read_audio", "read_bytes", "read_checkpoint",
            "read_csv", "read_image", "read_json", "read_lines", "read_state", "resample",
-           "write_audio", "write_image", "write_json"]
+           "write_audio", "write_checkpoint", "write_image", "write_json"]

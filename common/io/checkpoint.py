@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from .files import InputError
+from .files import InputError, atomic
 
 COUNTER = "num_batches_tracked"  # of batch norm; older files and frozen batch norm have none
 MAX_LISTED = 20  # keys named for each fault; the wrong file would name hundreds
@@ -50,6 +50,16 @@ def read_state(path, key=None):
         under = f" under {key!r}" if key else ""
         raise InputError(path, f"holds no state_dict{under}: entries {names or 'none'}")
     return {name: value.detach() for name, value in state.items()}  # some hold nn.Parameter
+
+
+def write_checkpoint(path, content):
+    """torch.save to `path`, whole or not at all. Raises InputError, as when the disk is full."""
+    try:
+        with atomic(path) as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # what torch makes of an OSError of the file
+        reason = getattr(error.__context__, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(path, f"cannot be written: {reason}") from error
 
 
 def read_checkpoint(path):

@@ -40,16 +40,14 @@ def cli(prog: str):
 def configure(method: str, presets: dict, about: str, argv=None):
     """Command line → configuration; with --resume the checkpoint's, which flags must not change.
 
-    A run that torchrun has restarted continues if it has a name and a last.pt.
+    A run with a name continues if torchrun has restarted it.
     """
     args_parser = parser(presets, f"python -m {method}.train", about)
     changes = given_flags(type(presets["tiny"]), args_parser.parse_args(argv))
     try:
         out, name = changes.get("out", presets["tiny"].out), changes.get("name", "")
         folder = Path(out) / method
-        is_restarted = (int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 and name
-                        and (folder / name / "last.pt").is_file())
-        if not (changes.get("resume") or is_restarted):
+        if not (changes.get("resume") or (name and _is_restarted(folder / name))):
             return resolve(presets, changes)
         name = name or newest_run(folder, "last.pt")
         path = folder / name / "last.pt"
@@ -66,6 +64,14 @@ def configure(method: str, presets: dict, about: str, argv=None):
         return resolve({"tiny": config}, {**changes, "resume": True, "name": name, "out": out})
     except ValueError as error:
         args_parser.error(str(error))
+
+
+def _is_restarted(folder) -> bool:
+    """Whether torchrun has restarted this process, and its call has begun the run in `folder`."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    files = folder / "lock", folder / "last.pt"
+    return all(f.is_file() for f in files) and files[0].read_text("utf-8") == dist.launch()
 
 
 def progress_bar(iterable=None, total=None, name="", **options):

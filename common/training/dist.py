@@ -15,6 +15,7 @@ import os
 import torch
 import torch.distributed as td
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from common.io import InputError
 
@@ -37,15 +38,34 @@ def select_device(name: str) -> torch.device:
 
 
 def start(device: torch.device) -> None:
-    """Join the processes that torchrun announces in the environment; without torchrun, nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not td.is_initialized():
-        is_cuda = device.type == "cuda"
-        td.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
+    """Join the processes that torchrun announces in the environment; without torchrun, nothing.
+
+    Raises InputError if the environment announces only a part of what is needed.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" or td.is_initialized():
+        return
+    if missing := [x for x in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(x)]:
+        raise InputError("WORLD_SIZE", f"is set, but {missing[0]} is not: start with torchrun")
+    try:
+        store, rank, size = next(rendezvous("env://"))
+    except ValueError as error:
+        raise InputError("WORLD_SIZE, RANK, MASTER_PORT", error) from None
+    # torchrun keeps its store when it restarts processes: the addresses of the dead are in it.
+    store = td.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    is_cuda = device.type == "cuda"
+    td.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo", store=store, rank=rank,
+                          world_size=size, device_id=device if is_cuda else None)
 
 
 def stop() -> None:
     if td.is_initialized():
         td.destroy_process_group()
+
+
+def launch() -> str:
+    """A name of the call of torchrun that this process belongs to; restarts have the same."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"{name} {os.getppid()}" if name == "none" else name
 
 
 def rank() -> int:
@@ -120,6 +140,30 @@ def main_process_first(make):
     made = make() if rank() == 0 else None
     gather_objects(None)
     return made if rank() == 0 else make()
+
+
+def from_main(make):
+    """The value of make() in the main process, or the InputError that it raises, in all."""
+    value = None
+    if rank() == 0:
+        try:
+            value = make()
+        except (InputError, OSError) as error:
+            value = error
+    value = gather_objects(value)[0]
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def is_any(value: bool) -> bool:
+    """Whether `value` is true in a process. One number between the CPUs, cheap enough for a step.
+    """
+    if world_size() == 1:
+        return value
+    flag = torch.tensor(int(value))
+    td.all_reduce(flag, td.ReduceOp.MAX)
+    return bool(flag)
 
 
 def gather_objects(value) -> list:

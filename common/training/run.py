@@ -1,4 +1,5 @@
 """A run: its folder, its log, its checkpoints. The training loops are in the methods' train.py."""
+import fcntl
 import json
 import math
 import signal
@@ -7,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from common.io import InputError, append_jsonl, atomic, read_checkpoint, write_json
+from common.io import (InputError, append_jsonl, atomic, read_checkpoint, write_checkpoint,
+                       write_json)
 
 from . import dist
 from .config import as_dict
 from .results import git_commit
 
-LOG_EVERY = 10  # steps between two writings of the log, when losses and signals are looked at
+LOG_EVERY = 10  # steps between two writings of the log, when losses are looked at
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGINT came; last.pt is written."""
+    """One of SIGNALS came; last.pt is written."""
 
 
 class Run:
@@ -33,35 +37,69 @@ class Run:
         self.method, self.device = method, dist.select_device(config.device)
         dist.start(self.device)
         self.is_main = dist.rank() == 0
-        name = dist.gather_objects(config.name or time.strftime("%Y%m%d-%H%M%S"))[0]
-        self.config = replace(config, name=name)
-        self.folder = Path(config.out) / method / name
-        if (self.folder / "last.pt").exists() and not config.resume:
-            raise InputError(self.folder, "exists: --resume continues it; or take another --name")
+        self.config = config
+        if config.name and not config.resume:
+            dist.from_main(lambda: self._refuse_existing(self._folder(config.name)))
         torch.manual_seed(config.seed)  # every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.started = time.time()
         self._pending, self._has_signal, self._handlers = [], False, {}
 
     def start(self, state: dict, extra: dict) -> None:
-        """Make the folder, or with --resume continue from last.pt.
+        """Make and lock the folder, or with --resume continue from last.pt.
 
+        One process at a time has a folder: a name that another process holds is an InputError, and
+        a run without a name takes another one.
         state: the parts of a checkpoint that have a state_dict (model, optimizer, …), by name.
         extra: plain data, which must be the same when the run is continued.
-        Until `end_training`, `end_step` handles SIGTERM and SIGINT.
+        Until `end_training`, `end_step` handles SIGNALS.
         """
+        self.config = replace(self.config, name=dist.from_main(self._take_folder))
+        self.folder = self._folder(self.config.name)
         self.state, self.extra = state, extra
         torch.manual_seed(self.config.seed + 1000003 * dist.rank())  # dropout differs by process
         if self.config.resume:
             self._resume()
         if self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
             config = {**as_dict(self.config), "commit": git_commit()}
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
-        self._handlers = {number: signal.signal(number, self._interrupt)
-                          for number in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in SIGNALS}
+
+    def _folder(self, name: str) -> Path:
+        return Path(self.config.out) / self.method / name
+
+    def _refuse_existing(self, folder: Path) -> None:
+        if (folder / "last.pt").exists() and not self.config.resume:
+            raise InputError(folder, "exists: --resume continues it; or take another --name")
+
+    def _take_folder(self) -> str:
+        """Lock the folder of the run, which ends with this process; returns the run's name.
+
+        A lock of POSIX is of one process: it is not passed on to those that load data.
+        """
+        stem, number = self.config.name or time.strftime("%Y%m%d-%H%M%S"), 1
+        while True:
+            name = stem if number == 1 else f"{stem}-{number}"
+            folder, number = self._folder(name), number + 1
+            try:
+                folder.mkdir(parents=True, exist_ok=bool(self.config.name))
+                self._lock = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (FileExistsError, BlockingIOError) as error:
+                if self.config.name:
+                    is_held = isinstance(error, BlockingIOError)
+                    reason = "another process trains it" if is_held else "is a file"
+                    raise InputError(folder, f"{reason}: take another --name") from None
+        self._refuse_existing(folder)
+        self._lock.truncate(0)
+        self._lock.write(dist.launch())
+        self._lock.flush()
+        for part in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+            part.unlink()
+        return name
 
     def end_training(self) -> None:
         """After the loop: signals end the process at once again."""
@@ -76,12 +114,11 @@ class Run:
     def end_step(self, epoch_ended: bool) -> None:
         """Write last.pt at the end of an epoch, every save_every steps, and on a signal.
 
-        After a signal it raises Interrupted. All processes look for signals at the same steps.
+        After a signal, to this process or another, it raises Interrupted.
         """
-        is_checked = epoch_ended or self.step % LOG_EVERY == 0
-        is_stopped = is_checked and any(dist.gather_objects(self._has_signal))
+        is_stopped = dist.is_any(self._has_signal)
         is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
-        if is_checked or is_saved:
+        if is_saved or self.step % LOG_EVERY == 0:
             self._flush()
         if is_saved:
             self.save("last.pt")
@@ -100,9 +137,19 @@ class Run:
         self._flush()
         self._write([{"step": self.step, **values}])
 
+    def check_finite(self) -> None:
+        """Before a validation. Raises FloatingPointError if a loss or a weight is not finite."""
+        self._flush()
+        for part, module in self.state.items():
+            for name, x in module.state_dict().items() if isinstance(module, nn.Module) else ():
+                if not x.isfinite().all():
+                    raise FloatingPointError(f"{part}.{name} of step {self.step} is not finite")
+
     def keep_best(self, report: dict) -> None:
         """Log a validation, and write best.pt with its report if its score is the best so far."""
         self.log_metrics(report)
+        if not math.isfinite(report["validation/score"]):
+            raise FloatingPointError(f"the validation of step {self.step} is not finite")
         if report["validation/score"] > self.best:
             self.best, self.extra["report"] = report["validation/score"], report
             self.save("best.pt")
@@ -141,8 +188,7 @@ class Run:
             checkpoint = {"method": self.method, "config": as_dict(self.config), "step": self.step,
                           "best": self.best, "rng": rngs, **self.extra,
                           **{name: part.state_dict() for name, part in self.state.items()}}
-            with atomic(self.folder / file) as f:
-                torch.save(checkpoint, f)
+            write_checkpoint(self.folder / file, checkpoint)
 
     def _resume(self) -> None:
         """Continue from last.pt, to the bit, and cut the log to its step. Raises InputError."""
@@ -166,10 +212,17 @@ class Run:
             raise InputError(path, f"does not fit: {type(error).__name__}: {reason}") from None
         log = self.folder / "log.jsonl"
         if self.is_main and log.exists():
-            lines = log.read_text("utf-8").split("\n")[:-1]  # without one that a kill has torn
-            lines = [line for line in lines if json.loads(line)["step"] <= self.step]
+            lines = [line for line in log.read_bytes().split(b"\n") if self._is_done(line)]
             with atomic(log) as file:
-                file.write("".join(f"{line}\n" for line in lines).encode())
+                file.writelines(line + b"\n" for line in lines)
+
+    def _is_done(self, line: bytes) -> bool:
+        """Whether a line of the log is of a step up to this one; a kill or a full disk can have
+        torn it, or left zeros or nothing."""
+        try:
+            return json.loads(line)["step"] <= self.step
+        except (KeyError, RecursionError, TypeError, ValueError):
+            return False
 
     def write_metrics(self, metrics: dict) -> dict:
         """Write metrics.json, with the seconds, seed and preset added; returns what it holds."""
