@@ -75,6 +75,8 @@ def evaluate(predictor, test_sets) -> Evaluation:
         name = "sounds" if "interactive" in test_set.metric_groups else "samples"
         if dist.rank() == 0 and name not in result.sheets:
             result.sheets[name] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
+        if dist.rank() == 0:
+            result.galleries.append(evaluation.pair_gallery(predictor, test_set, audio, scores))
     return result
 
 

@@ -1,60 +1,56 @@
 """Find what makes a sound in an image of yours.
 
 `python -m avkd.localize --image cat.jpg --audio meow.wav --out found.png`
-Writes the image with the heatmap and its boxes, and beside it found.json with the boxes in pixels.
+Writes the image with the heatmap and its boxes, and beside it found.json with the boxes in pixels;
+`--out found.html` also a page, and `--demo 8000` is a page that asks for image and audio.
 """
-from pathlib import Path
+from functools import partial
 
 from common import metrics
 from common.benchmarks.pairs import cropped_waveform, read_waveform
-from common.evaluation import PROTOCOL, SIZE, Batch, boxes_from_maps, write_localization
-from common.io import InputError, read_image
-from common.training import Parser, best_checkpoint, cli, select_device
+from common.evaluation import (PROTOCOL, SIZE, Batch, Model, boxes_from_maps, localization_parser,
+                               write_localization)
+from common.evaluation.page import Clip
+from common.io import InputError
+from common.training import best_checkpoint, cli, select_device
 
 from .evaluate import VARIANTS, load_predictor
 
 
-def localize(predictor, image, audio, variant="AVC"):
-    """An image (H, W, 3) uint8 and an audio file → heatmap (SIZE, SIZE), of cosines for AVC, and
-    boxes with scores (n, 5), see `boxes_from_maps`. Raises InputError.
+def read(config, path) -> tuple:
+    """An audio file → the waveform that the model takes, (n,), and its rate. InputError."""
+    return cropped_waveform(read_waveform(path, config), config), config.sample_rate
+
+
+def localize(predictor, variant, image, waveform) -> Clip:
+    """An image (H, W, 3) uint8 and a waveform (n,) → heatmap (1, h, w), of cosines for AVC,
+    and boxes with scores (n, 5), see `boxes_from_maps`. Raises InputError.
     """
-    waveform = cropped_waveform(read_waveform(audio, predictor.config), predictor.config)
     batch = Batch([image], {"matched": predictor.encode_audio(waveform[None])})
     heatmaps = {VARIANTS[column]: x for column, x in predictor.predict(batch).heatmaps.items()}
     if variant not in heatmaps:
         raise InputError("--variant", f"{variant}: {predictor.note}")
-    heatmap = metrics.resize(heatmaps[variant], SIZE, PROTOCOL)  # (1, SIZE, SIZE)
-    return heatmap[0], boxes_from_maps(heatmap)[0]
+    heatmap = heatmaps[variant]  # (1, h, w)
+    enlarged = metrics.resize(heatmap, SIZE, PROTOCOL)
+    return Clip(heatmaps=heatmap, boxes=boxes_from_maps(enlarged),
+                facts={"similarity": enlarged.max().item()})
 
 
 def main(argv=None):
-    prog = "python -m avkd.localize"
-    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    parser.add_argument("--image", required=True, help="the image")
-    parser.add_argument("--audio", required=True, help="the audio (wav, flac, ogg; any rate), of "
-                        "which the middle is used as in the checkpoint's --seconds and --crop")
-    parser.add_argument("--out", default="localized.png",
-                        help="image to write; the boxes go to the same name with .json")
-    parser.add_argument("--checkpoint", default="", help="default: best.pt of the newest run")
+    parser = localization_parser("avkd", __doc__.splitlines()[0])
     parser.add_argument("--variant", default="AVC", choices=tuple(VARIANTS.values()),
                         help="the AVC model alone, or guided by objects")
     parser.add_argument("--object-weights", default="", help="published ResNet-18 for the "
                         "object-guided variants")
     parser.add_argument("--detr", default="", help="published DETR-R50 for OG-AVC-DETR")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     args = parser.parse_args(argv)
-    with cli(prog):
-        out = Path(args.out)
-        if out.suffix.lower() != ".png":
-            raise InputError(out, "the overlay is a PNG; name it so")
-        path = best_checkpoint("avkd", args.checkpoint)
-        image = read_image(args.image)
-        device = select_device(args.device)
-        predictor = load_predictor(path, device, args.object_weights, args.detr)
-        heatmap, boxes = localize(predictor, image, args.audio, args.variant)
-        write_localization(out, image, heatmap, boxes, {
-            "image": args.image, "audio": args.audio, "checkpoint": str(path),
-            "variant": args.variant})
+    with cli(parser.prog):
+        args.checkpoint = str(best_checkpoint("avkd", args.checkpoint))
+        predictor = load_predictor(args.checkpoint, select_device(args.device),
+                                   args.object_weights, args.detr)
+        write_localization(args, Model("avkd", predictor.config, partial(read, predictor.config),
+                                       partial(localize, predictor, args.variant)),
+                           {"variant": args.variant})
 
 
 if __name__ == "__main__":

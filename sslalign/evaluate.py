@@ -84,6 +84,8 @@ def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
         result.metrics |= cross_modal
         if dist.rank() == 0 and ("samples" not in result.sheets or "interactive" in groups):
             result.sheets["samples"] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
+        if dist.rank() == 0:
+            result.galleries.append(evaluation.pair_gallery(predictor, test_set, audio, scores))
         if dist.rank() == 0 and cross_modal and "visual_projected" in features:
             result.sheets["compositional"] = draw_compositions(features, test_set)
     return result

@@ -354,6 +354,7 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         "table.json",
         "samples-scenes.png",
         "sounds-scenes.png",
+        "report-scenes.html",
     }
     table = read_json(tmp_path / "table.json")
     assert table["n"] == 6 and table["seeds"] == [0] and "N = 6" in table["title"]
@@ -590,10 +591,10 @@ def test_localize(variant, checkpoint, tmp_path, capsys):
         0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"]
     )
     predictor, image = evaluate.load_predictor(checkpoint, CPU), read_image(tmp_path / "in.png")
-    heatmap, boxes = localize.localize(predictor, image, tmp_path / "in.wav", variant)
-    assert heatmap.shape == (224, 224) and heatmap.max().item() == pytest.approx(
-        found["similarity"]
-    )
+    waveform, _ = localize.read(predictor.config, tmp_path / "in.wav")
+    clip = localize.localize(predictor, variant, image, waveform)
+    boxes = clip.boxes[0]
+    assert clip.heatmaps.ndim == 3 and clip.facts["similarity"] == found["similarity"]
     np.testing.assert_allclose(
         boxes[:, :4] * torch.tensor([width, height, width, height]), found["boxes"], rtol=1e-5
     )

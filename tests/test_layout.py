@@ -39,7 +39,9 @@ COMMON = {
 }
 LIBRARIES = {"torch", "numpy", "PIL", "soundfile", "tqdm"}
 METHOD_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 1400, 300, 60, 150
-COMMON_LINES = 4400  # the aim is 3 600, which lines of 100 columns have not reached yet
+COMMON_LINES = 4550  # the aim is 3 600, which lines of 100 columns have not reached yet
+PAGE = ROOT / "common" / "evaluation" / "page"
+PAGE_LINES, PAGE_WEB_LINES = 500, 400
 COLUMNS = 100
 HOUSES = ("common", "third_party", *METHODS)
 SOURCES = sorted(p for house in HOUSES for p in (ROOT / house).rglob("*.py"))
@@ -185,7 +187,16 @@ def test_the_length_of_a_method(method):
 
 
 def test_common_is_small():
-    assert lines_of((ROOT / "common").rglob("*.py")) <= COMMON_LINES
+    files = [p for p in (ROOT / "common").rglob("*.py") if p.parent != PAGE]
+    assert lines_of(files) <= COMMON_LINES
+
+
+def test_the_page_is_small():
+    """Python, and what a browser reads, in files of their own."""
+    assert lines_of(PAGE.glob("*.py")) <= PAGE_LINES
+    web = [p for p in PAGE.iterdir() if p.suffix in (".html", ".css", ".js")]
+    assert lines_of(web) <= PAGE_WEB_LINES
+    assert all(len(line) <= COLUMNS for p in web for line in p.read_text("utf-8").splitlines())
 
 
 def test_the_width_of_lines():

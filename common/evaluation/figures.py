@@ -1,10 +1,19 @@
 """Drawings of an evaluation: heatmaps over images, in a contact sheet or alone with their boxes."""
+import shlex
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from common import metrics
-from common.io import overlay, write_image, write_json
+from common.io import InputError, contact_sheet, overlay, read_image, write_image, write_json
+from common.io.files import to_numpy
 
+from common.training import Parser
+
+from . import page
+from .page.demo import serve
+from .page.galleries import Model, locate_clips, trained_on
 from .scoring import CONTROLS, PROTOCOL, make_batch
 from .tables import HEADINGS
 from .test_sets import SIZE
@@ -48,17 +57,59 @@ def unit(heatmaps, align_corners=False):
     return metrics.normalise(metrics.resize(heatmaps, SIZE, PROTOCOL, align_corners))
 
 
-def write_localization(out, image, heatmap, boxes, facts: dict) -> None:
-    """Write OUT.png, the image with heatmap (h, w) and boxes (n, 5), and OUT.json with the boxes
-    in pixels, their scores, the heatmap's maximum and `facts`. Prints the boxes.
+def localization_parser(method: str, about: str) -> Parser:
+    """The flags that every method's `localize` for images has."""
+    parser = Parser(prog=f"python -m {method}.localize", description=about)
+    for name, default, text in (
+            ("image", "", "the image"),
+            ("audio", "", "the audio (wav, flac, ogg; any rate), of which the middle is used as in "
+             "the checkpoint's --seconds and --crop; or several files with spaces between them"),
+            ("out", "localized.png", "image to write, or .html for a page beside it; the boxes go "
+             "to the same name with .json"),
+            ("checkpoint", "", "default: best.pt of the newest run"),
+            ("device", "auto", "cpu, cuda, cuda:1 or auto"),
+            ("demo", 0, "instead of files: the port of a page on 127.0.0.1 that asks for them")):
+        parser.add_argument(f"--{name}", default=default, type=type(default), help=text)
+    return parser
+
+
+def write_localization(args, model: Model, facts: dict) -> None:
+    """Run the demo, or write OUT.png, the image with the heatmap and boxes of each audio clip;
+    OUT.json with boxes in pixels; and the page OUT.html if that is --out. Prints the boxes. JSON
+    and page have silence and noise beside the audio. args: of `localization_parser`. InputError.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_image(out, overlay(image, metrics.normalise(heatmap[None])[0], boxes[:, :4]))
-    height, width = image.shape[:2]
-    pixels = (boxes[:, :4] * torch.tensor([width, height, width, height])).tolist()
-    similarity = heatmap.max().item()
-    write_json(out.with_suffix(".json"), {**facts, "boxes": pixels, "scores": boxes[:, 4],
-                                          "similarity": similarity})
-    print(f"{out}: {len(pixels)} boxes, cosine up to {similarity:.2f}")
-    for box in pixels:
-        print(f"  {', '.join(f'{x:.0f}' for x in box)} (x0, y0, x1, y1 in pixels)")
+    if args.demo:
+        return serve(model, args.demo)
+    out, image_path, audio = Path(args.out), args.image, args.audio
+    if not (image_path and audio):
+        raise InputError("--image, --audio", "one is missing")
+    if out.suffix.lower() not in (".png", ".html"):
+        raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
+    image, name, scores = read_image(image_path), Path(image_path).name, []
+    files = [audio] if Path(audio).exists() else shlex.split(audio) or [audio]
+    clips = locate_clips(model, image, {Path(file).name: file for file in files})
+    tiles, size = [], torch.tensor([image.shape[1], image.shape[0]] * 2)
+    for clip in clips:
+        heatmap = None if clip.heatmaps is None else metrics.normalise(clip.heatmaps)[0]
+        boxes = to_numpy(clip.boxes[0])
+        scores.append([f"{score:.2f}" for score in boxes[:, 4:].flatten()])
+        tiles.append(overlay(image, heatmap, boxes[:, :4], labels=scores[-1]))
+    records = [{"audio": file, **clip.facts, "boxes": clip.boxes[0][:, :4] * size,
+                "scores": clip.boxes[0][:, 4:].flatten()}
+               for file, clip in zip([*files, "silence", "noise"], clips)]
+    if len(files) > 1:
+        tiles = [contact_sheet([tiles], [clip.name for clip in clips], legend=LEGEND)]
+    write_image(out.with_suffix(".png"), tiles[0])
+    facts = {**facts, "image": image_path, "checkpoint": args.checkpoint,
+             "model": trained_on(model.config)}
+    write_json(out.with_suffix(".json"), {**facts, **records[0], "clips": records})
+    if out.suffix.lower() == ".html":
+        page.write_page(out, f"{model.method}: {name}",
+                        [page.Gallery("", [page.Sample(name, [image], clips)])],
+                        note=f"{model.method}, {trained_on(model.config)}.")
+    print(f"{out}: {model.method}, {trained_on(model.config)}")
+    for clip, record in zip(clips, records):
+        facts = "".join(f", {key} {value:.2f}" for key, value in clip.facts.items())
+        print(f"{clip.name}: {len(clip.boxes[0])} boxes{facts}")
+        for box in record["boxes"].tolist() if record["audio"] in files else ():
+            print(f"  {', '.join(f'{x:.0f}' for x in box)} (x0, y0, x1, y1 in pixels)")

@@ -15,6 +15,7 @@ import torch
 from common import metrics
 from common.training import dist, progress_bar
 
+from .page import score_curve
 from .test_sets import SIZE, shuffled_partners
 
 PROTOCOL = "sslalign"  # of common.metrics: bilinear heatmaps, foreground strictly above a threshold
@@ -95,7 +96,8 @@ def score_batch(heatmaps: dict, test_set, rows) -> dict:
 def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> dict:
     """Scores of each sample, (n,) each. maps (n, S, S), gt in [0, 1] and masks in {0, 1} likewise.
 
-    - ciou, ciou_adaptive, pointing; if is_exact, also ciou_exact and ciou_adaptive_exact;
+    - ciou, ciou_adaptive, pointing; if is_exact, also ciou_exact and ciou_adaptive_exact, and
+      ciou_curve (n, number of thresholds), see `score_curve`;
     - confidence: the mean of the upper quarter, of which AP and F1 need the order only;
     - against masks: mask_ciou, mask_iou (sslalign, Tables XIII and XIV) and mask_f (n, 2), each
       also _adaptive.
@@ -108,6 +110,7 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> di
     if is_exact:
         for rule, kind in (("", "median_exact"), ("_adaptive", "adaptive_exact")):
             scores[f"ciou{rule}_exact"] = metrics.ciou(metrics.binarize(maps, kind, gt), gt)
+        scores["ciou_curve"] = score_curve(maps, gt)
     if masks is not None:
         for rule, kind in (("", "median"), ("_adaptive", "adaptive")):
             pred = metrics.binarize(maps, kind, masks)

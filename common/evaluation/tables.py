@@ -9,6 +9,7 @@ from common import metrics
 from common.io import contact_sheet, write_image, write_json
 from common.training import Parser, dist, markdown_table, write_results
 
+from .page import write_report
 from .scoring import PROTOCOL, aggregate
 
 HEADINGS = {"control/shuffled_": "shuffled audio", "control/silent_": "silent audio",
@@ -25,10 +26,13 @@ class Table(NamedTuple):
     rows: list  # {"name": metric, "values": {heading: [value]}}
     n: int  # samples
 
+    def cells(self) -> list:
+        """The rows as texts: [name, value of each column]."""
+        return [[row["name"], *(f"{row['values'][c][0]:.1f}" if c in row["values"] else "–"
+                                for c in self.columns)] for row in self.rows]
+
     def __str__(self):
-        cells = [[row["name"], *(f"{row['values'][c][0]:.1f}" if c in row["values"] else "–"
-                                 for c in self.columns)] for row in self.rows]
-        return f"\n{self.title}\n{markdown_table(cells, ['', *self.columns])}"
+        return f"\n{self.title}\n{markdown_table(self.cells(), ['', *self.columns])}"
 
 
 class Evaluation:
@@ -36,7 +40,8 @@ class Evaluation:
     samples.json, are of the main process alone."""
 
     def __init__(self):
-        self.metrics, self.sheets, self.samples, self.tables = {}, {}, {}, []
+        self.metrics, self.sheets, self.samples = {}, {}, {}
+        self.tables, self.galleries = [], []  # galleries: of the page
 
     def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
         """Aggregate scores {column: {name: (N, …)}}; print the table, and notes below it.
@@ -71,6 +76,8 @@ class Evaluation:
             write_json(folder / f"samples{suffix}.json", self.samples)
         for name, sheet in self.sheets.items():
             write_image(folder / f"{name}{suffix}.png", contact_sheet(**sheet))
+        if dist.rank() == 0:
+            write_report(folder, f"report{suffix}.html", self.tables, self.galleries)
 
 
 def results_table(test_set, results: dict, headings: dict, num_undefined: int) -> Table:

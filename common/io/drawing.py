@@ -5,14 +5,22 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from .files import to_numpy
 
 PREDICTED, GT = (0, 225, 255), (170, 255, 40)  # cyan and lime
-# Dark violet over red to pale yellow, ever lighter, so that it reads in grey too.
-_COLOURS = np.array([(12, 8, 48), (84, 22, 122), (190, 48, 88), (246, 136, 36), (255, 244, 160)])
+# From dark violet to pale yellow, nearly equal steps of CIELAB's ΔE, lightness from 10 to 96: equal
+# differences of a heatmap look equal, in grey too.
+_COLOURS = np.array([(30, 20, 61), (86, 33, 100), (149, 42, 123), (195, 44, 115), (230, 63, 99),
+                     (251, 97, 83), (255, 136, 82), (255, 174, 93), (255, 214, 129),
+                     (255, 245, 189)])
 
 
 def colour_map(heatmap):
     """(…) in [0, 1] → (…, 3) float64 in [0, 255]."""
     nodes = np.linspace(0, 1, len(_COLOURS))
     return np.stack([np.interp(heatmap, nodes, channel) for channel in _COLOURS.T], -1)
+
+
+def scale_bar():
+    """The colours of a heatmap from 0 to 1, (12, 64, 3) uint8."""
+    return colour_map(np.linspace(0, 1, 64))[None].repeat(12, 0).round().astype(np.uint8)
 
 
 def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
@@ -26,7 +34,7 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
     canvas = Image.fromarray(to_numpy(image)).resize((width, height), Image.Resampling.BILINEAR)
     if heatmap is not None:
         canvas = _blend(canvas, to_numpy(heatmap))
-    line = max(1, min(4, round(min(width, height) / 120)))
+    line = max(1, min(3, round(min(width, height) / 240)))
     gt, boxes = to_numpy(gt), to_numpy(boxes).reshape(-1, 4)
     if gt.ndim == 2 and gt.shape[1] != 4:
         _outline(canvas, gt > 0, line)
@@ -41,12 +49,12 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
 
 
 def _blend(canvas, heatmap):
-    """The heatmap's colours over the image; high values hide more of it than low ones."""
+    """The heatmap's colours over the image, with opacity 0.85 h²: nothing where it is 0."""
     heatmap = Image.fromarray(heatmap.astype(np.float32))
     heatmap = np.asarray(heatmap.resize(canvas.size, Image.Resampling.BILINEAR))  # (H, W)
     if not np.isfinite(heatmap).all():
         raise ValueError("the heatmap is not finite")
-    weight = 0.35 + 0.3 * heatmap.clip(0, 1)[..., None]  # (H, W, 1)
+    weight = 0.85 * heatmap.clip(0, 1)[..., None] ** 2  # (H, W, 1)
     blended = np.asarray(canvas) * (1 - weight) + colour_map(heatmap) * weight
     return Image.fromarray(blended.round().astype(np.uint8))
 
@@ -71,7 +79,8 @@ def _rectangles(canvas, boxes, colour, line):
 def contact_sheet(rows, columns=(), captions=(), legend=""):
     """Rows of images, arrays uint8 (H, W, 3) → one image, uint8 (H, W, 3).
 
-    columns: headings above. captions: a line under each row. legend: the last line.
+    columns: headings above. captions: a line under each row. legend: the last line, before which
+    the colours from 0 to 1 are drawn if it has to do with heatmaps.
     """
     font, gap, text = ImageFont.load_default(13), 8, 20
     heights = [max(map(len, row), default=0) for row in rows]
@@ -91,7 +100,11 @@ def contact_sheet(rows, columns=(), captions=(), legend=""):
         if r < len(captions):
             _write_line(draw, gap, y + 2, captions[r], width - 2 * gap, font)
         y += under + gap
-    _write_line(draw, gap, y + 2, legend, width - 2 * gap, font)
+    start = gap
+    if "heatmap" in legend:
+        page.paste(Image.fromarray(scale_bar()), (gap, y + 5))
+        start += 70
+    _write_line(draw, start, y + 2, legend, width - gap - start, font)
     return np.array(page)
 
 
