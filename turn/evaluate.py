@@ -119,11 +119,12 @@ def evaluate(predictor, test_sets: dict) -> Evaluation:
         if dist.rank() == 0:
             result.samples[test.name] = [{"id": test.ids[i], **{k: x[i] for k, x in scores.items()}}
                                          for i in best]
-            for name, rows in (("samples", np.arange(len(best))), ("best", best),
-                               ("worst", best[::-1])) if not result.sheets else ():
-                result.sheets[name] = draw_samples(predictor, test, queries, rows)
+        if dist.rank() == 0 and not result.sheets:
+            orders = {"samples": np.arange(len(best)), "best": best, "worst": best[::-1]}
+            result.sheets = {name: draw_samples(predictor, test, queries, rows)
+                             for name, rows in orders.items()}
     tables = [results_table(result.metrics, test_sets)] if test_sets else []
-    result.tables = [*tables, codes_table(predictor.report)]
+    result.tables = [t for t in (*tables, codes_table(predictor.report)) if t.rows]
     if dist.rank() == 0:
         print(*result.tables, sep="\n")
     return result
