@@ -9,6 +9,8 @@ import time
 import pytest
 import torch
 
+from tests.browser import CHROMIUM
+
 torch.set_num_threads(1)
 
 
@@ -52,6 +54,8 @@ def pytest_sessionstart(session):
         last = config.cache.get(f"seconds/{marks or 'all'}", None)
         when = f"last time: {last // 60} min {last % 60} s" if last else "no complete run yet"
         print(f"{tests}, in {config.option.numprocesses or 1} processes; {when}", flush=True)
+        if not CHROMIUM:
+            print("no browser: the report page is not tested in one (Debian's package: chromium)")
 
 
 def pytest_sessionfinish(session, exitstatus):

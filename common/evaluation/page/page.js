@@ -1,7 +1,7 @@
 "use strict";
 // Draws the data of the page. Every text becomes a text node: nothing is ever parsed as HTML.
-const data = JSON.parse(document.getElementById("data").textContent);
-const main = document.getElementById("main"), player = document.getElementById("player");
+const [main, player, source] = ["main", "player", "data"].map((id) => document.getElementById(id));
+const data = JSON.parse(source.textContent);
 const GT = "#aaff28", BOX = "#00e1ff", REGION = "#ffffff", SCALE = 2; // of the canvas to the maps
 let playing = null; // the card whose clip is in the player
 
