@@ -2,7 +2,9 @@
 import fcntl
 import json
 import math
+import shlex
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +63,8 @@ class Run:
         if self.config.resume:
             self._resume()
         if self.is_main:
-            config = {**as_dict(self.config), "commit": git_commit()}
+            config = {**as_dict(self.config), "commit": git_commit(),
+                      "command": shlex.join(["python", *sys.orig_argv[1:]])}
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)

@@ -17,11 +17,12 @@ function demoForm() {
   const cards = el("div", { className: "cards" }), state = el("p", { aria: { live: "polite" } });
   const say = (text, isError) => Object.assign(state, { textContent: text,
     className: isError ? "error" : "dim" });
-  const picked = el("img", { alt: "", hidden: true, height: 120 });
+  const picked = el("img", { alt: "", hidden: true, height: 90 });
   let image = null, recorder = null, last = Promise.resolve();
 
   async function send(blob, name) {
-    const sound = await new AudioContext().decodeAudioData(await blob.arrayBuffer());
+    const decoder = new OfflineAudioContext(1, 1, 44100); // its rate is that of what it decodes
+    const sound = await decoder.decodeAudioData(await blob.arrayBuffer());
     const channels = [...Array(sound.numberOfChannels).keys()].map((c) => sound.getChannelData(c));
     const audio = await base64(wav(channels, sound.sampleRate));
     const body = JSON.stringify({ name, image: await base64(image), audio });
@@ -33,9 +34,8 @@ function demoForm() {
   }
   function take(file) {
     if (file.type.startsWith("image/")) {
-      Object.assign(picked, { src: URL.createObjectURL(file), hidden: false, alt: file.name });
-      image = file;
-      return say("now an audio clip");
+      image = Object.assign(picked, { src: URL.createObjectURL(file), hidden: false }) && file;
+      return say(`${file.name}; now an audio clip`);
     }
     if (!image) return say("first an image", true);
     say(`listening to ${file.name} …`);
@@ -43,8 +43,8 @@ function demoForm() {
   }
   const input = el("input", { type: "file", multiple: true, accept: "image/*,audio/*", id: "file",
     onchange: () => { [...input.files].forEach(take); input.value = ""; } });
-  const drop = el("label", { className: "drop", htmlFor: "file" },
-    "Drop an image here, then audio clips; or choose files: ", input, picked);
+  const drop = el("label", { className: "drop", htmlFor: "file" }, picked,
+    " Drop an image here, then audio clips; or choose files: ", input);
   drop.addEventListener("dragover", (e) => { e.preventDefault(); drop.classList.add("over"); });
   drop.addEventListener("dragleave", () => drop.classList.remove("over"));
   drop.addEventListener("drop", (e) => {

@@ -1,7 +1,6 @@
 """A page on 127.0.0.1 on which one drops an image and audio clips and sees the model's answer.
 
-It answers its own page alone: the host and origin of a request and a token, which is new at each
-start, must be right. One request at a time; nothing is kept.
+It answers its own page alone: host, origin and a token that is new at each start must be right.
 """
 import base64
 import json
@@ -24,7 +23,7 @@ MAX_POSTS = 60  # a minute
 
 
 class Demo(TCPServer):
-    """The server of a model on the loopback address; port 0 is any that is free."""
+    """The server of a model, one request at a time, nothing is kept. Port 0 is any that is free."""
     allow_reuse_address = True
 
     def __init__(self, model: Model, port: int = 0):

@@ -32,7 +32,8 @@ def trained_on(config) -> str:
 
 
 def locate_clips(model: Model, image, files: dict) -> list:
-    """A Clip for each of {name: audio file}, and for silence and noise as long as the first."""
+    """A Clip for each of {name: audio file}, and for silence and noise as long as the first, whose
+    facts stand beside those of the files."""
     clips, sounds = [], [(name, *model.read(path)) for name, path in files.items()]
     _, first, rate = sounds[0]
     noise = 0.1 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
@@ -40,6 +41,8 @@ def locate_clips(model: Model, image, files: dict) -> list:
     for name, waveform, rate in sounds:
         clips.append(model.locate(image, waveform))
         clips[-1].name, clips[-1].waveform, clips[-1].rate = name, waveform, rate
+    for clip in clips[:-2]:
+        clip.facts |= {f"{k} of {c.name}": x for c in clips[-2:] for k, x in c.facts.items()}
     return clips
 
 
@@ -73,8 +76,7 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
 
 
 def make_clip(test_set, name, j, kind, i, heatmap, own) -> Clip:
-    """The audio of sample j with the image of sample i, and the heatmap for the two. The ground
-    truth of audio that does not belong to the image is that of sample i."""
+    """The audio of sample j with the image of sample i, of which the gt is if j's is elsewhere."""
     waveform, facts = test_set.waveform(j), {"maximum of the map": heatmap.max()}
     if kind == "silent":
         waveform = torch.zeros_like(waveform)

@@ -123,7 +123,7 @@ function drawBox(context, [x0, y0, x1, y1, score], side) {
   const path = new Path2D(), at = [x0 * side + 5, y0 * side + 18];
   path.rect(x0 * side, y0 * side, (x1 - x0) * side, (y1 - y0) * side);
   stroke(context, path, BOX, 2);
-  Object.assign(context, { font: "16px sans-serif", fillStyle: BOX, strokeStyle: "#000" });
+  Object.assign(context, { font: "18px sans-serif", fillStyle: BOX, strokeStyle: "#000" });
   for (const write of ["strokeText", "fillText"]) context[write](score?.toFixed(2) ?? "", ...at);
 }
 
