@@ -13,7 +13,7 @@ from common.io import read_json
 from common.scenes import Scenes
 from common.training import dist
 from tests.layouts import write
-from turn import sampling
+from turn import evaluate, sampling
 from turn.model import Turn
 from turn.train import loss_terms
 
@@ -171,7 +171,14 @@ def test_selection_on_flickr(tree, tmp_path, monkeypatch):
     flags = [*PAPER.split(), "--root", str(root), "--name", "a", "--steps", "1"]
     main([*flags, "--select", "flickr", "--dev-root", "flickr"])
     row = log(tmp_path / "runs/turn/a")[-1]
-    assert 0 <= row["validation/score"] <= 1 and "codebook/agreement" not in row
+    assert "codebook/agreement" not in row
+    best = "--checkpoint runs/turn/a/best.pt --data flickr --root flickr --device cpu"
+    evaluate.main([*best.split(), "--out", "all"])
+    assert read_json("all/metrics-flickr.json")["audio/auc"] == row["validation/score"]
+    (tmp_path / "one.csv").write_text("10000000001,\n")
+    evaluate.main([*best.split(), "--out", "one", "--list", "one.csv"])
+    (sample,) = read_json("one/samples-flickr.json")["flickr"]
+    assert sample["id"] == "10000000001" and "text" not in sample
 
 
 def step_of_turn(split):
