@@ -1,7 +1,7 @@
 """sslalign's evaluation (4.1.2 to 4.5, 4.8), of a checkpoint or of any method's saved heatmaps.
 
 `python -m sslalign.evaluate --checkpoint runs/sslalign/NAME/best.pt --data vggss --root DIR`
-`python -m sslalign.evaluate --maps DIR --data vggss --root DIR` (the files: sslalign/saved.py)
+`python -m sslalign.evaluate --maps DIR --data vggss --root DIR`, see common/evaluation/saved.py
 """
 import time
 from dataclasses import replace
@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from common import evaluation, metrics
-from common.evaluation import CONTROLS, PROTOCOL, SIZE, Batch, Evaluation, Prediction
+from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
+                               SavedMaps)
 from common.io import InputError, load_published
 from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, select_device)
 
@@ -19,7 +20,6 @@ from .backbones.views import normalise, test_view
 from .config import PRESETS, TINY
 from .crossmodal import cross_modal_table, draw_compositions, score_cross_modal
 from .model import Sslalign, cosine_map
-from .saved import MapWriter, SavedMaps
 
 VARIANTS = {"": "model", "ogl/": "object-guided"}  # column → heading
 AUDIO = {"matched": "", **CONTROLS}  # audio → column of its heatmaps
@@ -52,7 +52,7 @@ class Predictor:
                     for kind, a in batch.audio.items()}
         if self.object_net is not None:  # EZ-VSL's refinement (Table II, w/ OGL)
             objects = self.object_net.features(normalise(x)).mean(1).cpu()  # (n, h, w)
-            maps = [metrics.resize(maps, SIZE, PROTOCOL, batch.align_corners)
+            maps = [metrics.resize(maps, SIZE, batch.protocol, batch.align_corners)
                     for maps in (heatmaps[""], objects)]
             heatmaps["ogl/"] = metrics.object_guided(*maps, alpha=0.4)
         return Prediction(heatmaps, self.features(v, batch.audio["matched"]))
@@ -129,12 +129,9 @@ def main(argv=None):
     parser = evaluation.evaluation_parser("sslalign", __doc__.splitlines()[0])
     parser.add_argument("--ogl", action="store_true", help="also refine the heatmaps by objects "
                         "(Table II, w/ OGL)")
-    for name, text in (
-            ("object-weights", "published ResNet-18 for --ogl [the visual encoder]"),
-            ("save-maps", "folder to write heatmaps and features to"),
-            ("maps", "folder of heatmaps to evaluate instead of a model's (sslalign/saved.py); "
-             "scenes are those of --checkpoint or, without, of the preset tiny")):
-        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--object-weights", default="",
+                        help="published ResNet-18 for --ogl [the visual encoder]")
+    evaluation.add_map_flags(parser)
     args = evaluation.parse_flags(parser, argv)
     if args.maps and (args.ogl or args.save_maps):
         parser.error("--ogl and --save-maps need a model, not --maps")
@@ -151,7 +148,7 @@ def main(argv=None):
         if args.maps:
             predictor = SavedMaps(args.maps)
         config = evaluation.with_objects(config, args)
-        sets = evaluation.test_sets(config, args.data, args.root)
+        sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
         result = evaluate(predictor, sets, args.save_maps)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:

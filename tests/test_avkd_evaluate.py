@@ -268,7 +268,8 @@ def test_the_silent_control_does_not_depend_on_the_audio(checkpoint):
     test.waveform = lambda i, waveform=test.waveform: waveform(i).flip(0) * 0.3
     after = predict(predictor, test, [1, 4])
     for column in COLUMNS:
-        assert torch.equal(before[column], after[column]) == (column == "control/silent_")
+        is_fixed = column in ("control/silent_", "control/noise_")
+        assert torch.equal(before[column], after[column]) == is_fixed
 
 
 @pytest.mark.slow
@@ -389,6 +390,7 @@ def test_scores_are_those_of_the_maps(checkpoint):
         "OG-AVC-DETR",
         "shuffled audio",
         "silent audio",
+        "noise",
     ]
     test = SceneTestSet(CONFIG, "interactive")
     page = draw_samples(predictor, test, predictor.encode_test_audio(test), evaluate.VARIANTS)

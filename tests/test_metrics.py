@@ -189,12 +189,12 @@ def test_protocols_of_a_constant_map_and_of_scale(name):
     assert is_same == (protocol.rule != "absolute")
 
 
-@pytest.mark.parametrize("name", ["slavc_absolute", "avsbench", "fixed"])
+@pytest.mark.parametrize("name", ["slavc-absolute", "avsbench", "fixed"])
 def test_protocols_with_a_fixed_threshold(name):
     """In the map's own units, or (stmnet) between its minimum and maximum."""
     maps = np.array([[[0.0, 0.2, 0.4, 0.5, 0.8]]], np.float32)
     want = {
-        "slavc_absolute": [0, 0, 0, 1, 1],
+        "slavc-absolute": [0, 0, 0, 1, 1],
         "avsbench": [0, 0, 0, 0, 1],
         "fixed": [0, 0, 0, 1, 1],
     }

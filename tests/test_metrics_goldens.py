@@ -105,7 +105,7 @@ def test_extended_sets(main, kind):
         G["full_confidence"],
         atol=1e-6,
     )
-    protocol = {"relative": "slavc", "absolute": "slavc_absolute"}[kind]
+    protocol = {"relative": "slavc", "absolute": "slavc-absolute"}[kind]
     heat = np.concatenate([main["heat"], main["silent"]])
     gt = np.concatenate([main["gt"], np.zeros((16, 224, 224), np.float32)])
     scored = m.normalise(heat) if kind == "relative" else heat

@@ -14,7 +14,7 @@ from common.training import as_dict
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from tests.layouts import write
 from common.scenes import Scenes
-from sslalign import crossmodal, evaluate, localize, saved
+from sslalign import crossmodal, evaluate, localize
 from sslalign.backbones.views import test_view
 from sslalign.config import TINY
 from sslalign.model import Sslalign, cosine_map
@@ -149,7 +149,7 @@ def test_every_number_of_the_interface(results):
     }
     expected |= {
         f"control/{kind}_{name}"
-        for kind in ("silent", "shuffled")
+        for kind in ("silent", "shuffled", "noise")
         for name in (*local, "iiou_adaptive", "iauc", "extended_ap")
     }
     assert expected <= set(found)
@@ -175,9 +175,7 @@ def test_saved_maps_give_the_same_numbers(data, results, checkpoint, disk, tmp_p
     )
     text, again = capsys.readouterr().out, read_json(tmp_path / f"metrics-{data}.json")
     assert "cannot be made without the model" in text and "shuffled audio |" not in text
-    of_model = {
-        name for name in ours if not name.startswith("control") and "_projected" not in name
-    } - {"seconds"}
+    of_model = {name for name in ours if not name.startswith("control")} - {"seconds"}
     assert set(again) - {"seconds"} == of_model
     assert {name: again[name] for name in of_model} == pytest.approx(
         {name: ours[name] for name in of_model}, abs=1e-9
@@ -188,7 +186,12 @@ def test_what_files_feed(results, disk):
     for name, feeds in LAYOUTS.items():
         test, (found, _) = FileTestSet(CONFIG, name, disk[name]), results[name]
         assert set(test.metric_groups) == set(feeds)
-        assert {key.split("/")[0] for key in found if "/" in key} == {*feeds, "control", "baseline"}
+        assert {key.split("/")[0] for key in found if "/" in key} == {
+            *feeds,
+            "control",
+            "baseline",
+            "negatives",
+        }
         assert (
             test.waveform(0).shape == (1000,)
             and test.gt_map(0).shape == (224, 224)
@@ -400,7 +403,8 @@ def test_bad_vectors(disk, tmp_path, capsys):
     ]
     rng = np.random.default_rng(0)
     for key in test.ids:
-        saved.write(tmp_path, key, rng.random((7, 7)), rng.random(5), rng.random(5))
+        np.save(tmp_path / f"{key}.npy", rng.random((7, 7)))
+        np.savez(tmp_path / f"{key}.npz", visual=rng.random(5), audio=rng.random(5))
     last = tmp_path / f"{test.ids[-1]}.npz"
     good = rng.random(5)
     for content in (
@@ -488,7 +492,7 @@ def test_sheets(checkpoint, disk):
     extended = SceneTestSet(CONFIG, "extended")
     page = draw_samples(predictor, extended, predictor.encode_test_audio(extended), HEATMAP)
     assert (
-        len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 4
+        len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 5
     )  # without a source there is no ground truth to show
     features = predict(predictor, interactive, range(6)).features
     page = crossmodal.draw_compositions({k: x.numpy() for k, x in features.items()}, interactive)

@@ -2,13 +2,14 @@
 from .boxes import boxes_from_maps
 from .figures import SHEET_ROWS, TILE, draw_samples, localization_parser, write_localization
 from .page.galleries import Model, pair_gallery
-from .scoring import (CONTROLS, PROTOCOL, Batch, Prediction, aggregate, encode_test_audio,
-                      score_samples)
+from .saved import MapWriter, SavedMaps, add_map_flags
+from .scoring import CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples
 from .tables import Evaluation, evaluation_parser, parse_flags, with_objects
-from .test_sets import SIZE, FileTestSet, SceneTestSet, shuffled_partners, test_sets
+from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partners, test_sets
 
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
-           "FileTestSet", "Model", "Prediction", "SceneTestSet", "aggregate", "boxes_from_maps",
-           "draw_samples", "encode_test_audio", "evaluation_parser", "localization_parser",
+           "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
+           "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples", "encode_test_audio",
+           "evaluation_parser", "localization_parser",
            "pair_gallery", "parse_flags", "score_samples", "shuffled_partners", "test_sets",
            "with_objects", "write_localization"]

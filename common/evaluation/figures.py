@@ -1,5 +1,6 @@
 """Drawings of an evaluation: heatmaps over images, in a contact sheet or alone with their boxes."""
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     sheet = {"rows": [], "columns": [], "captions": [], "legend": LEGEND}
     for samples in list(members.values())[:SHEET_ROWS]:
         heatmaps = predictor.predict(make_batch(test_set, audio, samples)).heatmaps
-        heatmaps = {c: unit(heatmaps[c], test_set.align_corners) for c in headings if c in heatmaps}
+        heatmaps = {c: unit(heatmaps[c], test_set.align_corners, test_set.protocol)
+                    for c in headings if c in heatmaps}
         row, columns = [], []
         for k, i in enumerate(samples):
             image, number = test_set.image(i), f" {k + 1}" if is_interactive else ""
@@ -52,9 +54,9 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     return sheet
 
 
-def unit(heatmaps, align_corners=False):
+def unit(heatmaps, align_corners=False, protocol=PROTOCOL):
     """(n, h, w) → (n, SIZE, SIZE), each from 0 to 1."""
-    return metrics.normalise(metrics.resize(heatmaps, SIZE, PROTOCOL, align_corners))
+    return metrics.normalise(metrics.resize(heatmaps, SIZE, protocol, align_corners))
 
 
 def localization_parser(method: str, about: str) -> Parser:
@@ -80,14 +82,17 @@ def write_localization(args, model: Model, facts: dict) -> None:
     """
     if args.demo:
         return serve(model, args.demo)
-    out, image_path, audio = Path(args.out), args.image, args.audio
-    if not (image_path and audio):
-        raise InputError("--image, --audio", "one is missing")
+    out, image_path, phrase = Path(args.out), args.image, getattr(args, "phrase", "")
+    if not image_path or bool(args.audio) == bool(phrase):
+        raise InputError("--image, --audio", "both are needed, or a phrase if there is --phrase")
     if out.suffix.lower() not in (".png", ".html"):
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
     image, name, scores = read_image(image_path), Path(image_path).name, []
-    files = [audio] if Path(audio).exists() else shlex.split(audio) or [audio]
-    clips = locate_clips(model, image, {Path(file).name: file for file in files})
+    files = [args.audio] if phrase or Path(args.audio).exists() else shlex.split(args.audio)
+    if phrase:
+        clips = [replace(model.locate(image, phrase), name=phrase)]
+    else:
+        clips = locate_clips(model, image, {Path(file).name: file for file in files})
     tiles, size = [], torch.tensor([image.shape[1], image.shape[0]] * 2)
     for clip in clips:
         heatmap = None if clip.heatmaps is None else metrics.normalise(clip.heatmaps)[0]

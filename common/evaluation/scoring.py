@@ -16,11 +16,12 @@ from common import metrics
 from common.training import dist, progress_bar
 
 from .page import score_curve
-from .test_sets import SIZE, shuffled_partners
+from .test_sets import PROTOCOL, SIZE, shuffled_partners
 
-PROTOCOL = "sslalign"  # of common.metrics: bilinear heatmaps, foreground strictly above a threshold
 BATCH = 50
-CONTROLS = {"shuffled": "control/shuffled_", "silent": "control/silent_"}  # audio → column
+CONTROLS = {"shuffled": "control/shuffled_", "silent": "control/silent_",
+            "noise": "control/noise_"}  # audio → column
+LEVELS = np.linspace(0, 1, 101)  # quantiles of a heatmap that are kept, see `lit_areas`
 # Foreground is the upper half of the pixels or (adaptive) as many as the ground truth has: those
 # strictly above a threshold, as published, or (exact) exactly so many.
 RULES = ("", "_adaptive", "_exact", "_adaptive_exact")
@@ -29,9 +30,10 @@ RULES = ("", "_adaptive", "_exact", "_adaptive_exact")
 class Batch(NamedTuple):
     """Samples of a test set on their way into a predictor."""
     images: list  # n of (H, W, 3) uint8
-    audio: dict  # features (n, c) of "matched" audio and, for the controls, "shuffled" and "silent"
+    audio: dict  # features (n, c) of "matched" audio and of the CONTROLS
     align_corners: bool = False
     ids: list | None = None
+    protocol: str = PROTOCOL
 
 
 class Prediction(NamedTuple):
@@ -50,17 +52,19 @@ def encode_test_audio(predictor, test_set) -> dict:
     for rows in progress_bar(batches(dist.split(count)), name=f"audio, {test_set.name}"):
         parts.append(predictor.encode_audio(torch.stack([test_set.waveform(i) for i in rows])))
     features = dist.merge_rows(parts, count)  # (N, c)
-    config = predictor.config
-    silence = predictor.encode_audio(torch.zeros(1, round(config.crop * config.sample_rate))).cpu()
-    return {"matched": features, "shuffled": features[shuffled_partners(test_set.groups)],
-            "silent": silence.expand(len(features), -1)}
+    samples = round(predictor.config.crop * predictor.config.sample_rate)
+    noise = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    silent, noise = predictor.encode_audio(torch.stack([torch.zeros(samples), noise])).cpu()
+    partners = shuffled_partners(test_set.groups, test_set.labels)
+    return {"matched": features, "shuffled": features[partners],
+            "silent": silent.expand(len(features), -1), "noise": noise.expand(len(features), -1)}
 
 
 def make_batch(test_set, audio: dict, rows) -> Batch:
     """Samples `rows` of a test set with their part of its encoded audio."""
     rows = list(rows)
     return Batch([test_set.image(i) for i in rows], {kind: x[rows] for kind, x in audio.items()},
-                 test_set.align_corners, [test_set.ids[i] for i in rows])
+                 test_set.align_corners, [test_set.ids[i] for i in rows], test_set.protocol)
 
 
 def score_samples(predictor, test_set, audio: dict) -> tuple[dict, dict]:
@@ -88,12 +92,34 @@ def score_batch(heatmaps: dict, test_set, rows) -> dict:
         masks = np.stack([test_set.gt_mask(i) for i in rows])
     has_confidence, scores = "extended" in test_set.metric_groups, {}
     for column, maps in heatmaps.items():
-        maps = metrics.resize(maps, SIZE, PROTOCOL, test_set.align_corners).numpy()
-        scores[column] = score_maps(maps, gt, masks, has_confidence, is_exact=not scores)
-    return {**scores, **baseline_scores(gt, masks, has_confidence)}
+        maps = metrics.resize(maps, SIZE, test_set.protocol, test_set.align_corners).numpy()
+        scores[column] = score_maps(maps, gt, masks, has_confidence, is_exact=not scores,
+                                    protocol=test_set.protocol)
+        coarse = maps[:, ::4, ::4].reshape(len(maps), -1)
+        scores[column]["levels"] = np.quantile(coarse, LEVELS, axis=1).T  # (n, 101)
+    next(iter(scores.values()))["area"] = (gt > 0).mean((1, 2))
+    return {**scores, **baseline_scores(gt, masks, has_confidence, test_set.protocol)}
 
 
-def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> dict:
+def lit_areas(scores: dict, has_source) -> dict:
+    """How much of an image lights up, for audio that belongs to it and for what does not: the share
+    of the pixels above one threshold for all (after arXiv 2410.01020), {column: fraction}.
+
+    The threshold is the median, over samples, of the value above which a sample's own heatmap, of
+    the first column, has as many pixels as its ground truth. scores: of `score_samples`.
+    """
+    own = next(iter(scores.values()))
+    if "levels" not in own:
+        return {}
+    taus = [np.interp(1 - area, LEVELS, levels)
+            for area, levels in zip(own["area"][has_source], own["levels"][has_source])]
+    tau = np.median(taus)
+    return {column: float(np.mean([1 - np.interp(tau, levels, LEVELS) for levels in x["levels"]]))
+            for column, x in scores.items() if x is own or column in CONTROLS.values()}
+
+
+def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False,
+               protocol=PROTOCOL) -> dict:
     """Scores of each sample, (n,) each. maps (n, S, S), gt in [0, 1] and masks in {0, 1} likewise.
 
     - ciou, ciou_adaptive, pointing; if is_exact, also ciou_exact and ciou_adaptive_exact, and
@@ -104,17 +130,19 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False) -> di
 
     Raises ValueError if a value is not finite or out of range.
     """
-    scores = metrics.localization(maps, gt)
+    scores = metrics.localization(maps, gt, protocol)
     if has_confidence:
         scores["confidence"] = metrics.confidence(maps)
     if is_exact:
         for rule, kind in (("", "median_exact"), ("_adaptive", "adaptive_exact")):
-            scores[f"ciou{rule}_exact"] = metrics.ciou(metrics.binarize(maps, kind, gt), gt)
+            pred = metrics.binarize(maps, kind, gt, protocol=protocol)
+            scores[f"ciou{rule}_exact"] = metrics.ciou(pred, gt)
         scores["ciou_curve"] = score_curve(maps, gt)
     if masks is not None:
-        for rule, kind in (("", "median"), ("_adaptive", "adaptive")):
-            pred = metrics.binarize(maps, kind, masks)
+        for rule, kind, mask_kind in (("", None, None), ("_adaptive", "adaptive", "adaptive_mask")):
+            pred = metrics.binarize(maps, kind, masks, protocol=protocol)
             scores[f"mask_ciou{rule}"] = metrics.ciou(pred, masks)
+            pred = metrics.binarize(maps, mask_kind, masks, protocol=protocol)
             scores[f"mask_iou{rule}"] = metrics.mask_iou(pred, masks)
             scores[f"mask_f{rule}"] = f_of_masks(pred, masks)
     return scores
@@ -134,14 +162,15 @@ def f_of_masks(pred, masks, beta2=0.3):
     return np.where(area[:, None] > 0, np.stack([of_image, of_mask], 1), np.nan)
 
 
-def baseline_scores(gt, masks=None, has_confidence=False) -> dict:
+def baseline_scores(gt, masks=None, has_confidence=False, protocol=PROTOCOL) -> dict:
     """`score_maps` without a look at the image, and the best that a heatmap can reach.
 
     centre: a heatmap that falls from the middle to the edges. whole: all is foreground.
     """
     ring = np.abs(2 * np.arange(SIZE) - (SIZE - 1))  # whole numbers, so that ties are exact
     centre = 1 - np.maximum(ring[:, None], ring).astype(np.float32) / SIZE  # (S, S)
-    centre = score_maps(np.broadcast_to(centre, gt.shape), gt, masks, has_confidence)
+    centre = score_maps(np.broadcast_to(centre, gt.shape), gt, masks, has_confidence,
+                        protocol=protocol)
     whole, best = {}, {}
     for name, target in (("ciou", gt), ("mask_ciou", masks)):
         if target is not None:
@@ -164,20 +193,24 @@ METRICS = {  # group → metric → the score that it is of, and how; {} is one 
               "auc{}": ("mask_ciou{}", metrics.auc)}}
 
 
-def aggregate(scores: dict, metric_groups, groups=None, has_source=None) -> dict:
+def aggregate(scores: dict, metric_groups, groups=None, has_source=None, is_complete=None) -> dict:
     """Metrics of a column, {"GROUP/METRIC": fraction}, of which it has the scores (`score_maps`).
 
     groups: (N,), the image of each sample. has_source: (N,) bool; others count in extended/ only.
+    is_complete: (N,) bool, whether all sources of its image are here; others are not interactive.
     """
     has_source = np.ones(len(scores["ciou"]), bool) if has_source is None else has_source
-    result = {}
+    result, is_complete = {}, has_source if is_complete is None else is_complete & has_source
     for group in [group for group in METRICS if group in metric_groups]:
-        images = [np.asarray(groups)[has_source]] if group == "interactive" else []
+        is_used = is_complete if group == "interactive" else has_source
+        images = [np.asarray(groups)[is_used]] if group == "interactive" else []
+        if not is_used.any():
+            continue
         for rule in RULES:
             for metric, (score, function) in METRICS[group].items():
                 key, score = f"{group}/{metric}".format(rule), score.format(rule)
                 if score in scores and key not in result:
-                    result[key] = function(scores[score][has_source], *images)
+                    result[key] = function(scores[score][is_used], *images)
     if "extended" in metric_groups:
         if "confidence" in scores:
             detections = scores["confidence"], scores["ciou"], has_source

@@ -1,6 +1,7 @@
 """What an evaluation prints and writes: tables, metrics.json, contact sheets; its flags."""
 import shlex
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,11 @@ from common.io import contact_sheet, write_image, write_json
 from common.training import Parser, dist, markdown_table, write_results
 
 from .page import write_report
-from .scoring import PROTOCOL, aggregate
+from .scoring import aggregate, lit_areas
+from .test_sets import PROTOCOL
 
 HEADINGS = {"control/shuffled_": "shuffled audio", "control/silent_": "silent audio",
+            "control/noise_": "noise",
             "baseline/centre_": "baseline: centre", "baseline/whole_": "baseline: whole image",
             "baseline/upper_bound_": "upper bound"}  # of columns
 SPELLING = {"iiou": "IIoU", "ciou": "cIoU", "miou": "mIoU", "iauc": "IAUC", "auc": "AUC",
@@ -49,11 +52,14 @@ class Evaluation:
         headings: of the model's own columns, of which the first is scored by exact rules too.
         """
         results = {column: aggregate(x, test_set.metric_groups, test_set.groups,
-                                     test_set.has_source) for column, x in scores.items()}
+                                     test_set.has_source, test_set.is_complete)
+                   for column, x in scores.items()}
+        for column, area in lit_areas(scores, test_set.has_source).items():
+            results[column]["negatives/lit_area"] = area
         ciou = next(iter(scores.values()))["ciou"][test_set.has_source]
         table = results_table(test_set, results, headings, metrics.undefined(ciou))
         self.metrics = {"samples": len(test_set.ids), **self.metrics, **metric_keys(results),
-                        "protocol": PROTOCOL}
+                        "protocol": test_set.protocol}
         self.tables.append(table)
         if dist.rank() == 0:
             print("\n".join([str(table), *filter(None, notes)]))
@@ -87,10 +93,10 @@ def results_table(test_set, results: dict, headings: dict, num_undefined: int) -
     groups, model = test_set.metric_groups, next(iter(results.values()))
     title = [f"{test_set.name}, N = {len(test_set.ids)}",
              test_set.num_listed and f"{len(test_set.ids)} found / {test_set.num_listed} listed",
-             "interactive" in groups and f"{len(set(test_set.groups))} images",
+             "interactive" in groups and images_line(test_set),
              "extended" in groups and f"{test_set.has_source.sum()} with a visible source",
              num_undefined and f"{num_undefined} with neither ground truth nor prediction",
-             f"protocol {PROTOCOL}, %"]
+             f"protocol {test_set.protocol}, %"]
     names = [name for name, x in model.items() if "_exact" not in name
              or f"{100 * x:.1f}" != f"{100 * model[name.replace('_exact', '')]:.1f}"]
     columns = {heading: results[column] for column, heading in {**headings, **HEADINGS}.items()
@@ -99,6 +105,15 @@ def results_table(test_set, results: dict, headings: dict, num_undefined: int) -
                                              for heading, x in columns.items() if name in x}}
             for name in names]
     return Table(", ".join(filter(None, title)), list(columns), rows, len(test_set.ids))
+
+
+def images_line(test_set) -> str:
+    """How many images an interactive set has, of one source, and of which one is not here."""
+    sizes = Counter(test_set.groups)
+    left_out = len({g for g, is_here in zip(test_set.groups, test_set.is_complete) if not is_here})
+    one = sum(size == 1 for size in sizes.values())
+    return ", ".join(filter(None, [f"{len(sizes)} images", one and f"{one} of them with one source",
+                                   left_out and f"{left_out} left out that lack a source"]))
 
 
 def spell(metric: str) -> str:
@@ -125,18 +140,22 @@ def metric_keys(results: dict) -> dict:
     return keys
 
 
-def evaluation_parser(method: str, about: str) -> Parser:
+def evaluation_parser(method: str, about: str, protocol: str = PROTOCOL) -> Parser:
+    """The flags that every method's `evaluate` for images has. protocol: the default."""
     parser = Parser(prog=f"python -m {method}.evaluate", description=about)
     for name, default, text in (
             ("checkpoint", "", "default: best.pt of the newest run"),
             ("data", "scenes", "scenes, or a benchmark of common.benchmarks: vggss, flickr, …"),
             ("root", "", "folder of the benchmark"),
+            ("ids", "", "file with the ids to evaluate on [the published list]"),
             ("objects", None, "folder of which scenes are composed, or procedural for the built-in "
              "objects [those of the training]"),
             ("out", "", "folder for metrics-DATA.json and contact sheets [the checkpoint's]"),
             ("out-results", "", "JSON file for the table of the first test set"),
             ("device", "auto", "cpu, cuda, cuda:1 or auto")):
         parser.add_argument(f"--{name}", default=default, help=text)
+    parser.add_argument("--protocol", default=protocol, choices=metrics.PROTOCOLS,
+                        help=f"how heatmaps are resized and cut, by which paper [{protocol}]")
     return parser
 
 

@@ -2,19 +2,26 @@
 
 A set has `name`; of each sample `ids`, `groups` (samples of one image, or video, share one) and
 `labels` (names or None); `has_source`, (N,) bool, whether the image shows what sounds; `num_listed`
-(how many samples the annotations list, None for scenes); `align_corners` (how its heatmaps are
-resized); `metric_groups`, the metrics that it is for; and of sample i `image(i)` (H, W, 3) uint8,
-`waveform(i)` as the model takes it, `gt_map(i)` and `gt_mask(i)` (SIZE, SIZE) in [0, 1].
+(how many samples the annotations list, None for scenes); `is_complete`, (N,) bool, whether all
+listed samples of its image are there; `protocol` (of common.metrics) and
+`align_corners`, how its heatmaps are resized and cut; `metric_groups`, the metrics that it is for;
+and of sample i `image(i)` (H, W, 3) uint8, `waveform(i)` as the model takes it, `gt_map(i)` and
+`gt_mask(i)` (SIZE, SIZE) in [0, 1].
 """
+from collections import Counter
+from itertools import chain
+
 import numpy as np
 import torch
 
 from common import benchmarks, metrics
+from common.benchmarks.annotations import find_metadata
 from common.benchmarks.pairs import (TEST, cropped_waveform, make_scenes, read_waveform,
                                      read_waveform_around)
 from common.io import InputError, read_image
 from common.training import progress_bar
 
+PROTOCOL = "sslalign"  # bilinear heatmaps, foreground strictly above a threshold
 SIZE = 224  # side of the maps on which predictions and ground truth are compared, as published
 CROSS_MODAL = ("retrieval", "alignment")
 SCENES = {"pair": ("pairs", "masks", *CROSS_MODAL), "interactive": ("interactive",),
@@ -25,15 +32,17 @@ INTERACTIVE = ("is3", "vpo-ms")  # benchmarks with several sources in each image
 class SceneTestSet:
     """Held-out scenes, the same for every seed of training. kind: a key of SCENES."""
 
-    def __init__(self, config, kind: str):
+    def __init__(self, config, kind: str, protocol: str = PROTOCOL):
         self.config, self.name, self.metric_groups = config, f"scenes, {kind}", SCENES[kind]
-        self.num_listed, self.align_corners = None, False
+        self.num_listed, self.protocol = None, protocol
+        self.align_corners = metrics.PROTOCOLS[protocol].align_corners
         draw, indices = getattr(make_scenes(TEST, config), kind), range(config.held_out)
         self.samples = [draw(i) for i in progress_bar(indices, name=f"drawing {self.name}")]
         self.ids = [f"{kind}-{i:06d}" for i in indices]
         self.groups = [s.group for s in self.samples]
         self.labels = [s.name or None for s in self.samples]
         self.has_source = np.array([s.sounding for s in self.samples])
+        self.is_complete = np.ones(len(self.ids), bool)
 
     def image(self, i):
         return self.samples[i].image
@@ -50,18 +59,33 @@ class SceneTestSet:
 
 
 class FileTestSet:
-    """The samples of a benchmark of common.benchmarks that are on disk. Raises InputError."""
+    """The samples of a benchmark of common.benchmarks that are on disk. Raises InputError.
 
-    def __init__(self, config, name: str, root: str):
+    ids: a file with the ids to take, by default the published list. The protocol "sslalign" is that
+    of its paper: of VGG-SS the ids in metadata/ours_vggss.txt if that is there (4 655), heatmaps of
+    VGG-SS resized with half-pixel centres, others with aligned corners; extended sets (Table IV)
+    are scored by SLAVC's protocol.
+    """
+
+    def __init__(self, config, name: str, root: str, ids: str = "", protocol: str = PROTOCOL):
         if name in benchmarks.UNANNOTATED:
             raise InputError("--data", f"{name} has no boxes: it cannot be evaluated on")
         self.config, self.name = config, name
-        self.num_listed = len(benchmarks.listed_samples(name, root))
-        self.align_corners = not name.startswith("vggss")  # as in the authors' evaluation
-        self.samples = benchmarks.load_samples(name, root)
+        if protocol == PROTOCOL and name.endswith("-extended"):
+            protocol = "slavc"
+        self.protocol, self.align_corners = protocol, metrics.PROTOCOLS[protocol].align_corners
+        if protocol == PROTOCOL:
+            self.align_corners = not name.startswith("vggss")
+        if name == "vggss" and protocol == PROTOCOL:
+            ids = ids or find_metadata(root, "ours_vggss.txt", optional=True)
+        listed = Counter(s.group for s in benchmarks.listed_samples(name, root, ids or None))
+        self.num_listed = listed.total()
+        self.samples = benchmarks.load_samples(name, root, ids or None)
         self.ids = [s.id for s in self.samples]
         self.groups = [s.group for s in self.samples]
         self.labels = [s.label for s in self.samples]
+        found = Counter(self.groups)
+        self.is_complete = np.array([found[group] == listed[group] for group in self.groups])
         self.has_source = np.array([s.sounding for s in self.samples])
         if not self.has_source.any():
             raise InputError(root, f"no sample of {name} here shows what sounds")
@@ -90,29 +114,33 @@ class FileTestSet:
         return benchmarks.gt_map(self.samples[i], SIZE, masks=True)
 
 
-def test_sets(config, data: str, root: str) -> list:
+def test_sets(config, data: str, root: str, ids: str = "", protocol: str = PROTOCOL) -> list:
     """Three sets of scenes if `data` is "scenes", else that benchmark's. Raises InputError."""
     if data == "scenes":
-        return [SceneTestSet(config, kind) for kind in SCENES]
-    return [FileTestSet(config, data, root)]
+        return [SceneTestSet(config, kind, protocol) for kind in SCENES]
+    return [FileTestSet(config, data, root, ids, protocol)]
 
 
 test_sets.__test__ = False  # pytest takes it for a test
 
 
-def shuffled_partners(groups) -> np.ndarray:
+def shuffled_partners(groups, labels=None) -> np.ndarray:
     """(N,) groups → (N,), for each sample the one whose audio it gets in the control: the one half
-    the list away, or the first after that of another group, or itself if there is none.
+    the list away, or the first after that of another group, or itself if there is none. labels: N
+    names or None; audio of a label that its group has is passed over too, where others are left.
 
     >>> shuffled_partners(["a", "a", "b", "b"])
     array([2, 3, 0, 1])
     """
     groups = np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = len(groups)
-    partners = (np.arange(count) + count // 2) % count
-    for _ in range(count):
-        is_same = groups[partners] == groups
-        if not is_same.any():
-            break
-        partners[is_same] = (partners[is_same] + 1) % count
+    labels, in_view = labels or [None] * len(groups), {}
+    for group, label in zip(groups, labels):
+        in_view.setdefault(group, set()).add(label)
+    partners, count = np.arange(len(groups)), len(groups)
+    for i, group in enumerate(groups):
+        others = (j for j in (i + count // 2 + np.arange(count)) % count if groups[j] != group)
+        first = next(others, i)
+        is_hidden = (j for j in chain([first], others)
+                     if labels[j] is None or labels[j] not in in_view[group])
+        partners[i] = next(is_hidden, first)
     return partners

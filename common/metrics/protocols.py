@@ -28,11 +28,14 @@ PROTOCOLS = {  # their "cIoU" of a set; their number of clips of VGG-SS, of Flic
     "ezvsl": Protocol("median", False, "bilinear", True),  # mean ("AP50": success_rate); 5158, 249
     # loc_acc ("Precision"); 5158, 250. Relative prediction, and its default: scores >= 0.5.
     "slavc": Protocol("median", False, "bicubic", True),
-    "slavc_absolute": Protocol("absolute", False, "bicubic", True),
+    "slavc-absolute": Protocol("absolute", False, "bicubic", True),
+    # success_rate; 5158, 250. Maps in [0, 1] at 224; it reports the best of τ = 0.05, …, 0.95.
+    "acl": Protocol("absolute", False, "bilinear", False),
     "avsbench": Protocol("absolute", True, "bilinear", False),  # mask_miou of sigmoid(logit) > 0.5
     "fixed": Protocol("fixed", True, "bilinear", False),  # stmnet 4.2
 }
-RULES = ("median", "adaptive", "median_exact", "adaptive_exact", "fixed", "absolute")
+RULES = ("median", "adaptive", "adaptive_mask", "median_exact", "adaptive_exact", "fixed",
+         "absolute")
 
 
 @portable
@@ -67,6 +70,7 @@ def threshold(heatmaps, rule, gt=None, tau=0.5):
     - "median": the value at ascending rank n // 2, "top 50 %" (all evaluators since LVS);
     - "adaptive": the value at ascending rank n − B, rank n // 2 if B = 0 (sslalign 4.1.2). Fewer
       than B pixels are above it: the published evaluator's rule, not the paper's sentence;
+    - "adaptive_mask": the same, but ∞ if B = 0: "the top B pixels" of an empty mask are none;
     - "median_exact", "adaptive_exact": the least value of exactly n // 2, exactly B pixels;
     - "fixed": min + τ · (max − min), so τ on the min-max normalised heatmap (stmnet 4.2, τ = 0.5);
     - "absolute": τ in the heatmap's own units (SLAVC, AVSBench: τ = 0.5).
@@ -113,13 +117,14 @@ def num_pixels(rule, gt_rows):
     if not rule.startswith("adaptive"):
         return half
     area = gt_rows.sign().sum(1).long()
-    return torch.where(area > 0, area, half)
+    return area if rule == "adaptive_mask" else torch.where(area > 0, area, half)
 
 
 def thresholds_of_rows(rows, rules, gt_rows, tau):
     """`threshold` of rows (N, n) by several rules, with one partition → (len(rules), N)."""
     ranks = torch.stack([rows.shape[1] - num_pixels(rule, gt_rows) for rule in rules], 1)
-    taus = values_at_ranks(rows, ranks.clamp(max=rows.shape[1] - 1)).T  # (len(rules), N)
+    taus = values_at_ranks(rows, ranks.clamp(max=rows.shape[1] - 1))  # (N, len(rules))
+    taus = taus.masked_fill(ranks == rows.shape[1], torch.inf).T  # (len(rules), N)
     if "fixed" in rules:
         low = rows.amin(1)  # (N,)
         taus[rules.index("fixed")] = low + tau * (rows.amax(1) - low)

@@ -64,7 +64,7 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
         features = {"matched": torch.stack([audio["silent" if kind == "silent" else "matched"][j]
                                             for _, j, kind in queries])} if audio else {}
         batch = Batch([test_set.image(i)] * len(queries), features, test_set.align_corners,
-                      [test_set.ids[j] for _, j, _ in queries])
+                      [test_set.ids[j] for _, j, _ in queries], test_set.protocol)
         heatmaps = next(iter(predictor.predict(batch).heatmaps.values()))
         clips = [make_clip(test_set, *query, i, heatmap, own)
                  for query, heatmap in zip(queries, heatmaps)]
