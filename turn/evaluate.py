@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from common import evaluation, metrics
-from common.evaluation import Evaluation
+from common.evaluation import Evaluation, page
 from common.evaluation.scoring import batches
 from common.evaluation.tables import Table
 from common.io import InputError, overlay
@@ -75,7 +75,8 @@ def encode_queries(predictor, test) -> dict:
     audio, text, config, n = [], [], predictor.config, len(test.samples)
     for rows in progress_bar(batches(dist.split(n)), name=f"encoding queries, {test.name}"):
         samples = [test.samples[i] for i in rows]
-        audio.append(predictor.encode_audio(torch.stack([test.logmel(s) for s in samples])))
+        audio.append(predictor.encode_audio(torch.stack([logmel_of(test.waveform(s), config)
+                                                         for s in samples])))
         if test.phrase:
             text.append(predictor.encode_text([test.phrase(s) for s in samples]))
     audio = dist.merge_rows(audio, n)
@@ -115,14 +116,13 @@ def evaluate(predictor, test_sets: dict) -> Evaluation:
         for kind, ciou in scores.items():
             result.metrics |= {f"{prefix}{kind}/{key}": f(ciou) for key, (_, f) in METRICS.items()}
         result.metrics[f"{prefix}samples"] = len(test.samples)
-        best = np.argsort(-scores["audio"], kind="stable")  # the best first
         if dist.rank() == 0:
             result.samples[test.name] = [{"id": test.ids[i], **{k: x[i] for k, x in scores.items()}}
-                                         for i in best]
-        if dist.rank() == 0 and not result.sheets:
-            orders = {"samples": np.arange(len(best)), "best": best, "worst": best[::-1]}
-            result.sheets = {name: draw_samples(predictor, test, queries, rows)
-                             for name, rows in orders.items()}
+                                         for i in np.argsort(-scores["audio"], kind="stable")]
+            result.galleries.append(gallery(predictor, test, queries, scores))
+    for s in (sample for first in result.galleries[:1] for sample in first.samples):
+        result.sheets.setdefault(s.group.replace("first", "samples"), []).append(s)
+    result.sheets = {name: contact_sheet(samples) for name, samples in result.sheets.items()}
     tables = [results_table(result.metrics, test_sets)] if test_sets else []
     result.tables = [t for t in (*tables, codes_table(predictor.report)) if t.rows]
     if dist.rank() == 0:
@@ -150,16 +150,28 @@ def codes_table(report: dict) -> Table:
     return Table("Codes of held-out captions, phrases and audio", ["%", "codes"], rows, 0)
 
 
-def draw_samples(predictor, test, queries: dict, rows) -> dict:
-    """A contact sheet of the first `rows`: a column for each, a row for each kind of query."""
-    rows, size = rows[:evaluation.SHEET_ROWS].tolist(), evaluation.TILE
-    samples = [test.samples[i] for i in rows]
-    images = [test.image(s) for s in samples]
-    boxes = predictor.predict(images, *(q[rows] for q in queries.values()))  # (Q, n, 4)
-    return {"rows": [[overlay(image, boxes=box[None], gt=test.gt_map(s) > 0, size=size)
-                      for image, box, s in zip(images, of_query, samples)] for of_query in boxes],
-            "columns": [test.phrase(s) if test.phrase else s.id for s in samples],
-            "captions": [QUERIES[kind] for kind in queries],
+def gallery(predictor, test, queries: dict, scores: dict) -> page.Gallery:
+    """The first, the best and the worst samples, with the box of each kind of query."""
+    n, rate, samples = len(test.samples), predictor.config.sample_rate, []
+    for i, group in page.pick(scores["audio"], np.ones(n, bool), evaluation.SHEET_ROWS).items():
+        s, shuffled = test.samples[i], test.samples[(i - n // 2) % n]
+        image, gt, own = test.image(s), torch.as_tensor(test.gt_map(s))[None], test.waveform(s)
+        waveforms = {"audio": own, "shuffled": test.waveform(shuffled), "silent": 0 * own}
+        boxes = predictor.predict([image], *(q[[i]] for q in queries.values()))  # (Q, 1, 4)
+        clips = [page.Clip(QUERIES[kind], waveforms.get(kind), rate, boxes=[box], gt=gt,
+                           facts={"cIoU": scores[kind][i]}) for kind, box in zip(queries, boxes)]
+        name = test.phrase(s) if test.phrase else test.ids[i]
+        samples.append(page.Sample(name, [image], clips, group))
+    return page.Gallery(test.name, samples, SIZE)
+
+
+def contact_sheet(samples) -> dict:
+    """A column for each sample of a gallery, a row for each kind of query."""
+    return {"rows": [[overlay(s.frames[0], boxes=clip.boxes[0], gt=clip.gt[0] > 0,
+                              size=evaluation.TILE) for s, clip in zip(samples, row)]
+                     for row in zip(*(s.clips for s in samples))],
+            "columns": [s.name for s in samples],
+            "captions": [clip.name for clip in samples[0].clips],
             "legend": "cyan: the predicted box; lime: the ground truth"}
 
 

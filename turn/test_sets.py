@@ -9,7 +9,7 @@ from common.benchmarks.pairs import TEST, make_scenes
 from common.io import InputError, read_image
 from common.training import progress_bar
 
-from .backbones.frontend import logmel_of, read_logmel
+from .backbones.frontend import read_clip
 
 SIZE = 384  # side of the maps on which boxes are compared, as in the authors' evaluation
 
@@ -21,7 +21,7 @@ class BoxTestSet:
     samples: list
     ids: list
     image: Callable  # → (H, W, 3) uint8
-    logmel: Callable  # → (L_m, c)
+    waveform: Callable  # → (n,)
     phrase: Callable | None  # → str, the text in the place of the audio, if samples have a name
     gt_map: Callable  # → (SIZE, SIZE) in [0, 1]
 
@@ -31,7 +31,7 @@ def scene_test_set(config, seed: int, objects: int) -> BoxTestSet:
     scenes, name = make_scenes(seed, config, objects), f"{objects} objects"
     samples = [scenes.pair(i) for i in progress_bar(range(config.held_out), name=name)]
     return BoxTestSet(name, samples, list(range(len(samples))), lambda s: s.image,
-                      lambda s: logmel_of(torch.from_numpy(s.waveform), config),
+                      lambda s: torch.from_numpy(s.waveform),
                       lambda s: s.phrase, lambda s: metrics.boxes_to_map(s.box[None] * SIZE, SIZE))
 
 
@@ -45,7 +45,7 @@ def file_test_set(config, name: str, root: str, ids: str = "") -> BoxTestSet:
         raise InputError(root, f"no sample of {name} with a box is here")
     has_names = all(any(map(str.isalpha, s.label or "")) for s in samples)
     return BoxTestSet(name, samples, [s.id for s in samples], lambda s: read_image(s.image),
-                      lambda s: read_logmel(s.audio, config, s.seconds),
+                      lambda s: read_clip(s.audio, config, s.seconds),
                       (lambda s: f"the {s.label}") if has_names else None,
                       lambda s: benchmarks.gt_map(s, SIZE))
 

@@ -10,15 +10,19 @@ BLOCK = 2**18  # samples whose spectra are in memory at once, on a CPU
 
 
 def read_logmel(path, config, around=None):
-    """An audio file → (L_m, c), of config.seconds: repeated if shorter, cut if longer.
+    """`logmel_of` what `read_clip` reads of an audio file: (L_m, c)."""
+    return logmel_of(read_clip(path, config, around), config)
+
+
+def read_clip(path, config, around=None):
+    """An audio file → waveform (n,) of config.seconds: repeated if shorter, cut if longer.
 
     around: the (start, end) in seconds of what the audio is for, as a frame of a long video; it is
     in the middle of the clip. None: the clip is the beginning of the file.
     """
     start = max(0.0, (sum(around or (0.0, 0.0)) - config.seconds) / 2)
     waveform, _ = read_audio(path, config.sample_rate, start=start, seconds=config.seconds)
-    waveform = fit(waveform, round(config.seconds * config.sample_rate))
-    return logmel_of(waveform.clamp(-1, 1), config)
+    return fit(waveform, round(config.seconds * config.sample_rate)).clamp(-1, 1)
 
 
 def logmel_of(waveform, config):
