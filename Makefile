@@ -8,7 +8,7 @@ FLAGS   = $(if $(OBJECTS),--objects "$(OBJECTS)") $(ARGS)
 METHODS = turn sslalign avkd stmnet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-fast lint bench weights data-stamps tables sync-copies
+.PHONY: help setup test test-fast fuzz lint bench weights data-stamps tables sync-copies
 
 help:  ## this list
 	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/M/' | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ test: $(VENV)/ready  ## all tests
 
 test-fast: $(VENV)/ready  ## the tests that take under a minute together
 	$(PYTEST) -m "not slow"
+
+fuzz: $(VENV)/ready  ## 10 000 damaged files for every reader: ARGS="--files N --seed N"
+	$(RUN) -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/ready  ## style
 	$(RUN) -m ruff check .

@@ -38,7 +38,7 @@ def test_overlay_draws_what_it_is_given():
     named = overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]], labels=["dog"])
     assert not np.array_equal(named, overlay(image, boxes=[[0.25, 0.2, 0.75, 0.8]]))
     assert overlay(image, heatmap, [[-1, 0.9, 2, 0.1]], size=(40, 30)).shape == (40, 30, 3)
-    with pytest.raises(ValueError):
+    with pytest.raises(FloatingPointError):
         overlay(image, np.full((4, 4), np.nan))
 
 

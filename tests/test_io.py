@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_truncated_audio(tmp_path, options):
         refused(tmp_path / "cut", ".")
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_damaged_pages_do_not_shorten_a_clip(tmp_path, subtype):
+    """libsndfile leaves out such pages without a word."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(200000)
+    soundfile.write(tmp_path / "a", noise, 16000, format="OGG", subtype=subtype)
+    whole = (tmp_path / "a").read_bytes()
+    second, third = (m.start() for m in list(re.finditer(b"OggS", whole))[-3:-1])
+    for damaged in (
+        whole[: second + 1000] + b"\0\1" + whole[second + 1002 :],
+        whole[:second] + whole[third:],
+        whole[:second] + b"O" + whole[second:],
+    ):
+        (tmp_path / "b").write_bytes(damaged)
+        refused(tmp_path / "b", "damaged before byte")
+
+
 def test_a_decoder_that_stops_early(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.wav", torch.zeros(1000), 16000)
     monkeypatch.setattr(
@@ -177,8 +194,12 @@ def test_headers_that_lie(tmp_path):
     refused(patched(22, "<H", 60000), ".")
     soundfile.write(tmp_path / "a.wav", np.zeros((1000, 65)), 16000)
     refused(tmp_path / "a.wav", "65 channels")
-    soundfile.write(tmp_path / "a.wav", np.zeros(5000), 1)
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 999)
+    refused(tmp_path / "a.wav", "999 Hz")
+    soundfile.write(tmp_path / "a.wav", np.zeros(3_601_000), 1000)
     refused(tmp_path / "a.wav", "too many")  # more than an hour
+    with pytest.raises(InputError, match="too many"):  # resampled, more than 2^26
+        read_audio(tmp_path / "a.wav", 192_000, seconds=400)
     soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-1, 1, 5000), 44100)
     flac = bytearray((tmp_path / "a.flac").read_bytes())
     assert (
@@ -362,6 +383,8 @@ def test_csv(tmp_path):
         ("id,audio\n1\n", "line 2: not 2"),
         ("id,audio\n1,a.wav\n2,a.wav,x\n", "line 3: not 2"),
         ('id,audio\n1,"a', "Error"),
+        ('id,audio\n1,"a.wav\n2,"b.wav\n', "Error"),
+        ('id,audio\n1,"a.wav\n2,b"\n', "line 3: a quote spans"),
         ("", "empty"),
     ):
         with pytest.raises(InputError, match=reason):

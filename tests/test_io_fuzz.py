@@ -1,88 +1,118 @@
-"""Thousands of damaged files: each gives a value of a bounded size or an InputError."""
+"""Damaged files, and files that are small but are large in memory: a value or an InputError."""
 
 import io
-import json
-import warnings
+import struct
+import zipfile
 
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+import torch
 
-from common.io import InputError, read_audio, read_csv, read_image, read_json
-from common.io.audio import MAX_FRAMES, MAX_RATE
-from common.io.image import MAX_PIXELS
-
-
-def mutations(data, count, rng):
-    """Bytes changed, runs removed, repeated or zeroed, ends cut off; most near the header."""
-    for _ in range(count):
-        b = bytearray(data)
-        for _ in range(rng.integers(1, 5)):
-            at = int(len(b) * rng.random() ** 3)
-            run = int(rng.integers(1, 9))
-            kind = rng.integers(6)
-            if kind < 2:
-                b[at : at + 1] = rng.bytes(1)
-            elif kind == 2:
-                b[at : at + run] = rng.choice([b"\0", b"\xff", b"\x7f"]) * run
-            elif kind == 3:
-                del b[at : at + run]
-            elif kind == 4:
-                b[at:at] = b[at : at + run]
-            else:
-                del b[len(b) - at :]
-        yield bytes(b)
+from common.benchmarks.annotations import read_ids
+from common.io import InputError, read_audio
+from common.scenes import Scenes
+from tests import fuzz
 
 
-def encoded(write, *arguments, **options):
-    buffer = io.BytesIO()
-    write(buffer, *arguments, **options)
-    return buffer.getvalue()
+@pytest.mark.slow
+def test_500_damaged_files(tmp_path):
+    outcomes = fuzz.fuzz(500, seed=1, keep=tmp_path / "failure")
+    read, refused = (sum(x[kind] for x in outcomes.values()) for kind in ("read", "refused"))
+    assert min(read, refused) > 100  # both happen, or nothing was tested
 
 
-WAVE = 0.5 * np.random.default_rng(0).uniform(-1, 1, (600, 2))
-PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
-SEEDS = {
-    "wav": (read_audio, encoded(soundfile.write, WAVE, 16000, format="WAV")),
-    "flac": (read_audio, encoded(soundfile.write, WAVE, 16000, format="FLAC")),
-    "ogg": (read_audio, encoded(soundfile.write, WAVE, 16000, format="OGG")),
-    "png": (read_image, encoded(lambda f: Image.fromarray(PIXELS).save(f, "PNG"))),
-    "jpeg": (read_image, encoded(lambda f: Image.fromarray(PIXELS[..., :3]).save(f, "JPEG"))),
-    "gif": (read_image, encoded(lambda f: Image.fromarray(PIXELS[..., 0]).save(f, "GIF"))),
-    "tiff": (
-        read_image,
-        encoded(lambda f: Image.fromarray(PIXELS).save(f, "TIFF", compression="tiff_lzw")),
+def zipped(**entries):
+    """An archive as torch.save writes it, with other entries."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as file:
+        for name, data in {"version": b"3\n", "byteorder": b"little", **entries}.items():
+            file.writestr(f"a/{name.replace('_', '.')}", data)
+    return target.getvalue()
+
+
+def view_of_one_number():
+    return fuzz.saved({"model": torch.zeros(1).expand(2**31)})
+
+
+def many_scans():
+    data = fuzz.image("JPEG", np.zeros((2000, 2000, 3), np.uint8), progressive=True)
+    return data[:-2] + data[data.rfind(b"\xff\xda") : -2] * 1200 + data[-2:]
+
+
+def wave(rate=44100, declared=None):
+    data = fuzz.encoded(soundfile.write, fuzz.WAVE, rate, format="WAV")
+    return data if declared is None else data[:40] + struct.pack("<I", declared) + data[44:]
+
+
+def deflated():
+    return fuzz.deflated(fuzz.saved({"weight": torch.zeros(75 * 2**20)}))
+
+
+def xml():
+    text = fuzz.BOX.decode().replace("<a>1", "<a>&x;")
+    return f"<!DOCTYPE a [<!ENTITY x '1'>]>{text}".encode("utf-16")
+
+
+def text_without_end():
+    nested = b"]" + b"2\x86" * 60  # a list, then pairs of what stands before
+    head = b"\x80\x02]}(U\x08image_idK\x01U\x06ann_idK\x02U\x05splitU\x05trainU\x09sentences"
+    return head + b"]}(U\x04sent" + nested + b"U\x07sent_idK\x07uaua."
+
+
+BOMBS = {  # name: reader, file
+    "byte array": ("pickle", lambda: b"\x80\x05\x96" + struct.pack("<Q", 3 << 30) + b"."),
+    "key without end": ("pickle", lambda: b"\x80\x02})" + b"2\x86" * 45 + b"K\x01s."),
+    "text without end": ("pickle", text_without_end),
+    "deflated": ("checkpoint", deflated),
+    "byte array of torch": (
+        "checkpoint",
+        lambda: zipped(data_pkl=b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
     ),
-    "json": (read_json, json.dumps({"a": [1.5, None, "é"], "b": {"c": True}}).encode()),
-    "csv": (lambda path: read_csv(path, ["f"]), b'f,g\nfile,"1, 2"\nfile,3\n'),
+    "view": ("checkpoint", view_of_one_number),
+    "lists": ("json", lambda: b"[" + b"[]," * (1 << 20) + b"1]"),
+    "depth": ("json", lambda: b"[" * 10**5),
+    "digits": ("json", lambda: b"9" * 10**6),
+    "fields": ("csv", lambda: b"f\n" + b'""\n' * (1 << 19)),
+    "entities": ("xml", xml),
+    "scans": ("progressive", many_scans),
+    "webp": ("webp", lambda: fuzz.image("WEBP", np.zeros((5700, 5700, 3), np.uint8))),
+    "1 Hz": ("wav", lambda: wave(1)),
+    "declared": ("wav", lambda: wave(declared=2**32 - 1)),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SEEDS)
-def test_mutated_files_give_a_bounded_value_or_an_input_error(tmp_path, kind):
-    read, data = SEEDS[kind]
-    path, outcomes = tmp_path / "file", {"value": 0, "error": 0}
-    for mutant in mutations(data, 500, np.random.default_rng(1)):
-        path.write_bytes(mutant)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                value = read(path)
-            outcomes["value"] += 1
-        except InputError as error:
-            assert str(error).count("\n") == 0
-            outcomes["error"] += 1
-        else:
-            if read is read_audio:
-                assert (
-                    0 < len(value[0]) <= MAX_FRAMES
-                    and value[0].isfinite().all()
-                    and 1 <= value[1] <= MAX_RATE
-                )
-            elif read is read_image:
-                assert (
-                    value.dtype == np.uint8 and value.ndim == 3 and 0 < value.size <= 3 * MAX_PIXELS
-                )
-    assert min(outcomes.values()), outcomes  # both happen, or nothing was tested
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_that_are_large(tmp_path, monkeypatch, name):
+    reader, make = BOMBS[name]
+    if reader in ("json", "csv"):
+        monkeypatch.setattr("common.io.files.MAX_MEMORY", 2**25)  # and files of 3 MB for 80
+    (tmp_path / "file").write_bytes(make())
+    outcome = fuzz.check(reader, tmp_path / "file")
+    assert outcome == ("read" if name == "declared" else "refused")
+
+
+def test_filters_of_odd_rates_are_not_kept(tmp_path):
+    start = fuzz.peak()
+    for rate in range(400_001, 400_007, 2):
+        (tmp_path / "a.wav").write_bytes(wave(rate))
+        read_audio(tmp_path / "a.wav", 16000)
+    assert fuzz.peak() - start < 300 * 2**20  # the filters of one are 120 MB
+
+
+def test_of_a_text_beside_an_object_the_head_is_read(tmp_path):
+    start = fuzz.peak()
+    (tmp_path / "file").write_bytes(fuzz.READERS["object"][1])
+    fuzz.cutouts(tmp_path / "file")
+    with open(tmp_path / "objects" / "a.txt", "r+b") as file:
+        file.truncate(2**31)
+    assert len(Scenes(0, 32, 8000, 0.5, 2, str(tmp_path / "objects")).bank.names) == 4
+    assert fuzz.peak() - start < 2**29
+
+
+@pytest.mark.parametrize("rows", ['one,x\n"two,x\nthree,x\n', 'one\n"two\nthr"ee\nfour\n'])
+def test_a_stray_quote_swallows_no_line(tmp_path, rows):
+    (tmp_path / "list.csv").write_text(rows)
+    with pytest.raises(InputError, match=r"list\.csv"):
+        read_ids(tmp_path / "list.csv")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from common.benchmarks import listed_samples, load_samples
+from common.benchmarks import prepare
 from common.benchmarks.prepare import main
-from common.io import read_audio, read_image
+from common.io import InputError, read_audio, read_image
 from common.scenes import Scenes
 from tests.layouts import write
 
@@ -296,3 +297,29 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     np.testing.assert_allclose(
         grey, [37 * int((k + 0.5) / 4 * 25) % 256 for k in range(40)], atol=2
     )
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_playlists_and_endless_videos(tmp_path, monkeypatch):
+    """A playlist that is named .mp4 reads no other file; frames and audio are bounded."""
+    inputs = "-f lavfi -i color=black:s=32x32:r=25 -f lavfi -i sine=440 -t 20"
+    subprocess.run(["ffmpeg", "-v", "error", *inputs.split(), tmp_path / "a.mp4"], check=True)
+    playlist = f"#EXTM3U\n#EXTINF:10,\nfile://{tmp_path}/a.mp4\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.mp4").write_text(playlist)
+    monkeypatch.setattr(prepare, "MAX_AUDIO", 2**18)
+    monkeypatch.setattr(prepare, "MAX_FRAMES", 50)
+    for name, reason in (("list.mp4", "nvalid data"), ("a.mp4", "more than")):
+        for target, flags in (("a.wav", prepare.to_audio()), ("frames", prepare.to_frames(4))):
+            with pytest.raises(InputError, match=reason):
+                prepare.extract("ffmpeg", tmp_path / name, tmp_path / target, *flags)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "list.mp4"}
+
+
+def test_what_ffmpeg_may_read_and_write(tmp_path, fake):
+    """The flags of the above, where there is no ffmpeg."""
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    for target, flags in (("a.wav", prepare.to_audio()), ("frames", prepare.to_frames(100))):
+        prepare.extract(shutil.which("ffmpeg"), tmp_path / "a.mp4", tmp_path / target, *flags)
+    audio, frames = fake.read_text().splitlines()
+    assert f"-format_whitelist {prepare.DEMUXERS} -i" in audio and "hls" not in prepare.DEMUXERS
+    assert f"-fs {2**27}" in audio and "-frames:v 20001" in frames

@@ -28,8 +28,9 @@ def find_metadata(root, *names, optional=False) -> Path | None:
 
 def read_rows(path) -> list[list[str]]:
     """The rows of a CSV file, without the header, which starts with "video" if there is one."""
-    with decoding(path):
-        return [row for row in csv.reader(read_lines(path)) if row[0] != "video"]
+    with decoding(path):  # line by line, so that a stray quote is an error and takes no other line
+        rows = [next(csv.reader([line], strict=True)) for line in read_lines(path)]
+        return [row for row in rows if row[0] != "video"]
 
 
 def check_rows(path, rows, columns: str, numbers=(), separator=",") -> list:
@@ -113,8 +114,8 @@ def read_annotators(path) -> tuple:
     """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
     An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
     with decoding(path):
-        data = read_bytes(path, MAX_XML)
-        if b"<!" in data.replace(b"<!--", b""):  # a DOCTYPE can define entities without bound
+        data = read_bytes(path, MAX_XML).decode("utf-8")
+        if "<!" in data.replace("<!--", ""):  # a DOCTYPE can define entities without bound
             raise InputError(path, "XML declarations are not supported")
         people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
                   for person in ET.fromstring(data)]

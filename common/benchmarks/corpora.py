@@ -160,15 +160,30 @@ def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list
     if not (x0 < x1 <= width and y0 < y1 <= height):  # False for NaN
         raise ValueError(f"box {left, top, w, h} has no area in {width} x {height}")
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
-    path, sentences = find(str(image["file_name"])), ref["sentences"]
-    phrases = _stripped(str(sentence["sent"]) for sentence in sentences)
-    return [Phrase(path, phrase, box, str(sentence["sent_id"]))
+    path, sentences = find(_text(image["file_name"])), ref["sentences"]
+    phrases = _stripped(_text(sentence["sent"]) for sentence in sentences)
+    return [Phrase(path, phrase, box, _text(sentence["sent_id"]))
             for phrase, sentence in zip(phrases, sentences)]
+
+
+def _text(value) -> str:
+    """Of a string or a number; that of a list which holds another twice, and so on, has no end."""
+    if not isinstance(value, (str, int)):
+        raise TypeError(f"a {type(value).__name__}, not a text or a number")
+    return str(value)
 
 
 class _PlainUnpickler(pickle._Unpickler):
     """Lists, dicts, strings and numbers; whatever names a class or a function is refused.
-    It is the one in Python, slower by seconds: that in C allocates gigabytes if 5 bytes say so."""
+    It is the one in Python, slower by seconds: that in C allocates gigabytes if 5 bytes say so.
+    Tuples become lists: as keys of dicts, nested ones take for ever. Byte arrays are refused."""
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
+                if code not in pickle.BYTEARRAY8 + pickle.FROZENSET}
+    dispatch |= {pickle.TUPLE[0]: dispatch[pickle.LIST[0]],
+                 pickle.EMPTY_TUPLE[0]: dispatch[pickle.EMPTY_LIST[0]]}
+    for n, code in enumerate(pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3, 1):
+        dispatch[code] = lambda self, n=n: self.stack.append(
+            [self.stack.pop() for _ in range(n)][::-1])
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"refused: it names {module}.{name}")

@@ -23,6 +23,9 @@ NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names,
 NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
 TIMEOUT = 900  # seconds that ffmpeg may take for one file
+MAX_AUDIO, MAX_FRAMES = 2**27, 20_000  # of a video: bytes, an hour at 16 kHz; frames
+# A playlist named .mp4 would make ffmpeg read the files that it names.
+DEMUXERS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,wav"
 
 
 # Arguments of ffmpeg before its input, and behind it.
@@ -157,8 +160,10 @@ def extract(program, video, target, before, behind):
     part.mkdir(parents=True)
     is_folder = target.suffix not in (".wav", ".jpg")
     output = "%04d.jpg" if is_folder else f"output{target.suffix}"
-    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file", *before,
-               "-i", str(video), *behind, output]
+    end = ["-fs", str(MAX_AUDIO)] if target.suffix == ".wav" else (
+        ["-frames:v", str(MAX_FRAMES + 1)] if is_folder else [])
+    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file",
+               "-format_whitelist", DEMUXERS, *before, "-i", str(video), *behind, *end, output]
     try:
         ended = subprocess.run(command, cwd=part, text=True, capture_output=True, errors="replace",
                                timeout=TIMEOUT, check=False)
@@ -167,6 +172,10 @@ def extract(program, video, target, before, behind):
             raise InputError(video, lines[-1])
         if not any(part.iterdir()):
             raise InputError(video, f"ffmpeg made no {target.name}: the video ends before")
+        if is_folder and len(os.listdir(part)) > MAX_FRAMES:
+            raise InputError(video, f"more than {MAX_FRAMES} frames")
+        if not is_folder and (part / output).stat().st_size > MAX_AUDIO - 2**16:
+            raise InputError(video, f"more than {MAX_AUDIO} bytes of audio")
         os.replace(part if is_folder else part / output, target)
     except subprocess.TimeoutExpired as error:
         raise InputError(video, f"ffmpeg took more than {TIMEOUT} s") from error

@@ -1,6 +1,7 @@
 """Audio files in and out."""
 import os
 import re
+import zlib
 
 import numpy as np
 import soundfile
@@ -10,8 +11,9 @@ from .files import InputError, atomic, decoding, to_numpy
 from .resample import resample
 
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "AIFF")
-MAX_CHANNELS, MAX_RATE = 64, 768_000
-MAX_SECONDS, MAX_FRAMES = 3600, 2**28  # of one read; 2^28 float32 frames are 1 GiB
+MAX_CHANNELS, MIN_RATE, MAX_RATE = 64, 1000, 768_000
+MAX_SECONDS, MAX_SAMPLES = 3600, 2**26  # of one read: in all channels, or resampled
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # the bits of a byte
 
 
 def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
@@ -32,7 +34,8 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
         count = rest if seconds is None else min(rest, round(seconds * rate))
         if first < 0 or count < 1:
             raise InputError(path, f"no audio at {start} s: {file.frames} frames at {rate} Hz")
-        if count > min(MAX_SECONDS * rate, MAX_FRAMES):
+        largest = count * max(file.channels, (sample_rate or 0) / rate)
+        if count > MAX_SECONDS * rate or largest > MAX_SAMPLES:
             raise InputError(path, f"{count} frames at {rate} Hz are too many")
         file.seek(first)
         waveform = torch.from_numpy(_read_frames(path, file, count, channel))  # (n,)
@@ -46,7 +49,8 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
 def _check_header(path, file):
     if file.format not in FORMATS:
         raise InputError(path, f"{file.format} is not supported: convert it to WAV, FLAC or OGG")
-    if not (1 <= file.channels <= MAX_CHANNELS and 1 <= file.samplerate <= MAX_RATE):
+    is_in_range = MIN_RATE <= file.samplerate <= MAX_RATE
+    if not (is_in_range and 1 <= file.channels <= MAX_CHANNELS):
         raise InputError(path, f"{file.channels} channels at {file.samplerate} Hz: out of bounds")
     if _is_truncated(path, file):
         raise InputError(path, "truncated: the header declares more audio than the file holds")
@@ -54,29 +58,49 @@ def _check_header(path, file):
 
 def _is_truncated(path, file):
     """Whether the file ends before its header says, which libsndfile does not report."""
-    if file.format == "OGG":  # the last page of a stream has a flag
-        with open(path, "rb") as raw:
-            raw.seek(max(0, os.path.getsize(path) - 2**17))  # a page has at most 65 307 bytes
-            tail = raw.read()
-        # A page: 27 bytes, of which [5] are the flags and [26] is the number of lengths; lengths; …
-        page = tail[tail.rfind(b"OggS"):]
-        is_last = len(page) >= 27 and page[5] & 4
-        return not is_last or len(page) < 27 + page[26] + sum(page[27:27 + page[26]])
+    if file.format == "OGG":
+        return _check_pages(path)
     sizes = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", file.extra_info)
     # A program that writes into a pipe cannot know the length and declares 2^32 - 1 bytes.
     return sizes is not None and int(sizes[2]) < int(sizes[1]) < 2**32 - 1
 
 
+def _check_pages(path):
+    """Whether the last page of an OGG file is missing. Raises InputError for a page that is damaged
+    or left out: the decoder passes over it without a word, and the clip is shorter.
+
+    A page: "OggS", …, [5] flags (4: the last), …, [14:18] stream, [18:22] number, [22:26] checksum,
+    [26] number of lengths of segments, lengths, segments. The checksum is the CRC-32 of zlib on
+    reversed bits, from 0 on.
+    """
+    is_last, numbers = False, {}
+    with open(path, "rb") as raw:
+        while len(page := raw.read(27)) == 27:
+            page += (lengths := raw.read(page[26]))
+            page += raw.read(sum(lengths))
+            without = page[:22] + bytes(4) + page[26:]
+            crc = zlib.crc32(without.translate(_REVERSED), 2**32 - 1) ^ (2**32 - 1)
+            stream, number = page[14:18], int.from_bytes(page[18:22], "little")
+            is_next = number == numbers.setdefault(stream, number - 1) + 1
+            if crc.to_bytes(4, "big").translate(_REVERSED) != page[22:26] or not is_next:
+                raise InputError(path, f"damaged before byte {raw.tell()}")
+            numbers[stream] = number
+            is_last = page[5] & 4
+    return not is_last or len(page) > 0
+
+
 def _read_frames(path, file, count, channel):
     """The next `count` frames of one channel, (count,) float32, block by block."""
     mix = np.full(file.channels, 1 / file.channels, np.float32)
-    blocks, missing = [], count
-    while missing and len(block := file.read(min(missing, 2**16), "float32", always_2d=True)):
-        blocks.append(block @ mix if channel == "mean" else block[:, 0].copy())  # (frames,)
-        missing -= len(block)
-    if missing:
-        raise InputError(path, f"truncated: {missing} of {count} frames are missing")
-    return np.concatenate(blocks)
+    waveform, end = np.empty(count, np.float32), 0
+    while end < count and len(block := file.read(min(count - end, 2**16), "float32",
+                                                 always_2d=True)):
+        part = waveform[end:end + len(block)]
+        part[:] = block @ mix if channel == "mean" else block[:, 0]
+        end += len(block)
+    if end < count:
+        raise InputError(path, f"truncated: {count - end} of {count} frames are missing")
+    return waveform
 
 
 def write_audio(path, waveform, rate):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from .files import InputError, atomic
+from .files import InputError, atomic, limited_memory
 
+MAX_BYTES = 2**32
 COUNTER = "num_batches_tracked"  # of batch norm; older files and frozen batch norm have none
 MAX_LISTED = 20  # keys named for each fault; the wrong file would name hundreds
 
@@ -66,16 +67,40 @@ def read_checkpoint(path):
     """What torch.save wrote, on the CPU, if it is only tensors and plain data.
 
     Files of 2020 hold an argparse.Namespace, a class that only holds data: it is allowed.
-    Raises InputError for anything else, before any of it is executed.
+    Raises InputError for anything else, before any of it is executed, for a file that would take
+    more than three times its size in memory, and for a number that is not finite.
     """
     if not Path(path).is_file():
         raise InputError(path, "no such file")
+    size = Path(path).stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(path, f"{size} bytes, more than {MAX_BYTES}")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with limited_memory(path, 2 * size + 2**28), torch.serialization.safe_globals(
+                [argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            _check_tensors(path, content, size)
+            return content
+    except InputError:
+        raise
     except Exception as error:  # bytes from outside can fail in any way
         reason = f"not a checkpoint that can be read safely ({str(error)[:200]})"
         if (unsafe := "Unsupported global: GLOBAL ") in str(error):
             name = str(error).split(unsafe)[1].split()[0]
             reason = f"refused: it needs {name}, which is more than tensors and plain data"
         raise InputError(path, reason) from error
+
+
+def _check_tensors(path, content, size):
+    """Raises InputError if a tensor is not finite, or all have more elements than `size` bytes."""
+    entries, number = [("", content)], 0
+    while entries:
+        name, value = entries.pop()
+        number += value.numel() if torch.is_tensor(value) else 1
+        if number > size:  # a view that repeats its elements, a list in itself
+            raise InputError(path, f"{name[1:]} has more values than the file can hold")
+        if isinstance(value, (dict, list, tuple)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            entries += [(f"{name}.{key}"[-200:], item) for key, item in items]
+        elif torch.is_tensor(value) and not value.isfinite().all():
+            raise InputError(path, f"{name[1:]} has values that are not finite")

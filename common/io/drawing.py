@@ -53,10 +53,14 @@ def _blend(canvas, heatmap):
     heatmap = Image.fromarray(heatmap.astype(np.float32))
     heatmap = np.asarray(heatmap.resize(canvas.size, Image.Resampling.BILINEAR))  # (H, W)
     if not np.isfinite(heatmap).all():
-        raise ValueError("the heatmap is not finite")
-    weight = 0.85 * heatmap.clip(0, 1)[..., None] ** 2  # (H, W, 1)
-    blended = np.asarray(canvas) * (1 - weight) + colour_map(heatmap) * weight
-    return Image.fromarray(blended.round().astype(np.uint8))
+        raise FloatingPointError("the heatmap is not finite")
+    blended = np.array(canvas)
+    for first in range(0, len(blended), 256):  # float64, eight bytes a value, of some rows only
+        rows = slice(first, first + 256)
+        weight = 0.85 * heatmap[rows].clip(0, 1)[..., None] ** 2  # (rows, W, 1)
+        part = blended[rows] * (1 - weight) + colour_map(heatmap[rows]) * weight
+        blended[rows] = part.round().astype(np.uint8)
+    return Image.fromarray(blended)
 
 
 def _outline(canvas, mask, line):

@@ -1,5 +1,6 @@
 """What all readers and writers use: the error for bad input, atomic writes, safe paths."""
 import os
+import resource
 import secrets
 import stat
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import UnidentifiedImageError
+
+
+MAX_MEMORY = 2**30  # bytes that the value in a file may take
 
 
 class InputError(Exception):
@@ -43,6 +47,26 @@ def decoding(path):
     except Exception as error:
         reason = getattr(error, "error_string", None) or f"{type(error).__name__}: {error}"
         raise InputError(path, reason) from error
+
+
+@contextmanager
+def limited_memory(path, extra=None):
+    """Around a parser, to which a small file can be a large value: it may take `extra` bytes (if
+    None, MAX_MEMORY) more than are in use, or it is an InputError. The limit is of the whole
+    process, and only on Linux.
+    """
+    extra = extra or MAX_MEMORY
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if Path("/proc/self/statm").exists():
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if soft == resource.RLIM_INFINITY or used + extra < soft:
+            resource.setrlimit(resource.RLIMIT_AS, (used + extra, hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError(path, f"takes more than {extra >> 20} MB of memory") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .files import InputError, atomic, decoding, to_numpy
+from .files import InputError, atomic, decoding, read_bytes, to_numpy
 
-MAX_PIXELS = 64 * 2**20
+MAX_PIXELS, MAX_SCANNED = 64 * 10**6, 2**32  # half for WebP; pixels times scans, of JPEG
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # EPS would start a program
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation → Image.Transpose
 
@@ -16,13 +16,17 @@ def read_image(path, mode="RGB"):
 
     The first frame of an animation. EXIF orientation is applied. "RGB" and "L" lay transparent
     pixels over white. 16-bit grey is scaled to 8 bits. Raises InputError for a file that is not an
-    image, is cut short, or has more than MAX_PIXELS.
+    image, is cut short, or is larger than the bounds above.
     """
     if mode not in ("RGB", "RGBA", "L"):
         raise ValueError(f"mode is 'RGB', 'RGBA' or 'L', not {mode!r}")
     with decoding(path), Image.open(path, formats=_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(path, f"{image.width * image.height} pixels, more than {MAX_PIXELS}")
+        pixels = image.width * image.height
+        limit = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS
+        if pixels > limit:
+            raise InputError(path, f"{pixels} pixels, more than {limit}")
+        if image.info.get("progressive") and pixels * _count_scans(path) > MAX_SCANNED:
+            raise InputError(path, f"{_count_scans(path)} scans of {pixels} pixels are too many")
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(0x0112))
         if image.mode == "F" or image.mode.startswith("I"):
@@ -36,6 +40,11 @@ def read_image(path, mode="RGB"):
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert(mode)
         return np.array(image if turn is None else image.transpose(turn))
+
+
+def _count_scans(path):
+    """At least the number of a JPEG's scans: in coded data a zero follows a byte 255."""
+    return read_bytes(path, MAX_SCANNED >> 3).count(b"\xff\xda")
 
 
 def write_image(path, array):

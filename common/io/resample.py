@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 ZEROS, ROLLOFF = 6, 0.99  # torchaudio's defaults, which TURN's released code uses
+MAX_CACHED = 2000  # filters of rates with larger quotients, as of 44101 Hz, are not kept
 
 
 def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=None):
@@ -32,7 +33,8 @@ def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=Non
         return waveform
     divisor = math.gcd(rate_in, rate_out)
     old, new = rate_in // divisor, rate_out // divisor  # a block: `old` samples become `new`
-    width, filters = _filters(old, new, zeros, rolloff, beta, waveform.dtype, waveform.device)
+    make = _filters if max(old, new) <= MAX_CACHED else _filters.__wrapped__
+    width, filters = make(old, new, zeros, rolloff, beta, waveform.dtype, waveform.device)
     n = waveform.shape[-1]
     length, blocks = -(-n * new // old), -(-n // old)
     rows = waveform.reshape(math.prod(waveform.shape[:-1]), n)  # (B, n)
@@ -43,6 +45,7 @@ def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=Non
             windows = padded[:, first:].unfold(-1, taps.shape[1], old)[:, :blocks]  # a view
             parts = windows.split(max(1, 2**22 // taps.shape[1]), 1)  # the product copies its part
             groups.append(torch.cat([part @ taps.T for part in parts], 1))  # (B, blocks, outputs)
+    del padded, windows, parts
     resampled = torch.cat(groups, -1).flatten(1)[:, :length]  # (B, length)
     return resampled.reshape(*waveform.shape[:-1], length)
 

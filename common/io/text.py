@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from .files import InputError, atomic, decoding, read_bytes
+from .files import InputError, atomic, decoding, limited_memory, read_bytes
 
 MAX_TEXT = 2**28  # bytes of a JSON, JSONL, CSV or text file
 
@@ -39,14 +39,15 @@ def read_json(path):
     """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long."""
     def refuse(name):
         raise ValueError(f"{name} is not JSON")
-    with decoding(path):
+    with decoding(path), limited_memory(path):
         return json.loads(_read_text(path), parse_constant=refuse)
 
 
 def read_lines(path) -> list[str]:
     """The lines of a UTF-8 file that are not blank, stripped. Raises InputError."""
     try:
-        return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        with limited_memory(path):
+            return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, error) from error
 
@@ -59,9 +60,9 @@ def read_csv(path, columns=()):
     """The rows of a CSV file with a header, as dicts.
 
     Raises InputError if one of `columns` is not in the header, or names the first row that is
-    shorter or longer than the header.
+    shorter or longer than the header, or has a line break in a field, as after a stray quote.
     """
-    with decoding(path):
+    with decoding(path), limited_memory(path):
         reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise InputError(path, f"no column {', '.join(absent)}")
@@ -70,5 +71,7 @@ def read_csv(path, columns=()):
             if None in row or None in row.values():
                 fault = f"line {reader.line_num}: not {len(reader.fieldnames)} fields"
                 raise InputError(path, fault)
+            if "\n" in "".join(row.values()):
+                raise InputError(path, f"line {reader.line_num}: a quote spans several lines")
             rows.append(row)
         return rows

@@ -197,7 +197,10 @@ def _load_recording(path: Path):
 
 def _name(path: Path) -> str:
     text = path.with_suffix(".txt")
-    lines = text.read_text("utf-8", "replace")[:200].splitlines() if text.is_file() else []
+    lines = []
+    if text.is_file():
+        with open(text, "rb") as file:
+            lines = file.read(200).decode("utf-8", "replace").splitlines()
     name = (lines[0] if lines else path.stem.replace("_", " ")).strip().rstrip(".!").lower()
     return name.removeprefix("a ").removeprefix("an ").removeprefix("the ") or path.stem
 
