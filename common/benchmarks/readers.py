@@ -28,13 +28,13 @@ from common.training import dist
 from .annotations import (check_name, check_rows, clip_boxes, clip_id, find_metadata, from_grid,
                           parse_boxes, read_annotators, read_entries, read_ids, read_rows,
                           relative_path)
+from .is3 import ARCHIVE, GRID, mask_to_box, read_archive, read_mask
 from .samples import Sample
 
 IMAGES = ("images", "visual_frames", "frames")
 AUDIO = ("audio_waw", "audio_wav", "audio")  # IS3's spelling
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
 FRAME_RATE = 4  # of videos on disk: frame k shows the time (k + 0.5) / FRAME_RATE (stmnet 4.1)
-GRID = 224  # boxes of IS3, VPO and AVSBench are pixels of an image of this size
 UNANNOTATED = ("vggsound", "flickr-soundnet", "ave")  # without boxes
 
 
@@ -115,23 +115,36 @@ def _extended(reader, sounding, root, lists):
 
 
 def _instances(name, boxes_file, masks_file, root, lists):
-    """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine."""
+    """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine.
+    Without the list of boxes, they are those of the archive (IS3), or of the masks."""
     image_dir, audio_dir, mask_dir = (
         next((root / folder for folder in folders if (root / folder).is_dir()), root / folders[0])
         for folders in (IMAGES, AUDIO, MASKS))
-    masks, masks_path = {}, find_metadata(root, masks_file, optional=True)
+    masks_path, ids = find_metadata(root, masks_file, optional=True), lists and set(read_ids(lists))
+    names = (boxes_file, ARCHIVE) if name == "is3" else (boxes_file,)
+    path, masks = find_metadata(root, *names, optional=masks_path), {}
+    is_archive = path is not None and path.name == ARCHIVE
     for entry in read_entries(masks_path, image=str, gt_box=str) if masks_path else ():
         mask = inside(mask_dir, relative_path(entry["gt_box"], MASKS))  # spelt gt_box
         masks.setdefault(relative_path(entry["image"], IMAGES), []).append(mask)
-    path, ids = find_metadata(root, boxes_file), lists and set(read_ids(lists))
-    for entry in read_entries(path, image=str, audio=str, gt_box=list):
+    if is_archive:
+        entries = read_archive(path)
+    else:
+        entries = read_entries(path or masks_path, image=str, audio=str,
+                               gt_box=list if path else str)
+    for entry in entries:
         image = relative_path(entry["image"], IMAGES)
         if ids is None or image.stem in ids:
             audio = inside(audio_dir, relative_path(entry["audio"], AUDIO))
-            boxes = from_grid(parse_boxes(path, image, [entry["gt_box"]]), GRID)
-            existing = tuple(mask for mask in masks.get(image, ()) if mask.is_file())
-            yield Sample(image.stem, inside(image_dir, image), audio, clip_boxes(boxes),
-                         existing or None, *_group_and_label(name, image))
+            here = masks.get(image) or [inside(mask_dir, f"{image.stem}{suffix}")
+                                        for suffix in (".png", ".jpg") if is_archive]
+            here = tuple(mask for mask in here if mask.is_file())
+            boxes = [entry["gt_box"]] if path else [mask_to_box(read_mask(m), GRID) for m in here]
+            boxes = clip_boxes(from_grid(parse_boxes(path or masks_path, image, boxes), GRID))
+            group, label = _group_and_label(name, image)
+            yield Sample(image.stem, inside(image_dir, image), audio,
+                         boxes if path or here else None, here or None, group,
+                         entry.get("category", label) if is_archive else label)
 
 
 def _group_and_label(name, image):

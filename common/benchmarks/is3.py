@@ -1,0 +1,182 @@
+"""Interactive benchmarks in IS3's layout, written and read: sslalign, section 3.2 and Table I.
+
+    ROOT/images/N.jpg, audio_waw/N.wav, gt_segmentation/N.png   of each object
+    ROOT/IS3_annotation.json                                boxes and categories, as in the archive
+    ROOT/metadata/synthetic3240_bbox.json, …_seg.json       the lists of the authors' repository
+    ROOT/metadata/IS3_annotation.json, IS3_class_files_dict.json, ROOT/audio_wav (a link to
+    audio_waw)    what the evaluator of Juanola et al. opens, arXiv 2410.01020
+
+N is CLASS_CLASS_NUMBER_CLASS: the classes of the image without spaces, a number, and the object's
+class. Each object has a copy of its image. Boxes are pixels of GRID × GRID, paths relative to ROOT.
+The keys of IS3_annotation.json are not published: it is read as a list of objects with image,
+audio, gt_box or bbox, and perhaps category.
+"""
+import os
+import secrets
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.io import InputError, read_audio, read_image, write_audio, write_image, write_json
+
+from .annotations import check_name, parse_boxes, read_entries
+
+IMAGES, AUDIO, MASKS, ARCHIVE = "images", "audio_waw", "gt_segmentation", "IS3_annotation.json"
+GRID = 224  # boxes of IS3, VPO and AVSBench are pixels of an image of this size
+RATE, SECONDS = 16000, 10  # of audio; the authors' evaluator takes 16 000 samples for a second
+
+
+class Object(NamedTuple):
+    """An object in an image, and audio of its class."""
+    category: str  # see `category_name`
+    mask: np.ndarray  # (H, W) bool
+    waveform: np.ndarray  # (n,) at RATE
+
+
+def read_mask(path) -> np.ndarray:
+    """(H, W) bool: pixels of 128 or more; of a cut-out, which is transparent elsewhere, the opaque
+    ones."""
+    rgba = read_image(path, "RGBA")
+    if rgba[..., 3].min() < 255:
+        return rgba[..., 3] >= 128
+    return np.asarray(Image.fromarray(rgba[..., :3]).convert("L")) >= 128
+
+
+def mask_to_box(mask, side: int = 0) -> np.ndarray:
+    """The smallest box around a mask: (H, W) bool → (4,) int, x0, y0, x1, y1 in pixels.
+
+    x1 and y1 are the first pixels behind it. side: the smallest box in pixels of a side × side
+    image, to which the mask is stretched. An empty mask has the box 0, 0, 0, 0.
+
+    >>> mask_to_box(np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]) > 0)
+    array([1, 1, 3, 3])
+    """
+    height, width = mask.shape
+    y, x = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    if not len(x):
+        return np.zeros(4, int)
+    low, high = np.array([x[0], y[0]]), np.array([x[-1] + 1, y[-1] + 1])
+    old, new = np.array([width, height]), side or np.array([width, height])
+    return np.concatenate([low * new // old, -(-high * new // old)])
+
+
+def category_name(path, text: str) -> str:
+    """A class as it stands in names of files: in lower case, with spaces for underscores and dots,
+    at which other readers split names. path: where it is from. Raises InputError if it is no name
+    of a file, or has no letter."""
+    name = " ".join(text.lower().replace("_", " ").replace(".", " ").split())
+    if not any(letter.isalpha() for letter in name):  # a number would be taken for the image's
+        raise InputError(path, f"{text[:80]!r} is no class: it has no letter")
+    return check_name(path, name)
+
+
+class AudioPool:
+    """Audio by class: files FOLDER/CLASS/*.wav, .flac or .ogg. Raises InputError."""
+
+    def __init__(self, folder, seed: int = 0):
+        self.folder, self.files, self.drawn = Path(folder), {}, {}
+        self.rng = np.random.default_rng(seed)
+        if not self.folder.is_dir():
+            raise InputError(folder, "no such folder of audio, with a folder for each class")
+        for path in sorted(self.folder.glob("*/*")):
+            if path.suffix.lower() in (".wav", ".flac", ".ogg"):
+                category = category_name(path.parent, path.parent.name)
+                self.files.setdefault(category, []).append(path)
+
+    def draw(self, path, category: str) -> np.ndarray:
+        """The first SECONDS of a random file of the class, (n,) float32 at RATE; each file is drawn
+        once before any is drawn again. path: for what. Raises InputError."""
+        if category not in self.files:
+            raise InputError(path, f"no audio of the class {category!r} in {self.folder}")
+        if not self.drawn.get(category):
+            self.drawn[category] = self.rng.permutation(len(self.files[category])).tolist()
+        file = self.files[category][self.drawn[category].pop()]
+        waveform = read_audio(file, RATE, seconds=SECONDS)[0].numpy()
+        if not np.abs(waveform).max() > 1e-4:
+            raise InputError(file, "the audio is silent")
+        return waveform
+
+
+def check_objects(path, image, objects) -> None:
+    """Raises InputError unless an image (H, W, 3) has two objects or more, each of another class,
+    with masks of its size of which none is empty or wholly within another. path: the image's."""
+    names = [category for category, _, _ in objects]
+    if len(set(names)) < max(len(names), 2):
+        text = ", ".join(names) or "none"
+        raise InputError(path, f"two objects of different classes are needed (found: {text})")
+    for category, mask, _ in objects:
+        if mask.shape != image.shape[:2]:
+            sizes = [f"{x.shape[1]}×{x.shape[0]}" for x in (mask, image)]
+            raise InputError(path, f"the mask of {category} has {sizes[0]} pixels, not {sizes[1]}")
+        if not mask.any():
+            raise InputError(path, f"the mask of {category} is empty: no pixel is 128 or more")
+    for (a, first, _), (b, second, _) in combinations(objects, 2):
+        if (first & second).sum() == min(first.sum(), second.sum()):
+            raise InputError(path, f"the masks of {a} and {b} overlap wholly")
+
+
+def write_is3(root, images) -> None:
+    """Write a benchmark to the new folder `root`, whole or not at all.
+
+    images: for each image where it is from, (H, W, 3) uint8, and its Objects. Raises InputError,
+    see `check_objects`, or if there is no image or `root` exists.
+    """
+    root = Path(root).absolute()
+    if root.exists() or root.is_symlink():
+        raise InputError(root, "exists already; a new folder is written")
+    part = root.with_name(f".{root.name[:100]}.{secrets.token_hex(8)}.part")
+    boxes, masks, archive, names = [], [], [], {}
+    try:
+        for number, (path, image, objects) in enumerate(images):
+            check_objects(path, image, objects)
+            group = "_".join(category.replace(" ", "") for category, _, _ in objects)
+            for category, mask, waveform in objects:
+                name = check_name(path, f"{group}_{number:05d}_{category}")
+                files = {"image": f"{IMAGES}/{name}.jpg", "audio": f"{AUDIO}/{name}.wav"}
+                write_image(part / files["image"], image)
+                write_audio(part / files["audio"], waveform, RATE)
+                write_image(part / MASKS / f"{name}.png", mask.astype(np.uint8) * 255)
+                boxes.append({**files, "gt_box": mask_to_box(mask, GRID).astype(float)})
+                masks.append({**files, "gt_box": f"{MASKS}/{name}.png", "offset": 1})
+                archive.append({**boxes[-1], "category": category, "origin": Path(path).name})
+                names.setdefault(category, []).append(name)
+        if not boxes:
+            raise InputError(root, "there is no image to write")
+        for file, content in ((ARCHIVE, archive), (f"metadata/{ARCHIVE}", archive),
+                              ("metadata/synthetic3240_bbox.json", boxes),
+                              ("metadata/synthetic3240_seg.json", masks),
+                              ("metadata/IS3_class_files_dict.json", names)):
+            write_json(part / file, content)
+        (part / "audio_wav").symlink_to(AUDIO)
+        os.rename(part, root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_archive(path) -> list[dict]:
+    """The objects in IS3_annotation.json, as in the repository's list. Raises InputError."""
+    entries = read_entries(path, image=str, audio=str)
+    for n, entry in enumerate(entries):
+        box = entry.get("gt_box", entry.get("bbox"))
+        if not (isinstance(box, list) and isinstance(entry.get("category", ""), str)):
+            raise InputError(path, f"entry {n} has {', '.join(entry)[:200]}: gt_box or bbox must be"
+                                   " a list, category a string")
+        if parse_boxes(path, f"entry {n}", [box]).max() > GRID:
+            raise InputError(path, f"entry {n}: a box beyond {GRID} pixels; put synthetic3240_bbox"
+                                   ".json of the authors' repository into metadata/")
+        entry["gt_box"] = box
+    return entries
+
+
+def statistics(samples) -> dict:
+    """The columns of Table I: images, classes, whether an image has several objects, instances (an
+    object with its audio), whether all have boxes and masks."""
+    images, classes, no_yes = {s.group for s in samples}, {s.label for s in samples}, ("no", "yes")
+    return {"# Data": len(images), "# Classes": len(classes - {None}),
+            "Multi-Object": no_yes[len(images) < len(samples)], "# Instance": len(samples),
+            "BBox": no_yes[all(s.boxes is not None for s in samples)],
+            "Seg.": no_yes[all(s.masks for s in samples)]}
