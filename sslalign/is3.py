@@ -1,5 +1,4 @@
-"""Makes an interactive benchmark of one's own, as IS3 was made (3.2): images of two objects, a box
-and a mask of each, and audio of each.
+"""Makes a benchmark like IS3 (3.2): images of two objects, a box, a mask and audio of each.
 
 `python -m sslalign.is3 prompts classes.txt > prompts.jsonl`: Eq. (6), for a text-to-image program
 `python -m sslalign.is3 assemble --images DIR --masks DIR --audio DIR --keep kept.txt --out ROOT`
@@ -7,7 +6,7 @@ and a mask of each, and audio of each.
 
 An image NAME.png or .jpg has a mask NAME_CLASS.png of each object, of any segmenter, white on black
 or transparent around the object; audio is in DIR/CLASS/. `python -m sslalign.evaluate --data is3
---root ROOT` evaluates on what is written (common/benchmarks/is3.py).
+--root ROOT` evaluates on what is written. Its layout: common/benchmarks/is3.py.
 """
 import json
 import sys
@@ -18,8 +17,8 @@ import numpy as np
 
 from common.benchmarks import load_samples
 from common.benchmarks.annotations import read_entries
-from common.benchmarks.is3 import (RATE, AudioPool, Object, category_name, check_objects, read_mask,
-                                   statistics, write_is3)
+from common.benchmarks.is3 import (RATE, AudioPool, Object, category_name, check_objects,
+                                   find_images, read_mask, statistics, write_is3)
 from common.io import InputError, atomic, read_image, read_lines
 from common.scenes import Scenes
 from common.training import Parser, cli, markdown_table, progress_bar
@@ -34,9 +33,8 @@ def prompts(classes) -> list[dict]:
         Prompt = { "a photo of a (c₁) and (c₂)", "(c₁) is next to (c₂)", "(c₁) is playing a (c₂)" }
         for all pairs of different classes c₁, c₂
 
-    >>> prompts(["cat", "fire truck"])[1]
-    {'name': 'cat_firetruck_000001', 'classes': ('cat', 'fire truck'), 'prompt': 'cat is next to \
-fire truck'}
+    >>> prompts(["cat", "fire truck"])[1]["prompt"]
+    'cat is next to fire truck'
     """
     pairs = [(pair, prompt) for pair in permutations(classes, 2) for prompt in PROMPTS]
     return [{"name": f"{'_'.join(pair).replace(' ', '')}_{n:06d}", "classes": pair,
@@ -45,51 +43,30 @@ fire truck'}
 
 def read_classes(path) -> list[str]:
     """The classes in a list, one a line, or in VGG-SS's vggss.json. Raises InputError."""
-    names = read_lines(path)
-    if Path(path).suffix == ".json":
-        names = sorted({entry["class"] for entry in read_entries(path, **{"class": str})})
+    is_vggss = Path(path).suffix == ".json"
+    names = ([entry["class"] for entry in read_entries(path, **{"class": str})] if is_vggss
+             else read_lines(path))
     names = list(dict.fromkeys(category_name(path, name) for name in names))
     if len(names) < 2:
         raise InputError(path, "two classes or more make a pair")
     return names
 
 
-def find_images(images, masks) -> dict:
-    """Image → {class: mask} of two folders. A mask is of the image with the longest name that it
-    begins with. Raises InputError for a mask without image, and names that occur twice."""
-    paths = [path for path in sorted(Path(images).glob("*"))
-             if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
-    files, found = {path.stem: path for path in paths}, {path: {} for path in paths}
-    if not paths or len(files) < len(paths):
-        raise InputError(images, "no folder of .png, .jpg or .webp images with different names")
-    for mask in sorted(Path(masks).glob("*.png")):
-        ends = [n for n, letter in enumerate(mask.stem) if letter == "_"]
-        stem = next((mask.stem[:n] for n in reversed(ends) if mask.stem[:n] in files), None)
-        if stem is None:
-            raise InputError(mask, f"no image in {images} has this name without _CLASS")
-        category = category_name(mask, mask.stem[len(stem) + 1:])
-        if found[files[stem]].setdefault(category, mask) != mask:
-            raise InputError(mask, f"another mask is of the same image and class {category!r}")
-    return found
-
-
 def kept_images(path, found: dict) -> list:
     """The images that a list names, one name a line. Without the list, asks for each image whether
     it shows its objects, and writes the list. Raises InputError."""
-    by_name = {image.stem: image for image in found}
-    if Path(path).exists():
-        names = list(dict.fromkeys(read_lines(path)))
-        if unknown := [name for name in names if name not in by_name]:
-            raise InputError(path, f"no image has the name {unknown[0][:80]!r}")
-        return [by_name[name] for name in names]
-    try:
-        kept = [image for image in found if input(
-            f"{image}: {' and '.join(found[image])}? [y/N] ").strip().lower().startswith("y")]
-    except EOFError:
-        raise InputError(path, "no such list of images, and no answer which to keep") from None
-    with atomic(path, "w") as file:
-        file.writelines(f"{image.stem}\n" for image in kept)
-    return kept
+    if not Path(path).exists():
+        try:
+            kept = [image.stem for image in found if input(
+                f"{image}: {' and '.join(found[image])}? [y/N] ").lower().startswith("y")]
+        except EOFError:
+            raise InputError(path, "no such list of images, and no answer which to keep") from None
+        with atomic(path, "w") as file:
+            file.writelines(f"{name}\n" for name in kept)
+    names, by_name = read_lines(path), {image.stem: image for image in found}
+    if unknown := [name for name in names if name not in by_name]:
+        raise InputError(path, f"no image has the name {unknown[0][:80]!r}")
+    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 def assemble(args):
@@ -106,8 +83,8 @@ def assemble(args):
             if not args.skip_bad:
                 raise
             print(f"left out: {error}", file=sys.stderr)
-        else:
-            yield path, image, objects
+            continue
+        yield path, image, objects
 
 
 def compose(args):
@@ -120,7 +97,7 @@ def compose(args):
 
 
 FLAGS = {  # command → flag → default (None: it must be given), help
-    "prompts": {"count": (0, "so many at random (0: all)"), "seed": (0, "of these")},
+    "prompts": {"count": (0, "so many at random (0: all)"), "seed": (0, "of the choice")},
     "assemble": {"images": (None, "folder of images"), "masks": (None, "folder of masks"),
                  "audio": (None, "folder with a folder of audio for each class"),
                  "keep": (None, "list of the images to keep; without it they are asked for"),

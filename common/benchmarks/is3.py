@@ -74,6 +74,26 @@ def category_name(path, text: str) -> str:
     return check_name(path, name)
 
 
+def find_images(images, masks) -> dict:
+    """Image → {class: mask} of two folders. A mask is of the image with the longest name that it
+    begins with. Raises InputError for a mask without image, and names that occur twice."""
+    paths = [path for path in sorted(Path(images).glob("*"))
+             if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    by_name, found = {path.stem: path for path in paths}, {path: {} for path in paths}
+    if not paths or len(by_name) < len(paths):
+        raise InputError(images, "no folder of .png, .jpg or .webp images with different names")
+    for mask in sorted(Path(masks).glob("*.png")):
+        words = mask.stem.split("_")
+        ends = [n for n in range(1, len(words)) if "_".join(words[:n]) in by_name]
+        if not ends:
+            raise InputError(mask, f"no image in {images} has this name without _CLASS")
+        category = category_name(mask, " ".join(words[ends[-1]:]))
+        image = by_name["_".join(words[:ends[-1]])]
+        if found[image].setdefault(category, mask) != mask:
+            raise InputError(mask, f"another mask is of the same image and class {category!r}")
+    return found
+
+
 class AudioPool:
     """Audio by class: files FOLDER/CLASS/*.wav, .flac or .ogg. Raises InputError."""
 
