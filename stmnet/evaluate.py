@@ -11,20 +11,21 @@ import numpy as np
 import torch
 
 from common import io, metrics
-from common.evaluation import Evaluation, evaluation_parser, parse_flags, with_objects
+from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, with_objects
 from common.training import (best_checkpoint, cli, dist, fields_free_on_resume, from_dict,
                              load_checkpoint, progress_bar, resolve, select_device)
 
 from .backbones import faster_rcnn
+from .backbones.vggish import RATE
 from .backbones.views import test_view
 from .config import PRESETS, Config
 from .data import BACKGROUND
-from .figures import NUM_VIDEOS, contact_sheet, draw_video_rows
+from .figures import NUM_VIDEOS, contact_sheet
 from .memory import EMPTY, Memory
 from .model import Stmnet
-from .scoring import (SIZE, FrameScores, VideoScores, aggregate, baseline_scores, boxes_to_maps,
-                      concatenate, enlarge, foreground_boxes, ground_proposals, iou_of_boxes,
-                      score_maps, stability)
+from .scoring import (PAGE_RULES, SIZE, FrameScores, VideoScores, aggregate, baseline_scores,
+                      boxes_to_maps, concatenate, enlarge, foreground_boxes, ground_proposals,
+                      iou_of_boxes, score_maps, stability)
 from .tables import notes, results_table
 from .test_sets import load_test_sets
 
@@ -60,7 +61,7 @@ class Predictor:
         """Features of T frames, their segments (T, samples), the memory of the steps before."""
         features_a = self.model.audio_encoder(segments.to(self.device))[None]
         *output, memory = self.model.space_time(features_v, features_a, past)
-        logits, alpha, scores = (x[0].float().cpu() for x in output)
+        logits, alpha, scores = (metrics.finite("output", x[0].float().cpu()) for x in output)
         confidence, best = logits.softmax(-1).max(-1)  # (T,)
         least = 0 if BACKGROUND in self.classes else self.config.confidence
         labels = [self.classes[k] if probability >= least else BACKGROUND
@@ -110,20 +111,25 @@ def score_video(predictor, test_set, i) -> VideoScores:
                        np.array(prediction.labels))
 
 
-def draw_video(predictor, test_set, i) -> tuple:
-    """The rows of a contact sheet, see `draw_video_rows`."""
-    video = test_set.video(i)
-    prediction = predictor.predict(predictor.encode_frames(video.frames), video.segments)
-    return draw_video_rows(video, prediction.heatmaps[predictor.config.box_map],
-                           predictor.boxes(video.frames, prediction), prediction.labels)
+def video_sample(predictor, test_set, i, group="") -> page.Sample:
+    """A video with its own audio, that of another video, and silence, as the page has it."""
+    video, clips = test_set.video(i), []
+    features_v, gt = predictor.encode_frames(video.frames), boxes_to_maps(video.boxes)
+    for name, x in (("its own", video.segments), ("silence", 0 * video.segments),
+                    ("another video's", shuffled_audio(test_set, i, len(gt)))):
+        prediction = predictor.predict(features_v, x)
+        clips.append(page.Clip(
+            name, x.flatten(), RATE, prediction.heatmaps[predictor.config.box_map],
+            predictor.boxes(video.frames, prediction), prediction.labels, gt))
+    return page.Sample(test_set.ids[i], video.frames, clips, group, video.times, video.labels)
 
 
-def score_videos(predictor, test_set) -> VideoScores:
-    """The scores of all videos of a test set, in their order, by all processes."""
+def score_videos(predictor, test_set) -> list:
+    """The VideoScores of all videos of a test set, in their order, by all processes."""
     rows = progress_bar(list(dist.split(len(test_set.ids))), name=test_set.name)
     parts = dist.gather_objects({i: score_video(predictor, test_set, i) for i in rows})
     scores = {i: x for part in parts for i, x in part.items()}
-    return concatenate([scores[i] for i in sorted(scores)])
+    return [scores[i] for i in sorted(scores)]
 
 
 def evaluate(predictor, sets) -> Evaluation:
@@ -131,15 +137,22 @@ def evaluate(predictor, sets) -> Evaluation:
     config, result = predictor.config, Evaluation()
     predictor.model.space_time.memory.K = config.K_evaluated
     for test_set in sets:
-        scores, group = score_videos(predictor, test_set), test_set.group
+        videos, group = score_videos(predictor, test_set), test_set.group
+        scores = concatenate(videos)
         flat = aggregate(scores, [*predictor.classes, BACKGROUND], config.box_map)
         result.metrics |= {group + (key.removeprefix("frames/") if group else key): value
                            for key, value in flat.items()}
         result.tables.append(results_table(test_set, flat, config))
         if dist.rank() == 0:
             print("\n".join([str(result.tables[-1]), *notes(flat)]))
-            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(
-                [draw_video(predictor, test_set, i) for i in range(len(test_set.ids))[:NUM_VIDEOS]])
+            own = f"{config.box_map}/"
+            values = np.array([metrics.mean(v.columns[own].ciou) for v in videos])
+            picked = page.pick(values, np.ones(len(videos), bool), NUM_VIDEOS)
+            samples = [video_sample(predictor, test_set, i, name) for i, name in picked.items()]
+            result.galleries.append(page.Gallery(
+                test_set.name, samples, SIZE, rules=PAGE_RULES,
+                curves=page.mean_curves(scores.columns[own].curve[scores.has_gt])))
+            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(samples[:NUM_VIDEOS])
     settings = ("K_evaluated", "box_map", "blurred", "objects")
     result.metrics |= {"samples": len(sets[0].ids), **{k: getattr(config, k) for k in settings}}
     return result
@@ -207,7 +220,7 @@ def main(argv=None):
             result.write(out, args, predictor.config)
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
-                sheet = io.contact_sheet(**contact_sheet([draw_video(predictor, test_set, i)]))
+                sheet = io.contact_sheet(**contact_sheet([video_sample(predictor, test_set, i)]))
                 folder = out / f"sheets-{args.data}"
                 io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
 

@@ -1,7 +1,8 @@
 """Localize what sounds in any video, frame by frame.
 
 `python -m stmnet.localize --video cello.mp4 --out found.gif`, or `--video FOLDER` with 0000.jpg,
-0001.jpg, … and one audio file, writes the frames with heatmap and boxes, and found.json.
+0001.jpg, … and one audio file, writes the frames with heatmap and boxes, and found.json; --out
+found.html also a page. `--demo 8000` is a page that asks for an image and audio.
 
 Live: `--stream --frames <(ffmpeg …) --sound <(ffmpeg …) --size 320x240 --fps 4` reads raw frames
 and audio from two paths (files, named pipes, /dev/fd/N, or - for standard input) and writes a line
@@ -9,34 +10,33 @@ of JSON as soon as a frame's audio segment is there. It keeps K steps and one se
 """
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common import io
-from common.benchmarks.videos import open_video
-from common.io import InputError, atomic
+from common.benchmarks.videos import open_video, write_video
+from common.evaluation import Model, page, serve, write_video_page
+from common.io import InputError
 from common.training import Parser, best_checkpoint, cli, select_device
 
 from .backbones.vggish import RATE, AudioStream, segments_at
 from .evaluate import BOXES, add_setting_flags, load_predictor
 from .memory import EMPTY
-from .scoring import enlarge
+from .scoring import PAGE_RULES, SIZE, enlarge
 
 BLOCK = 16  # frames at once
-GIF_WIDTH = 480  # pixels, at most
+PAGE_FRAMES = 120  # at most, in the page
 
 
 def localize(predictor, blocks):
-    """Blocks of T frames, times, segments (T, samples) → each frame, its heatmap (h, w), boxes in
-    [0, 1], and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
+    """Blocks of T frames, times, segments (T, samples) → each frame, its heatmap (h, w), boxes
+    (n, 5), and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
     memory, number = EMPTY, 0
     for frames, times, segments in blocks:
         prediction = predictor.predict(predictor.encode_frames(frames), segments, memory)
@@ -44,7 +44,7 @@ def localize(predictor, blocks):
         for k, boxes in enumerate(predictor.boxes(frames, prediction)):
             height, width = frames[k].shape[:2]
             pixels = boxes[:, :4] * torch.tensor([width, height, width, height])
-            yield frames[k], prediction.heatmaps[predictor.config.box_map][k], boxes[:, :4], {
+            yield frames[k], prediction.heatmaps[predictor.config.box_map][k], boxes, {
                 "frame": number, "time": round(float(times[k]), 4), "label": prediction.labels[k],
                 "confidence": round(float(prediction.confidence[k]), 4), "boxes": pixels.tolist(),
                 "scores": boxes[:, 4].tolist()}
@@ -71,31 +71,18 @@ def blocks_of_stream(frames, audio: AudioStream, width: int, height: int, fps: f
         number += 1
 
 
-def write_video(path, images, fps, audio) -> None:
-    """An iterable of images (H, W, 3) uint8, resized to the first → a GIF, or .mp4 with audio."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths, size, made = [], None, f"{folder}/made"
-        for image in map(Image.fromarray, images):
-            size = size or image.size
-            paths.append(f"{folder}/{len(paths):06d}.png")
-            (image if image.size == size else image.resize(size)).save(paths[-1], compress_level=1)
-        if path.suffix.lower() == ".mp4":
-            command = ["ffmpeg", "-v", "error", "-nostdin", "-framerate", f"{fps:g}", "-i",
-                       f"{folder}/%06d.png", "-i", str(audio), "-pix_fmt", "yuv420p", "-vf",
-                       "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-f", "mp4", made]  # even sides
-            ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            if ended.returncode:
-                raise InputError(path, (ended.stderr.strip() or "ffmpeg failed").splitlines()[-1])
-        else:
-            first, *rest = (Image.open(p).reduce(-(-size[0] // GIF_WIDTH)) for p in paths)
-            first.save(made, format="GIF", save_all=True, append_images=rest,
-                       duration=round(1000 / fps), loop=0)
-        with atomic(path) as file:
-            file.write(Path(made).read_bytes())
+def locate(predictor, image, waveform) -> page.Clip:
+    """An image with the audio in the middle of a waveform, as a video of one frame."""
+    middle = [len(waveform) / RATE / 2]
+    segment = segments_at(waveform, middle, predictor.config.samples)
+    _, heatmap, boxes, record = next(localize(predictor, [([image], middle, segment)]))
+    return page.Clip(heatmaps=heatmap[None], boxes=[boxes], labels=[record["label"]],
+                     facts={"probability of its class": record["confidence"]})
 
 
-def localize_file(predictor, args):
-    out, records, config = Path(args.out), [], predictor.config
+def localize_file(predictor, args, model):
+    out, records, shown, config = Path(args.out), [], [], predictor.config
+    drawn = out.with_suffix(".gif") if out.suffix.lower() == ".html" else out
     if out.resolve() == Path(args.video).resolve():
         raise InputError(out, "would take the place of the video itself")
 
@@ -103,11 +90,15 @@ def localize_file(predictor, args):
         blocks = blocks_of_file(video, config.samples)
         for frame, heatmap, boxes, record in localize(predictor, blocks):
             records.append(record)
-            yield io.overlay(frame, heatmap=enlarge(heatmap[None])[0], boxes=boxes,
-                          labels=[record["label"]] * len(boxes))
+            if drawn != out and len(shown) < PAGE_FRAMES:
+                shown.append((frame, heatmap, boxes, record["label"]))
+            labels = [f"{record['label']} {score:.2f}" for score in record["scores"]]
+            yield io.overlay(frame, enlarge(heatmap[None])[0], boxes[:, :4], labels=labels)
 
     with open_video(args.video, args.fps) as video:
-        write_video(out, images(video), args.fps, video.audio)
+        write_video(drawn, images(video), args.fps, video.audio)
+        if shown:
+            write_video_page(out, model, args, video.audio, shown, SIZE, PAGE_RULES)
     io.write_json(out.with_suffix(".json"), {
         "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
         "box_map": config.box_map, "checkpoint": args.checkpoint})
@@ -142,7 +133,8 @@ def main(argv=None):
     add("--checkpoint", default="", help="default: best.pt of the newest run")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     add("--video", default="", help="a folder with numbered images and one audio file, or a file")
-    add("--out", default="", help=".gif or .mp4 to write, boxes go to .json [localized.gif]; with "
+    add("--demo", type=int, default=0, help="port of a page on 127.0.0.1 that asks for files")
+    add("--out", default="", help=".gif, .mp4, .html to write, boxes: .json [localized.gif]; with "
         "--stream a file of JSON lines [standard output]")
     add("--fps", type=float, default=4.0, help="frames a second of the input [4]")
     add("--stream", action="store_true", help="read raw frames and audio as they come")
@@ -150,8 +142,8 @@ def main(argv=None):
     add("--sound", default="", help="with --stream: path of raw s16le mono 16 kHz audio, or -")
     add("--size", default="", metavar="WxH", help="with --stream: size of the frames")
     args = parser.parse_args(argv)
-    if bool(args.video) == args.stream:
-        parser.error("either --video or --stream")
+    if bool(args.video) + args.stream + bool(args.demo) != 1:
+        parser.error("either --video or --stream or --demo")
     if not 0.1 <= args.fps <= 100:
         parser.error("--fps is between 0.1 and 100")
     is_size = re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", args.size)
@@ -160,13 +152,17 @@ def main(argv=None):
     if args.frames == args.sound == "-":
         parser.error("one of --frames and --sound is standard input, not both")
     args.out = args.out or ("" if args.stream else "localized.gif")
-    if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4"):
-        parser.error(f"--out {args.out} is neither a .gif nor an .mp4")
+    if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4", ".html"):
+        parser.error(f"--out {args.out} is neither a .gif nor an .mp4 nor an .html")
     with cli(prog):
         args.checkpoint = str(best_checkpoint("stmnet", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device),
                                    **{name: getattr(args, name) for name in ("K", *BOXES)})
-        localize_stream(predictor, args) if args.stream else localize_file(predictor, args)
+        model = Model("stmnet", predictor.config, lambda path: io.read_audio(path, RATE),
+                      partial(locate, predictor))
+        if args.demo:
+            serve(model, args.demo)
+        localize_stream(predictor, args) if args.stream else localize_file(predictor, args, model)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 
 from common import metrics
 from common.evaluation.boxes import boxes_from_maps
+from common.evaluation.page import score_curve
 
 from .backbones.rois import nms
 from .data import BACKGROUND
 
 SIZE, TAU = 256, 0.5  # side of the maps that are compared, threshold of cIoU (4.2)
 NEIGHBOURS = 1.5  # seconds between frames of which stability is measured, at most
+PAGE_RULES = {f"τ = {TAU}": "fixed"}  # threshold that the page begins with
 METRICS = {"ciou_mean": ("ciou", metrics.mean), "ciou@0.5": ("ciou", metrics.success_rate),
            "pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", metrics.success_rate),
            "stability": ("stability", metrics.mean)}
@@ -24,6 +26,7 @@ class FrameScores(NamedTuple):
     ciou: torch.Tensor | None = None
     pointing: torch.Tensor | None = None
     stability: torch.Tensor | None = None
+    curve: torch.Tensor | None = None  # (T, number of thresholds), see score_curve
 
 
 class VideoScores(NamedTuple):
@@ -109,7 +112,8 @@ def score_maps(maps, gt, labels, times) -> FrameScores:
     cIoU (4.2) and stability are of A(τ) = {α > τ}, τ = TAU; NaN if A(τ) and gt are empty."""
     masks = metrics.binarize(maps, "fixed", tau=TAU)
     return FrameScores(iou_of_boxes(foreground_boxes(maps, labels), gt), metrics.ciou(masks, gt),
-                       metrics.pointing(maps, gt), stability(masks, gt, times))
+                       metrics.pointing(maps, gt), stability(masks, gt, times),
+                       torch.from_numpy(score_curve(maps, gt)))
 
 
 def baseline_scores(gt) -> dict:

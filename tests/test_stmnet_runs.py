@@ -261,14 +261,18 @@ def test_what_is_measured(capsys):
     assert "N = 4" in out and table.n == 4 and str(table) in out
     values = {row["name"]: row["values"] for row in table.rows}
     assert values["pointing"]["attention map"] == [50.0] and "silent audio" in table.columns
-    assert len(sheet["rows"]) == 8 and len(sheet["columns"]) == 3 and sheet["captions"][4] == ""
+    assert len(sheet["rows"]) == 8 and sheet["captions"][4] == "0.5 s, 1.5 s, 2.5 s"
+    sample = result.galleries[0].samples[0]
+    names = ["its own", "silence", "another video's"]
+    assert [clip.name for clip in sample.clips] == names
+    assert len(sample.clips[0].waveform) % len(sample.frames) == 0
     for test_set in (single := MadeUp(), later := MadeUp()):
         test_set.ids = ["x"]
     keys = evaluate.evaluate(told, [single]).metrics
     assert not [k for k in keys if k.startswith("control/shuffled")]  # its own audio is no control
     later.video = lambda i: MadeUp().video(i)._replace(times=np.arange(3) + 5.5)
-    sheet = figures.contact_sheet([evaluate.draw_video(told, s, 0) for s in (single, later)])
-    assert sheet["columns"] == () and sheet["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
+    sheet = figures.contact_sheet([evaluate.video_sample(told, s, 0) for s in (single, later)])
+    assert sheet["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
     assert common_io.contact_sheet(**sheet).ndim == 3
     told.config = replace(SMALL, box_map="scores")
     again = evaluate.evaluate(told, [MadeUp()]).metrics
@@ -280,7 +284,7 @@ def test_evaluation_against_frame_by_frame(background):
     """All steps of a video at once, in blocks, or one by one with a memory: the same numbers."""
     p = predictor(background=background, confidence=0.3)
     test_set = SceneVideos(p.config)
-    scores = evaluate.score_videos(p, test_set)
+    scores = evaluate.concatenate(evaluate.score_videos(p, test_set))
     naive = {"ciou": [], "pointing": [], "labels": []}
     for i in range(len(test_set.ids)):
         video, past = test_set.video(i), EMPTY

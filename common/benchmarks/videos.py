@@ -1,14 +1,18 @@
 """Videos: a folder of numbered images with audio, or a video file."""
 import re
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import InputError
+from PIL import Image
+
+from common.io import InputError, atomic
 
 from .prepare import extract, to_audio, to_frames
 
+GIF_WIDTH = 480  # pixels, at most
 IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
 
 
@@ -57,3 +61,26 @@ def numbered_images(folder) -> list:
     if missing := set(range(min(paths), max(paths))) - set(paths):
         raise InputError(folder, f"frame {min(missing)} is missing, before {max(paths)}")
     return [paths[number] for number in sorted(paths)]
+
+
+def write_video(path, images, fps, audio) -> None:
+    """An iterable of images (H, W, 3) uint8, resized to the first → a GIF, or .mp4 with audio."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths, size, made = [], None, f"{folder}/made"
+        for image in map(Image.fromarray, images):
+            size = size or image.size
+            paths.append(f"{folder}/{len(paths):06d}.png")
+            (image if image.size == size else image.resize(size)).save(paths[-1], compress_level=1)
+        if path.suffix.lower() == ".mp4":
+            command = ["ffmpeg", "-v", "error", "-nostdin", "-framerate", f"{fps:g}", "-i",
+                       f"{folder}/%06d.png", "-i", str(audio), "-pix_fmt", "yuv420p", "-vf",
+                       "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-f", "mp4", made]  # even sides
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if ended.returncode:
+                raise InputError(path, (ended.stderr.strip() or "ffmpeg failed").splitlines()[-1])
+        else:
+            first, *rest = (Image.open(p).reduce(-(-size[0] // GIF_WIDTH)) for p in paths)
+            first.save(made, format="GIF", save_all=True, append_images=rest,
+                       duration=round(1000 / fps), loop=0)
+        with atomic(path) as file:
+            file.write(Path(made).read_bytes())

@@ -1,7 +1,9 @@
 """What image–audio methods share after the model: test sets, scores, tables, figures, boxes."""
 from .boxes import boxes_from_maps
-from .figures import SHEET_ROWS, TILE, draw_samples, localization_parser, write_localization
-from .page.galleries import Model, pair_gallery
+from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_localization,
+                      write_video_page)
+from .page.demo import serve
+from .page.galleries import Model, pair_gallery, trained_on
 from .saved import MapWriter, SavedMaps, add_map_flags
 from .scoring import CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples
 from .tables import Evaluation, evaluation_parser, parse_flags, with_objects
@@ -10,6 +12,6 @@ from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partn
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
            "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
            "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples", "encode_test_audio",
-           "evaluation_parser", "localization_parser",
-           "pair_gallery", "parse_flags", "score_samples", "shuffled_partners", "test_sets",
-           "with_objects", "write_localization"]
+           "evaluation_parser", "localization_parser", "pair_gallery", "parse_flags",
+           "score_samples", "serve", "shuffled_partners", "test_sets", "trained_on",
+           "with_objects", "write_localization", "write_video_page"]

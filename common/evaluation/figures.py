@@ -118,3 +118,17 @@ def write_localization(args, model: Model, facts: dict) -> None:
         print(f"{clip.name}: {len(clip.boxes[0])} boxes{facts}")
         for box in record["boxes"].tolist() if record["audio"] in files else ():
             print(f"  {', '.join(f'{x:.0f}' for x in box)} (x0, y0, x1, y1 in pixels)")
+
+
+def write_video_page(out, model: Model, args, audio, frames: list, size: int, rules: dict) -> None:
+    """The page of a video. frames: images with heatmap (h, w), boxes (n, 5) and class name, one in
+    1 / args.fps seconds; audio: the file of the sound track; size, rules: of the Gallery."""
+    images, heatmaps, boxes, labels = map(list, zip(*frames))
+    waveform, rate = model.read(audio)
+    missing = round(len(frames) / args.fps * rate) - len(waveform)  # negative: it is cut
+    clip = page.Clip("sound track", torch.nn.functional.pad(waveform, (0, missing)), rate,
+                     torch.stack(heatmaps), boxes, labels)
+    times = [(k + 0.5) / args.fps for k in range(len(frames))]
+    sample = page.Sample(Path(args.video).name, images, [clip], times=times)
+    page.write_page(out, f"{model.method}: {sample.name}", [page.Gallery("", [sample], size,
+                    rules=rules)], note=f"{model.method}, {trained_on(model.config)}.")

@@ -29,7 +29,6 @@ function table({ title, columns, rows }, k) {
 }
 
 const short = (x) => Number(x.toPrecision(4)).toString();
-
 function plot(lines, text, range) { // lines: [[[x, y]]]; range: of y, by default that of the lines
   const [W, H, L, B] = [300, 150, 44, 18], xs = lines.flat().map(([x]) => x);
   const ys = lines.flat().map(([, y]) => y), [x0, x1] = [Math.min(...xs), Math.max(...xs)];
@@ -91,8 +90,9 @@ function ciou(mask, gt) { // Σ mask · gt / (Σ gt + Σ mask · [gt = 0])
 }
 
 function stroke(context, path, colour, width) { // with a dark rim, so that it shows on any image
-  for (const [strokeStyle, lineWidth] of [["#000", width + 2], [colour, width]])
-    Object.assign(context, { strokeStyle, lineWidth }).stroke(path);
+  for (const [strokeStyle, line] of [["#000", width + 2], [colour, width]])
+    Object.assign(context, { strokeStyle, lineWidth: line * context.canvas.width / 448 })
+      .stroke(path);
 }
 
 function outline(mask, size) {
@@ -143,8 +143,8 @@ function card(sample, gallery, audio, moved = () => {}) {
   const [opacity, opacityInput] = slider("opacity", 1, 0.01, (x) => { state.opacity = x; });
   const [tau, tauInput] = slider("threshold", 1, 0.005, (x) => { state.tau = x; state.rule = ""; });
   const [time, timeInput] = slider("time", T - 1, 1, (x) => { state.frame = x; seek(); });
-  const cells = sample.labels.map((label) => el("span", { title: label,
-    className: /^(background|)$/.test(label) ? "" : "on" }));
+  const cells = (sample.labels.length ? sample : sample.clips[0]).labels.map((title) =>
+    el("span", { title, className: /^(background|)$/.test(title) ? "" : "on" }));
   const button = (options, ...text) => el("button", { type: "button", ...options }, ...text);
   const buttons = sample.clips.map((_, k) => button({ onclick: () => press(k) }));
   const once = (key, make) => cache.get(key) || cache.set(key, make()).get(key);
@@ -210,10 +210,10 @@ function card(sample, gallery, audio, moved = () => {}) {
     for (const box of boxes) drawBox(context, box, size * SCALE);
     text.textContent = gt ? `IoU ${ciou(mask, gt).toFixed(4).replace("NaN", "–")} ${where}` :
       `${boxes.length} ${boxes.length === 1 ? "box" : "boxes"}`;
-    more.textContent = [...Object.entries(clip.facts).map(([k, v]) =>
-      `${k}: ${typeof v === "number" ? v.toFixed(3) : v}`),
-    ...(T > 1 ? [`${sample.times[t]} s`, `annotated: ${sample.labels[t] || "–"}`] : []),
-    ...(clip.labels[t] ? [`predicted: ${clip.labels[t]}`] : [])].join(" · ");
+    more.textContent = [...Object.entries(clip.facts).map(([name, x]) =>
+      `${name}: ${typeof x === "number" ? x.toFixed(3) : x}`), T > 1 && `${sample.times[t]} s`,
+    sample.labels[t] && `annotated: ${sample.labels[t]}`,
+    clip.labels[t] && `predicted: ${clip.labels[t]}`].filter(Boolean).join(" · ");
     canvas.setAttribute("aria-label", `${clip.name}: ${text.textContent}`);
     cells.forEach((cell, k) => cell.classList.toggle("now", k === t));
     mark();
