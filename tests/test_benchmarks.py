@@ -57,6 +57,11 @@ def root(tmp_path):
         ),
     ):
         (tmp_path / "metadata" / name).write_text(content)
+    for path in (EXCERPTS / "stm").glob("*"):
+        if path.is_dir():
+            shutil.copytree(path, tmp_path / "metadata" / "annotations", dirs_exist_ok=True)
+        else:
+            shutil.copy(path, tmp_path / "metadata")
     (tmp_path / "Annotations").mkdir()
     for line in (EXCERPTS / "flickr_test.csv").read_text().split():
         (tmp_path / "Annotations" / f"{line.split(',')[0]}.xml").write_text(
@@ -80,6 +85,9 @@ LISTED = {
     "ave": 40,
     "ave-boxes": 1,
     "audioset-instrument": 30,
+    "ave-stm": 949,
+    "audioset-instrument-stm": 537,
+    "audioset-instrument-clips": 40,
     "music-solo": 30,
     "music-duet": 30,
     "vggsound": 1,

@@ -110,13 +110,19 @@ def clip_boxes(boxes: np.ndarray) -> np.ndarray:
     return boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
+def read_xml(path, limit: int) -> ET.Element:
+    """The root of an XML file of at most `limit` bytes, in UTF-8, without entities. InputError."""
+    with decoding(path):
+        data = read_bytes(path, limit).decode("utf-8")
+        if "<!" in data.replace("<!--", ""):  # a DOCTYPE can define entities without bound
+            raise InputError(path, "XML declarations are not supported")
+        return ET.fromstring(data.encode())
+
+
 def read_annotators(path) -> tuple:
     """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
     An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
     with decoding(path):
-        data = read_bytes(path, MAX_XML).decode("utf-8")
-        if "<!" in data.replace("<!--", ""):  # a DOCTYPE can define entities without bound
-            raise InputError(path, "XML declarations are not supported")
         people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
-                  for person in ET.fromstring(data)]
+                  for person in read_xml(path, MAX_XML)]
     return tuple(parse_boxes(path, "bbox", boxes) / 256 for boxes in people if boxes)

@@ -18,7 +18,9 @@ from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
 CLIP_SECOND = 5.0  # VGG-SS was annotated on frame 125 at 25 fps, which is not quite the middle
-VIDEOS = ("ave", "ave-boxes", "audioset-instrument")  # FRAME_RATE frames a second
+FOLDERS = ("ave", "audioset-instrument-clips")  # of which a sample's image is a folder of frames
+VIDEOS = (*FOLDERS, "ave-boxes", "audioset-instrument")  # FRAME_RATE frames a second
+ALL_FRAMES = ("ave-stm", "audioset-instrument-stm")  # at the video's own rate
 NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names, at
 NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
@@ -33,9 +35,10 @@ def to_audio(rate=16000):
     return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le"]
 
 
-def to_frames(fps):
-    """The filter keeps the last frame before (k + 0.5) / fps."""
-    return [], ["-vf", f"fps={fps:g}", "-start_number", "0", "-q:v", "2"]
+def to_frames(fps=None):
+    """The filter keeps the last frame before (k + 0.5) / fps. None: all frames, at the video's own
+    rate."""
+    return [], [*(["-vf", f"fps={fps:g}"] if fps else []), "-start_number", "0", "-q:v", "2"]
 
 
 def _to_frame(second):
@@ -118,7 +121,7 @@ def _duration(path):
 def prepare(name, videos, root, lists, jobs, rate) -> bool:
     """Make the listed images and audio from VIDEOS/ID.*, and print how many there are.
     Files that exist are skipped. True if nothing failed and there are files. Raises InputError."""
-    if name not in CLIPS + VIDEOS + NUMBERED:
+    if name not in CLIPS + VIDEOS + ALL_FRAMES + NUMBERED:
         raise InputError(name, "is published as images and audio, there is nothing to extract")
     program = shutil.which("ffmpeg")
     if program is None:
@@ -130,9 +133,9 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
         targets[sample.audio] = sample.audio.stem, to_audio(rate)
-        if name in VIDEOS:
-            folder = sample.image if name == "ave" else sample.image.parent
-            targets[folder] = folder.name, to_frames(FRAME_RATE)
+        if name in VIDEOS + ALL_FRAMES:
+            folder = sample.image if name in FOLDERS else sample.image.parent
+            targets[folder] = folder.name, to_frames(FRAME_RATE if name in VIDEOS else None)
         elif name in NUMBERED:
             targets[sample.image] = sample.group, _to_frame(int(sample.image.stem) / NUMBERED_FPS)
         else:

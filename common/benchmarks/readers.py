@@ -29,13 +29,14 @@ from .annotations import (check_name, check_rows, clip_boxes, clip_id, find_meta
                           parse_boxes, read_annotators, read_entries, read_ids, read_rows,
                           relative_path)
 from .is3 import ARCHIVE, GRID, mask_to_box, read_archive, read_mask
+from .cvat import box_samples, instrument_clips
 from .samples import Sample
 
 IMAGES = ("images", "visual_frames", "frames")
 AUDIO = ("audio_waw", "audio_wav", "audio")  # IS3's spelling
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
 FRAME_RATE = 4  # of videos on disk: frame k shows the time (k + 0.5) / FRAME_RATE (stmnet 4.1)
-UNANNOTATED = ("vggsound", "flickr-soundnet", "ave")  # without boxes
+UNANNOTATED = ("vggsound", "flickr-soundnet", "ave", "audioset-instrument-clips")  # no boxes
 
 
 def load_samples(name: str, root, lists=None) -> list[Sample]:
@@ -235,6 +236,9 @@ READERS = {  # name: reader (root, path of a list or None) → samples; the publ
     "ave": (_ave, None),
     "ave-boxes": (_frames, "ave_box.json"),  # the user's own, in the format of audioset_box.json
     "audioset-instrument": (_frames, "audioset_box.json"),
+    "ave-stm": (box_samples, "testSet.txt"),  # boxes of every frame, by stmnet's authors
+    "audioset-instrument-stm": (box_samples, "test.csv"),
+    "audioset-instrument-clips": (instrument_clips, "train.csv"),
     "music-solo": (_frames, "solotest.json"),
     "music-duet": (_frames, "duettest.json"),
     "vggsound": (_vggsound, None),
