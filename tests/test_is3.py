@@ -107,7 +107,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("lists", ("repository", "archive", "masks"))
-def test_what_is_written_is_read_back(lists, root):
+def test_what_is_written_is_read_back(lists, root, capsys):
     """By the repository's lists, by the archive's file, and with boxes of the masks alone."""
     if lists != "repository":
         (root / "metadata/synthetic3240_bbox.json").unlink()
@@ -117,6 +117,9 @@ def test_what_is_written_is_read_back(lists, root):
     if lists == "masks":
         (root / "IS3_annotation.json").unlink()
     samples = iter(load_samples("is3", root))
+    file = {"repository": " in synthetic3240_bbox.json", "archive": " in IS3_annotation.json"}
+    text = f"is3: 6 found / 6 listed{file.get(lists, '')}, 6 with masks\n"
+    assert capsys.readouterr().err == text
     for n, (_, image, objects) in enumerate(draw_images()):
         for category, mask, waveform in objects:
             sample = next(samples)

@@ -36,6 +36,7 @@ IMAGES = ("images", "visual_frames", "frames")
 AUDIO = ("audio_waw", "audio_wav", "audio")  # IS3's spelling
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
 FRAME_RATE = 4  # of videos on disk: frame k shows the time (k + 0.5) / FRAME_RATE (stmnet 4.1)
+IS3_LISTS = ("synthetic3240_bbox.json", ARCHIVE)  # the first that is there
 UNANNOTATED = ("vggsound", "flickr-soundnet", "ave", "audioset-instrument-clips")  # no boxes
 
 
@@ -48,7 +49,11 @@ def load_samples(name: str, root, lists=None) -> list[Sample]:
         example = f", for example {samples[0].image}, its audio and boxes" if samples else ""
         raise InputError(root, f"none of the {len(samples)} samples of {name} is here{example}")
     if dist.rank() == 0:
-        print(f"{name}: {len(found)} found / {len(samples)} listed", file=sys.stderr)
+        path = find_metadata(root, *IS3_LISTS, optional=True) if name == "is3" else None
+        masks = sum(bool(s.masks) for s in found)
+        print(f"{name}: {len(found)} found / {len(samples)} listed"
+              f"{f' in {path.name}' if path else ''}{f', {masks} with masks' if masks else ''}",
+              file=sys.stderr)
     return found
 
 
@@ -122,7 +127,7 @@ def _instances(name, boxes_file, masks_file, root, lists):
         next((root / folder for folder in folders if (root / folder).is_dir()), root / folders[0])
         for folders in (IMAGES, AUDIO, MASKS))
     masks_path, ids = find_metadata(root, masks_file, optional=True), lists and set(read_ids(lists))
-    names = (boxes_file, ARCHIVE) if name == "is3" else (boxes_file,)
+    names = IS3_LISTS if name == "is3" else (boxes_file,)
     path, masks = find_metadata(root, *names, optional=masks_path), {}
     is_archive = path is not None and path.name == ARCHIVE
     for entry in read_entries(masks_path, image=str, gt_box=str) if masks_path else ():
@@ -228,7 +233,7 @@ READERS = {  # name: reader (root, path of a list or None) → samples; the publ
     "vggss-extended": (partial(_extended, _vggss, None), "vggss_test_plus_silent.csv"),
     "flickr-extended": (partial(_extended, _flickr, "flickr_test.csv"),
                         "flickr_test_plus_silent.csv"),
-    "is3": (partial(_instances, "is3", "synthetic3240_bbox.json", "synthetic3240_seg.json"), None),
+    "is3": (partial(_instances, "is3", "", "synthetic3240_seg.json"), None),
     "vpo-ss": (partial(_instances, "vpo", "vpo_ss_bbox.json", "vpo_ss_seg.json"), None),
     "vpo-ms": (partial(_instances, "vpo", "vpo_ms_bbox.json", "vpo_ms_seg.json"), None),
     "avsbench-s4": (partial(_instances, "s4", "s4_box.json", "s4_seg.json"), None),
