@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -146,3 +147,17 @@ def find_tab(port) -> str:
         if pages := [tab for tab in tabs if tab["type"] == "page"]:
             return pages[0]["webSocketDebuggerUrl"]
         time.sleep(0.05)
+
+
+def main():
+    """`python -m tests.browser PAGE OUT.png [WIDTH HEIGHT]`: a picture of its first samples."""
+    page, out, *size = sys.argv[1:]
+    with chromium() as tab:
+        tab.open(Path(page).resolve().as_uri(), *map(int, size or (1280, 900)))
+        tab.run("document.querySelector('.cards').scrollIntoView()")
+        tab.screenshot(out)
+        print(f"{out}; {len(tab.errors)} errors in the console")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ A new method adds its name to METHODS and its flags to TINY. Checks of one metho
 
 import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import torch
 from common.io import read_json, write_audio, write_image
 from tests import processes
 from tests.layouts import write
+from tests.test_page import read_page
 from common.scenes import Scenes
 
 METHODS = ["turn", "sslalign", "avkd", "stmnet"]
@@ -305,6 +307,19 @@ def test_the_files_of_a_run(runs):
     method, _, folder, _ = runs
     expected = {"config.json", "log.jsonl", "last.pt", "best.pt", "metrics.json", "samples.png"}
     assert expected <= {p.name for p in (folder / "whole").iterdir()}
+    page = read_page(folder / "whole" / "report.html")
+    assert page["tables"] and page["title"] == f"{method}, whole" and page["paper"]
+    assert {"loss", "validation/score"} <= set(page["series"]) and len(page["galleries"]) > 1
+    facts = dict(page["facts"])
+    assert facts["steps"] == "12" and facts["command"].startswith("python ")
+    for gallery in page["galleries"]:
+        names = [clip["name"] for clip in gallery["samples"][0]["clips"]]
+        assert len(names) >= 3 and any("silen" in name for name in names)
+        assert all(s["clips"][0]["audio"] >= 0 and s["clips"][0]["gt"] for s in gallery["samples"])
+        is_of_maps = method != "turn"
+        assert (
+            bool(gallery["curves"]) == is_of_maps == bool(gallery["samples"][0]["clips"][0]["maps"])
+        )
     rows = log(folder / "whole")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     metrics = read_json(folder / "whole" / "metrics.json")
@@ -381,6 +396,11 @@ def localize_in_a_video(cwd, capsys, monkeypatch):
         :3
     ] == b"GIF" and "found/a.gif" in capsys.readouterr().out
     assert len(json.loads((cwd / "found" / "a.json").read_text())["frames"]) == len(film.frames)
+    main(["--video", "film", "--out", "found/b.html", "--device", "cpu"])
+    page = read_page(cwd / "found" / "b.html")
+    sample = page["galleries"][0]["samples"][0]
+    assert len(sample["frames"]) == len(sample["clips"][0]["maps"]) == len(film.frames)
+    assert "trained on 12 drawn shapes" in page["note"] and (cwd / "found" / "b.gif").is_file()
     assert "gone" in bad(
         "stmnet.localize", "--video gone --out found/b.gif --device cpu", capsys, monkeypatch
     )
@@ -403,6 +423,8 @@ def test_localize(runs, capsys, monkeypatch):
     assert found["boxes"] and "found/a.png" in capsys.readouterr().out
     for x0, y0, x1, y1 in found["boxes"]:
         assert 0 <= x0 <= x1 <= 100 and 0 <= y0 <= y1 <= 70
+    main(["--image", "in.png", "--audio", "in.wav in.wav", "--out", "a.html", "--device", "cpu"])
+    assert "trained on 12 drawn shapes" in read_page(cwd / "a.html")["note"]
     best = f"--checkpoint {folder / 'whole' / 'best.pt'} --device cpu"
     if method == "turn":
         main(f"{best} --image in.png --phrase ring --out b.png".split())
@@ -443,6 +465,15 @@ def test_localize(runs, capsys, monkeypatch):
 # Bad input ----------------------------------------------------------------------------------------
 
 
+def with_weights(checkpoint, value):
+    """The checkpoint, with all parameters of its model (but no counters) at `value`."""
+    model = {
+        name: torch.randn(x.shape) * value if x.is_floating_point() else x
+        for name, x in checkpoint["model"].items()
+    }
+    return {**checkpoint, "model": model}
+
+
 @pytest.mark.slow
 def test_bad_checkpoints(runs, capsys, monkeypatch):
     method, cwd, folder, _ = runs
@@ -462,6 +493,8 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
         "architecture": {**good, "config": {**good["config"], **OTHER_ARCHITECTURE[method]}},
         "keys": {**good, "model": {}},
         "no-model": {k: v for k, v in good.items() if k != "model"},
+        "nan": with_weights(good, math.nan),
+        "inf": with_weights(good, math.inf),
     }
     for name, content in cases.items():
         path = cwd / f"{name}.pt"
@@ -484,6 +517,13 @@ def test_bad_checkpoints(runs, capsys, monkeypatch):
         monkeypatch,
     )
     bad(f"{method}.evaluate", f"--checkpoint {best} --device tpu --out bad", capsys, monkeypatch)
+    torch.save(with_weights(good, 1e30), cwd / "huge.pt")
+    try:
+        flags = f"--checkpoint {cwd / 'huge.pt'} --out huge"
+        importlib.import_module(f"{method}.evaluate").main(flags.split())
+    except SystemExit as ended:  # a cosine of such features can be finite
+        err = capsys.readouterr().err.strip()
+        assert ended.code == 1 and err.count("\n") == 0 and ("finite" in err or "nan" in err), err
     assert not (cwd / "bad").exists()
     for name in ("truncated", "other-method", "architecture"):  # the same files as last.pt
         (folder / name).mkdir()

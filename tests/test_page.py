@@ -448,8 +448,9 @@ def test_the_frames_follow_the_sound_track(browser, tmp_path):
     page.write_page(tmp_path / "a.html", "video", [page.Gallery("", [sample])])
     browser.errors.clear()
     browser.open((tmp_path / "a.html").as_uri())
-    shown = f"[...{CARD}[0].querySelectorAll('.time span')].findIndex(x => x.matches('.now'))"
+    shown = f"[...{CARD}[0].querySelectorAll('.strip span')].findIndex(x => x.matches('.now'))"
     assert browser.run(shown) == 0
+    assert browser.run("document.documentElement.scrollWidth") == 1280  # nothing sticks out
     browser.run(f"{CARD}[0].querySelector('.time').focus()")  # scrubbing with the keyboard
     for kind in ("keyDown", "keyUp"):
         browser.send(

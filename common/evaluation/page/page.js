@@ -224,7 +224,7 @@ function card(sample, gallery, audio, moved = () => {}) {
     el("h3", {}, `${sample.group}${sample.group && ": "}${sample.name}`),
     el("div", { className: sample.width < 160 ? "view small" : "view" }, image, canvas),
     el("div", { className: "buttons" }, ...buttons), el("div", {}, text, " ", more),
-    ...(T > 1 ? [time, el("div", { className: "time" }, ...cells)] : []), opacity, tau, marks);
+    ...(T > 1 ? [time, el("div", { className: "strip" }, ...cells)] : []), opacity, tau, marks);
   draw();
   return self.node;
 }
