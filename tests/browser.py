@@ -1,6 +1,7 @@
 """Chromium without a window, driven through its DevTools protocol by the standard library alone."""
 
 import base64
+import io
 import itertools
 import json
 import os
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
+
+from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --mute-audio
@@ -150,13 +153,15 @@ def find_tab(port) -> str:
 
 
 def main():
-    """`python -m tests.browser PAGE OUT.png [WIDTH HEIGHT]`: a picture of its first samples."""
-    page, out, *size = sys.argv[1:]
+    """`python -m tests.browser PAGE OUT.png GALLERY WIDTH HEIGHT`: a picture of a page, from the
+    samples of gallery number GALLERY on; OUT.png has 256 colours.
+    """
+    page, out, gallery, *size = sys.argv[1:]
     with chromium() as tab:
-        tab.open(Path(page).resolve().as_uri(), *map(int, size or (1280, 900)))
-        tab.run("document.querySelector('.cards').scrollIntoView()")
-        tab.screenshot(out)
-        print(f"{out}; {len(tab.errors)} errors in the console")
+        tab.open(Path(page).resolve().as_uri(), *map(int, size))
+        tab.run(f"document.querySelectorAll('section')[{gallery}].scrollIntoView()")
+        Image.open(io.BytesIO(tab.screenshot())).quantize(256).save(out, optimize=True)
+    assert not tab.errors, tab.errors
 
 
 if __name__ == "__main__":
