@@ -1,5 +1,6 @@
 """third_party/fetch.py against a local server that can stop, ignore ranges, send wrong bytes."""
 
+import fcntl
 import hashlib
 import re
 import threading
@@ -11,7 +12,7 @@ from common.io import InputError
 from third_party import fetch as module
 from third_party.fetch import CHECKPOINTS, HERE, fetch, main
 
-BODY = bytes(range(256)) * 12000  # 3 MB, more than one block
+BODY = b"PK\x03\x04" + (bytes(range(256)) * 12000)[4:]  # 3 MB, more than one block
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 
 
@@ -31,6 +32,9 @@ def server(monkeypatch):
             )
             if self.path == "/absent":
                 self.send_error(404)
+                return
+            if server.answer is not None:
+                self.wfile.write(server.answer)
                 return
             if start >= len(server.body):
                 self.send_response(416)
@@ -56,6 +60,7 @@ def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
     server.url = f"http://127.0.0.1:{server.server_port}/x.pth"
+    server.answer = None  # the bytes of a whole response
     server.ranges, server.body, server.stop_after, server.ignore_ranges, server.shift = (
         [],
         BODY,
@@ -76,7 +81,7 @@ def entry(server, **more):
 
 
 def names(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != "lock")
 
 
 def test_fetch_then_nothing_to_do(server, tmp_path):
@@ -175,7 +180,7 @@ def test_unknown_digest_is_held_to_the_first_download(server, tmp_path):
     item = {"file": "x.pth", "url": server.url}
     path, _ = fetch(item, tmp_path)
     path.unlink()
-    server.body = BODY[::-1]
+    server.body = BODY[:4] + BODY[:3:-1]
     with pytest.raises(InputError, match=f"not {SHA256} as at first"):
         fetch(item, tmp_path)
     assert names(tmp_path) == ["SHA256SUMS"]
@@ -239,3 +244,75 @@ def test_list_and_the_table_itself(capsys):
         ):  # the digits that a name carries
             assert e["sha256"].startswith(digits)
         assert e["licence"] == "not stated" or (HERE / "licences" / f"{e['licence']}.txt").is_file()
+
+
+# What servers and people do
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        (b"HTTP/1.0 416 Bad\r\n\r\n", "did not fit"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 1e9\r\n\r\nPK", "a length of '1e9'"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: -5\r\n\r\nPK", "a length of '-5'"),
+        (b"HTTP/1.0 302 Go\r\nLocation: http://[::1\r\n\r\n", "cannot be fetched"),
+        (b"HTTP/1.0 302 Go\r\nLocation: file:///etc/passwd\r\n\r\n", "302"),
+        (b"what is this\r\n\r\n", "cannot be fetched"),
+        (b"", "cannot be fetched"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>" + b"Log in " * 50_000, "no checkpoint"),
+        (b"HTTP/1.0 200 OK\r\n\r\nPK\3\4 and little more", "no checkpoint"),
+        (b"HTTP/1.0 200 OK\r\n\r\n", "no checkpoint"),
+        (b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", "another coding"),
+    ],
+)
+def test_odd_answers_are_one_line_and_pin_nothing(server, tmp_path, answer, reason):
+    server.answer = answer
+    with pytest.raises(InputError, match=reason):
+        fetch({"file": "x.pth", "url": server.url}, tmp_path)  # no digest is known
+    assert set(names(tmp_path)) <= {"x.pth.part"}
+
+
+def test_a_server_that_is_too_slow(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    monkeypatch.setattr(module, "SLOWEST", 1e12)
+    with pytest.raises(InputError, match="bytes a second: run again to go on"):
+        fetch(entry(server), tmp_path)
+
+
+def test_what_was_pinned_is_said(server, tmp_path):
+    assert "later files must have" in fetch({"file": "x.pth", "url": server.url}, tmp_path)[1]
+
+
+def test_sums_in_other_forms(server, tmp_path):
+    upper = SHA256.upper()
+    (tmp_path / "SHA256SUMS").write_bytes(f"# of 2020\n\n{upper} *x.pth\n\xff\n".encode("latin1"))
+    unknown = {"file": "x.pth", "url": server.url}
+    fetch(unknown, tmp_path)
+    server.body = BODY[:-1] + b"x"
+    (tmp_path / "x.pth").unlink()
+    with pytest.raises(InputError, match="as at first"):
+        fetch(unknown, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pth.part", "SHA256SUMS", "SHA256SUMS.part", "lock"])
+def test_links_are_not_written_through(server, tmp_path, name):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "weights" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="is a link"):
+        fetch(entry(server), tmp_path / "weights")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_two_at_once(server, tmp_path):
+    with open(tmp_path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another fetch"):
+            fetch(entry(server), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "file" / "weights")
+    monkeypatch.setattr(module, "CHECKPOINTS", {"x": entry(server)})
+    assert main(["x"]) == 2 and capsys.readouterr().err.count("\n") == 1

@@ -4,10 +4,13 @@ A download that was interrupted continues where it stopped. A file gets its name
 digests have been checked. Files that were put there by hand are checked in the same way.
 """
 import argparse
+import fcntl
 import hashlib
 import http.client
 import os
+import re
 import sys
+import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -22,6 +25,10 @@ WEIGHTS = HERE / "weights"
 CHECKPOINTS = tomllib.loads((HERE / "checkpoints.toml").read_text(encoding="utf-8"))
 LARGEST = 2 << 30  # bytes; no file of the list is half as large
 BLOCK = 1 << 20
+SLOWEST, PATIENCE = 1000, 120  # bytes a second, seconds: a slower server is given up
+# A checkpoint is a zip or, before 2020, a pickle, and larger than a page that asks for a login.
+MAGIC, LEAST = (b"PK\x03\x04", b"\x80\x02"), 100_000
+FAULTS = (OSError, ValueError, http.client.HTTPException)  # of a network, a server, a disk
 
 
 def fetch(entry, folder=WEIGHTS):
@@ -35,6 +42,18 @@ def fetch(entry, folder=WEIGHTS):
         raise InputError(file, "checkpoints.toml names files, not paths")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (file, f"{file}.part", "SHA256SUMS", "SHA256SUMS.part", "lock"):
+        if (folder / name).is_symlink():  # what is written stays in the folder
+            raise InputError(folder / name, "is a link: remove it")
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(folder, "another fetch is at work here: run again later") from None
+        return _fetch(entry, file, folder)
+
+
+def _fetch(entry, file, folder):
     target, part = folder / file, folder / (file + ".part")
     if target.exists():
         record(folder, file, check(target, entry))
@@ -49,7 +68,9 @@ def fetch(entry, folder=WEIGHTS):
         raise InputError(target, reason) from error
     os.replace(part, target)
     record(folder, file, digest)
-    return target, f"fetched, {kind_of_check(entry)}: sha256 {digest}"
+    is_first = not {"sha256", "md5"} & set(entry)
+    pinned = ", which later files must have (SHA256SUMS)" if is_first else ""
+    return target, f"fetched, {kind_of_check(entry)}: sha256 {digest}{pinned}"
 
 
 def download(url, part, size, target):
@@ -66,12 +87,14 @@ def download(url, part, size, target):
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise InputError(url, f"{error.code} {error.reason}: {by_hand}") from error
-        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
+        if start and error.headers.get("Content-Range", "").endswith(f"/{start}"):
             return  # `part` is complete
-        part.unlink()
+        part.unlink(missing_ok=True)
         reason = "did not fit the file on the server and was removed: run again"
         raise InputError(part, reason) from error
-    except (OSError, http.client.HTTPException) as error:  # no network, a broken connection
+    except InputError:
+        raise
+    except FAULTS as error:
         raise InputError(url, f"cannot be fetched ({error}): run again, or {by_hand}") from error
     if total is not None and length != total:
         raise InputError(url, f"the connection ended after {length} of {total} bytes: run again, "
@@ -88,7 +111,11 @@ def receive(response, url, part, start, size):
     if is_range and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise InputError(url, "the server sent another part of the file than was asked for")
     length = start if is_range else 0
-    remaining = response.headers.get("Content-Length")
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise InputError(url, "the server sends the file in another coding than was asked for")
+    remaining = response.headers.get("Content-Length", "")
+    if remaining and not (remaining.isascii() and remaining.isdigit() and len(remaining) < 16):
+        raise InputError(url, f"the server sends a length of {remaining[:40]!r}")
     total = length + int(remaining) if remaining else size
     if (total != size and size is not None) or (total or 0) > LARGEST:
         reason = f"the server offers {total} bytes, not {size or 'a file of this list'}"
@@ -96,8 +123,12 @@ def receive(response, url, part, start, size):
     name = part.name.removesuffix(".part")
     with open(part, "ab" if is_range else "wb") as out, \
             tqdm(total=total, initial=length, unit="B", unit_scale=True, desc=name) as bar:
-        while block := response.read(BLOCK):
+        began, first = time.monotonic(), length
+        while block := response.read1(BLOCK):
             length += len(block)
+            seconds = time.monotonic() - began
+            if seconds > PATIENCE and length - first < SLOWEST * seconds:
+                raise InputError(url, f"less than {SLOWEST} bytes a second: run again to go on")
             if length > (total or LARGEST):
                 raise InputError(url, "the server sends more than the file's length")
             out.write(block)
@@ -109,6 +140,10 @@ def check(path, entry):
     """The sha256 of the file at `path`. Raises InputError if its size or a digest is another."""
     if "size" in entry and path.stat().st_size != entry["size"]:
         raise InputError(path, f"has {path.stat().st_size} bytes, not {entry['size']}")
+    if not {"sha256", "md5"} & set(entry):
+        with open(path, "rb") as file:
+            if not file.read(4).startswith(MAGIC) or path.stat().st_size < LEAST:
+                raise InputError(path, "is no checkpoint: no zip, no pickle, or too small")
     digests = {}
     for algorithm in ("sha256", "md5") if "md5" in entry else ("sha256",):
         with open(path, "rb") as file:
@@ -136,8 +171,9 @@ def kind_of_check(entry):
 def recorded(folder):
     """{file: sha256} from SHA256SUMS: the files that have been in `folder`."""
     sums = folder / "SHA256SUMS"
-    lines = sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []
-    return {file: digest for digest, file in (line.split("  ", 1) for line in lines)}
+    lines = sums.read_text("utf-8", "replace").splitlines() if sums.exists() else []
+    found = (re.fullmatch(r"\\?([0-9a-fA-F]{64}) [ *](.+)", line) for line in lines)
+    return {match[2]: match[1].lower() for match in found if match}  # other lines are not ours
 
 
 def record(folder, file, digest):
@@ -182,8 +218,8 @@ def main(argv=None):
         try:
             path, done = fetch(CHECKPOINTS[name], WEIGHTS)
             print(f"{path}: {done}")
-        except InputError as error:
-            print(error, file=sys.stderr)
+        except (InputError, OSError) as error:
+            print(" ".join(str(error).split()), file=sys.stderr)
             status = 2
         except KeyboardInterrupt:
             print("stopped: run again to go on from here", file=sys.stderr)
