@@ -23,11 +23,11 @@ class Config(RunConfig):
     lone: float = flag(0.5, "share of training scenes of one object; the others have a silent one")
     held_out: int = flag(500, "pairs for validation; samples of each test set of scenes")
     image_size: int = flag(64, "side of the image in pixels")
-    sample_rate: int = flag(8000, "audio samples a second")
+    sample_rate: int = flag(8000, "audio samples a second", low=1000)
     channel: str = flag("mean", "of stereo audio: the mean of both, or left", ("mean", "left"))
     seconds: float = flag(1.5, "length to which audio is repeated or cut (0: the whole file)")
     crop: float = flag(1.0, "seconds in its middle that the model takes")
-    window: int = flag(256, "samples in a frame of the spectrogram")
+    window: int = flag(256, "samples in a frame of the spectrogram", low=16)
     hop: int = flag(256, "samples from frame to frame (overlap 274 of 512: 238)")
     augment: bool = flag(False, "crop and mirror images at random, and visual hints with them")
 

@@ -11,8 +11,9 @@ import torch
 
 from common import evaluation, metrics
 from common.evaluation import CONTROLS, PROTOCOL, SIZE, Batch, Evaluation, Prediction
-from common.io import InputError, load_published
-from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, select_device)
+from common.io import load_published
+from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
+                             select_device)
 
 from . import small
 from .backbones.detr import detr_r50
@@ -66,7 +67,7 @@ class Predictor:
 
 
 def evaluate(predictor, test_sets) -> Evaluation:
-    """Metrics, tables and contact sheets of all test sets. Prints the tables."""
+    """Metrics, tables and contact sheets of all test sets."""
     result = Evaluation()
     for test_set in test_sets:
         audio = predictor.encode_test_audio(test_set)
@@ -87,12 +88,10 @@ def load_predictor(path, device, object_weights="", detr="", detr_size=224, make
     visual teacher takes their place if its file exists; with `make` it is trained if not.
     """
     checkpoint = load_checkpoint(path, "avkd")
-    try:
+    with building(path):
         config = from_dict(PRESETS, checkpoint["config"])
         model = Avkd(replace(config, vision_weights=""))
         model.load_state_dict(checkpoint["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(path, " ".join(str(error).split())[:300]) from None
     guide, note = None, "No object-guided variants: --object-weights names a ResNet-18."
     if object_weights:
         detector = load_published(detr_r50(), detr, "model") if detr else None
@@ -123,8 +122,7 @@ def evaluate_best(run, benchmark) -> dict:
     if run.config.data == "scenes" and not benchmark:
         test_sets = evaluation.test_sets(run.config, "scenes", "")
     result = evaluate(predictor, test_sets)
-    result.write_sheets(run.folder)
-    return run.write_metrics({**result.metrics, **predictor.report})
+    return result.finish(run, predictor.report)
 
 
 def main(argv=None):

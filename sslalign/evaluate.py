@@ -12,8 +12,9 @@ import torch
 from common import evaluation, metrics
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
                                SavedMaps)
-from common.io import InputError, load_published
-from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, select_device)
+from common.io import load_published
+from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
+                             select_device)
 
 from .backbones.resnet import resnet18
 from .backbones.views import normalise, test_view
@@ -67,7 +68,7 @@ class Predictor:
 
 
 def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
-    """Metrics, tables and contact sheets of all test sets. Prints the tables.
+    """Metrics, tables and contact sheets of all test sets.
 
     predictor: a Predictor or SavedMaps. maps_folder: where heatmaps and features are written.
     """
@@ -94,12 +95,10 @@ def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
 def load_predictor(path, device, ogl=False, object_weights="") -> Predictor:
     """The Predictor of a checkpoint; `ogl`: with refinement by objects. Raises InputError."""
     checkpoint = load_checkpoint(path, "sslalign")
-    try:
+    with building(path):
         config = from_dict(PRESETS, checkpoint["config"])
         model = Sslalign(replace(config, vision_weights=""))
         model.load_state_dict(checkpoint["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(path, " ".join(str(error).split())[:300]) from None
     model = model.to(device, memory_format=torch.channels_last)
     net, note = None, ""
     if ogl:
@@ -121,8 +120,7 @@ def evaluate_best(run, benchmark) -> dict:
     if run.config.data == "scenes" and not benchmark:
         test_sets = evaluation.test_sets(run.config, "scenes", "")
     result = evaluate(predictor, test_sets)
-    result.write_sheets(run.folder)
-    return run.write_metrics({**result.metrics, **predictor.report})
+    return result.finish(run, predictor.report)
 
 
 def main(argv=None):

@@ -12,8 +12,8 @@ import torch
 
 from common import io, metrics
 from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, with_objects
-from common.training import (best_checkpoint, cli, dist, fields_free_on_resume, from_dict,
-                             load_checkpoint, progress_bar, resolve, select_device)
+from common.training import (best_checkpoint, building, cli, dist, fields_free_on_resume,
+                             from_dict, load_checkpoint, progress_bar, resolve, select_device)
 
 from .backbones import faster_rcnn
 from .backbones.vggish import RATE
@@ -133,7 +133,7 @@ def score_videos(predictor, test_set) -> list:
 
 
 def evaluate(predictor, sets) -> Evaluation:
-    """Metrics, tables and contact sheets of all test sets. Prints the tables."""
+    """Metrics, tables and contact sheets of all test sets."""
     config, result = predictor.config, Evaluation()
     predictor.model.space_time.memory.K = config.K_evaluated
     for test_set in sets:
@@ -143,8 +143,8 @@ def evaluate(predictor, sets) -> Evaluation:
         result.metrics |= {group + (key.removeprefix("frames/") if group else key): value
                            for key, value in flat.items()}
         result.tables.append(results_table(test_set, flat, config))
+        result.texts.append("\n".join([str(result.tables[-1]), *notes(flat)]))
         if dist.rank() == 0:
-            print("\n".join([str(result.tables[-1]), *notes(flat)]))
             own = f"{config.box_map}/"
             values = np.array([metrics.mean(v.columns[own].ciou) for v in videos])
             picked = page.pick(values, np.ones(len(videos), bool), NUM_VIDEOS)
@@ -162,14 +162,12 @@ def load_predictor(path, device, **changes) -> Predictor:
     """The model of a checkpoint; `changes` of its settings that are not None. Raises InputError."""
     checkpoint = load_checkpoint(path, "stmnet")
     changes = {name: value for name, value in changes.items() if value is not None}
-    try:
+    with building(path):
         config = resolve({"tiny": from_dict(PRESETS, checkpoint["config"])}, changes)
         classes = [str(name) for name in checkpoint["classes"]]
         model = Stmnet(replace(config, vision_weights="", audio_weights=""), len(classes))
         model.load_state_dict(checkpoint["model"])
         report = dict(checkpoint.get("report", {}))
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise io.InputError(path, " ".join(str(error).split())[:300]) from None
     model = model.to(device, memory_format=torch.channels_last)
     return Predictor(model, config, device, classes, report)
 
@@ -186,8 +184,7 @@ def evaluate_best(run, benchmark) -> dict:
     if run.config.data == "scenes" and not benchmark:
         sets = load_test_sets(run.config, "scenes", "")
     result = evaluate(predictor, sets) if sets else Evaluation()
-    result.write_sheets(run.folder)
-    return run.write_metrics({**result.metrics, **predictor.report})
+    return result.finish(run, predictor.report)
 
 
 def add_setting_flags(parser, names) -> None:

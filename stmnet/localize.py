@@ -21,7 +21,7 @@ import torch
 
 from common import io
 from common.benchmarks.videos import open_video, write_video
-from common.evaluation import Model, page, serve, write_video_page
+from common.evaluation import Model, page, serve, trained_on, write_video_page
 from common.io import InputError
 from common.training import Parser, best_checkpoint, cli, select_device
 
@@ -83,8 +83,8 @@ def locate(predictor, image, waveform) -> page.Clip:
 def localize_file(predictor, args, model):
     out, records, shown, config = Path(args.out), [], [], predictor.config
     drawn = out.with_suffix(".gif") if out.suffix.lower() == ".html" else out
-    if out.resolve() == Path(args.video).resolve():
-        raise InputError(out, "would take the place of the video itself")
+    videos = Path(args.video).glob("*") if Path(args.video).is_dir() else [args.video]
+    io.keep_inputs([out, drawn, out.with_suffix(".json")], [*videos, args.checkpoint])
 
     def images(video):
         blocks = blocks_of_file(video, config.samples)
@@ -101,12 +101,13 @@ def localize_file(predictor, args, model):
             write_video_page(out, model, args, video.audio, shown, SIZE, PAGE_RULES)
     io.write_json(out.with_suffix(".json"), {
         "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
-        "box_map": config.box_map, "checkpoint": args.checkpoint})
-    labels = ", ".join(sorted({record["label"] for record in records}))
+        "box_map": config.box_map, "checkpoint": args.checkpoint, "model": trained_on(config)})
+    labels = ", ".join([*sorted({record["label"] for record in records}), trained_on(config)])
     print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
 
 
 def localize_stream(predictor, args):
+    io.keep_inputs(filter(None, [args.out]), [args.frames, args.sound, args.checkpoint])
     with ExitStack() as stack:
         frames, audio = (sys.stdin.buffer if name == "-" else stack.enter_context(open(name, "rb"))
                          for name in (args.frames, args.sound))

@@ -122,6 +122,14 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv, word):
         (["--save-every", "-2"], "--save-every"),
         (["--batch-size", "0"], "--batch-size"),
         (["--tau", "0"], "--tau"),
+        (["--tau", "inf"], "--tau"),
+        (["--lr", "1e20"], "--lr must be at most 1e"),
+        (["--seed", str(2**64)], "--seed must be at most 4"),
+        (["--epochs", str(10**20)], "--epochs must be at most 2"),
+        (["--widths", "3", "-1"], "--widths must be at least 0"),
+        (["--name", "../../x"], "--name '../../x' is not the name of a folder"),
+        (["--name", ".."], "--name"),
+        (["--name", "/tmp"], "--name"),
     ],
 )
 def test_values_that_cannot_be(argv, flag):
@@ -164,16 +172,17 @@ def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
 
 def configs():
     """Any configuration that can be."""
-    text, number = st.text(max_size=8), st.floats(0, 1e9)
+    text = st.text(max_size=8).filter(lambda x: x != "--")  # argparse takes it for an end
+    number = st.floats(0, 1e9)
     return st.builds(
         Config,
-        seed=st.integers(0, 2**40),
+        seed=st.integers(0, 2**32 - 1),
         lr=number,
-        name=text,
+        name=st.text("ab é_.", max_size=8).filter(lambda name: name not in (".", "..")),
         data=text,
         amp=st.booleans(),
         tau=st.floats(1e-9, 1),
-        widths=st.lists(st.integers(), max_size=4).map(tuple),
+        widths=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
         kind=st.sampled_from(["mean", "max"]),
     )
 
@@ -237,6 +246,8 @@ def test_presets_are_valid_and_survive(presets):
         {"tau": 0.0},
         {"kind": "median"},
         {"surprise": 1},
+        {"seed": 2**64},
+        {"widths": [-1]},
     ],
 )
 def test_a_configuration_from_outside_is_checked(change):

@@ -5,6 +5,7 @@ A new method adds its name to METHODS and its flags to TINY. Checks of one metho
 """
 
 import importlib
+import io
 import json
 import math
 import os
@@ -460,6 +461,33 @@ def test_localize(runs, capsys, monkeypatch):
             monkeypatch,
         )
         assert named in err and not (cwd / out).exists() and not (cwd / "c.json").exists()
+
+    image = (cwd / "in.png").read_bytes()
+    (cwd / "other.json").symlink_to("in.wav")
+    for out in ("in.png", "other.png"):
+        flags = f"{best} --image in.png --audio in.wav --out {out}"
+        assert "which is read" in bad(f"{method}.localize", flags, capsys, monkeypatch)
+    assert (cwd / "in.png").read_bytes() == image
+
+
+@pytest.mark.slow
+def test_results_are_written_before_words(runs, capsys, monkeypatch):
+    """A disk that is full for the print, of a terminal with ASCII alone, loses no result."""
+    method, cwd, folder, _ = runs
+    monkeypatch.chdir(cwd)
+    full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    stdout = io.TextIOWrapper(full, "ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    flags = f"--checkpoint {folder / 'whole' / 'best.pt'} --device cpu --out words"
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"{method}.evaluate").main(flags.split())
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and err.count("\n") == 1 and "No space left" in err
+    assert {"metrics-scenes.json", "samples-scenes.png"} <= {
+        p.name for p in (cwd / "words").iterdir()
+    }
+    assert read_json(cwd / "words" / "metrics-scenes.json")["samples"]
 
 
 # Bad input ----------------------------------------------------------------------------------------

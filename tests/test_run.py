@@ -618,6 +618,17 @@ def test_cli_reports_and_lets_through(capsys):
         1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
 
 
+def test_a_reader_of_the_print_may_end():
+    """As `| head -1` does. A letter that the terminal does not have is a question mark."""
+    program = "from common.training import cli\nwith cli('prog'):\n    print('\u03b1\\n' * 10**6)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env}
+    process = subprocess.Popen([sys.executable, "-c", program], **pipes)
+    assert process.stdout.readline() == b"?\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+
+
 # Small things
 
 

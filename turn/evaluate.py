@@ -13,9 +13,9 @@ from common import evaluation, metrics
 from common.evaluation import Evaluation, page
 from common.evaluation.scoring import batches
 from common.evaluation.tables import Table
-from common.io import InputError, overlay
-from common.training import (best_checkpoint, cli, dist, from_dict, load_checkpoint, progress_bar,
-                             select_device)
+from common.io import overlay
+from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
+                             progress_bar, select_device)
 
 from .backbones.frontend import logmel_of
 from .backbones.tokenizer import WordPiece
@@ -67,7 +67,7 @@ class Predictor:
             for k, q in enumerate(queries):
                 boxes[k, rows] = stream.locate(*embedded, q[rows].to(self.device)).cpu()
         whole = [view.to_image(boxes[:, i]) for i, (_, _, view) in enumerate(views)]
-        return corners(torch.stack(whole, 1)).clamp(0, 1)
+        return metrics.finite("boxes", corners(torch.stack(whole, 1))).clamp(0, 1)
 
 
 def encode_queries(predictor, test) -> dict:
@@ -125,8 +125,7 @@ def evaluate(predictor, test_sets: dict) -> Evaluation:
     result.sheets = {name: contact_sheet(samples) for name, samples in result.sheets.items()}
     tables = [results_table(result.metrics, test_sets)] if test_sets else []
     result.tables = [t for t in (*tables, codes_table(predictor.report)) if t.rows]
-    if dist.rank() == 0:
-        print(*result.tables, sep="\n")
+    result.texts += map(str, result.tables)
     return result
 
 
@@ -208,13 +207,11 @@ def validate(model, tokenizer, held_out, config, device) -> dict:
 def load_predictor(path, device) -> Predictor:
     """The model of a checkpoint. Raises InputError."""
     checkpoint = load_checkpoint(path, "turn")
-    try:
+    with building(path):
         config = from_dict(PRESETS, checkpoint["config"])
         tokenizer = WordPiece(checkpoint["tokens"])
         model = Turn(replace(config, detr_weights=""), tokenizer)
         model.load_state_dict(checkpoint["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(path, " ".join(str(error).split())[:300]) from None
     return Predictor(model.to(device), tokenizer, config, device, checkpoint.get("report"))
 
 
@@ -228,8 +225,7 @@ def evaluate_best(run, benchmarks) -> dict:
     dist.gather_objects(None)  # best.pt is written
     predictor = load_predictor(run.folder / "best.pt", run.device)
     result = evaluate(predictor, benchmarks)
-    result.write_sheets(run.folder)
-    return run.write_metrics({**result.metrics, **predictor.report})
+    return result.finish(run, predictor.report)
 
 
 def main(argv=None):

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from common import metrics
-from common.io import InputError, contact_sheet, overlay, read_image, write_image, write_json
+from common.io import (InputError, contact_sheet, keep_inputs, overlay, read_image, write_image,
+                       write_json)
+from common.io.drawing import scale_bar
 from common.io.files import to_numpy
-
 from common.training import Parser
 
 from . import page
@@ -89,6 +90,8 @@ def write_localization(args, model: Model, facts: dict) -> None:
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
     image, name, scores = read_image(image_path), Path(image_path).name, []
     files = [args.audio] if phrase or Path(args.audio).exists() else shlex.split(args.audio)
+    written = [out, out.with_suffix(".png"), out.with_suffix(".json")]
+    keep_inputs(written, [image_path, *files, args.checkpoint])
     if phrase:
         clips = [replace(model.locate(image, phrase), name=phrase)]
     else:
@@ -99,6 +102,8 @@ def write_localization(args, model: Model, facts: dict) -> None:
         boxes = to_numpy(clip.boxes[0])
         scores.append([f"{score:.2f}" for score in boxes[:, 4:].flatten()])
         tiles.append(overlay(image, heatmap, boxes[:, :4], labels=scores[-1]))
+        if heatmap is not None and min(image.shape[:2]) >= 160:
+            tiles[-1][-18:-6, -70:-6] = scale_bar()
     records = [{"audio": file, **clip.facts, "boxes": clip.boxes[0][:, :4] * size,
                 "scores": clip.boxes[0][:, 4:].flatten()}
                for file, clip in zip([*files, "silence", "noise"], clips)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import metrics
-from common.io import contact_sheet, write_image, write_json
+from common.io import InputError, contact_sheet, keep_inputs, write_image, write_json
 from common.training import Parser, dist, markdown_table, write_results
 
 from .page import write_report
@@ -44,10 +44,10 @@ class Evaluation:
 
     def __init__(self):
         self.metrics, self.sheets, self.samples = {}, {}, {}
-        self.tables, self.galleries = [], []  # galleries: of the page
+        self.tables, self.texts, self.galleries = [], [], []  # texts: to print; of the page
 
     def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
-        """Aggregate scores {column: {name: (N, …)}}; print the table, and notes below it.
+        """Aggregate scores {column: {name: (N, …)}} to a table, with notes below it.
 
         headings: of the model's own columns, of which the first is scored by exact rules too.
         """
@@ -61,11 +61,23 @@ class Evaluation:
         self.metrics = {"samples": len(test_set.ids), **self.metrics, **metric_keys(results),
                         "protocol": test_set.protocol}
         self.tables.append(table)
+        self.texts.append("\n".join([str(table), *filter(None, notes)]))
+
+    def finish(self, run, report: dict) -> dict:
+        """At the end of a training: metrics.json, pictures, page, and then the tables in print."""
+        values = run.write_metrics({**self.metrics, **report})
+        self.write_sheets(run.folder)
+        self.print_tables()
+        return values
+
+    def print_tables(self) -> None:
+        """Last, since a reader of the print may end, or its encoding lack a letter."""
         if dist.rank() == 0:
-            print("\n".join([str(table), *filter(None, notes)]))
+            print("\n".join(self.texts))
 
     def write(self, folder: Path, args, config) -> None:
-        """metrics-DATA.json and contact sheets to `folder`, the first table to --out-results."""
+        """metrics-DATA.json and contact sheets to `folder`, the first table to --out-results, and
+        then all tables in print."""
         name = args.data
         if args.objects is not None:
             name += f"-{Path(args.objects or 'procedural').name}"
@@ -76,6 +88,7 @@ class Evaluation:
         if args.out_results:
             write_results(args.out_results, command=args.command, seeds=[config.seed],
                           **self.tables[0]._asdict())
+        self.print_tables()
 
     def write_sheets(self, folder: Path, suffix="") -> None:
         if self.samples:
@@ -164,6 +177,10 @@ def parse_flags(parser, argv):
     args = parser.parse_args(argv)
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
+    try:
+        keep_inputs(filter(None, [args.out_results]), [args.checkpoint])
+    except InputError as error:
+        parser.error(str(error))
     args.command = f"{parser.prog} {shlex.join(sys.argv[1:] if argv is None else argv)}"
     return args
 

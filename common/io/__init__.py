@@ -6,12 +6,12 @@ Whatever is read is bounded before memory is allocated for it, and anything wron
 from .audio import read_audio, write_audio
 from .checkpoint import load_published, read_checkpoint, read_state, write_checkpoint
 from .drawing import contact_sheet, overlay
-from .files import InputError, atomic, decoding, inside, read_bytes
+from .files import InputError, atomic, decoding, inside, keep_inputs, limited_memory, read_bytes
 from .image import read_image, write_image
 from .resample import crop_audio, fit, resample
 from .text import append_jsonl, read_csv, read_json, read_lines, write_json
 
 __all__ = ["InputError", "append_jsonl", "atomic", "contact_sheet", "crop_audio", "decoding", "fit",
-           "inside", "load_published", "overlay", "read_audio", "read_bytes", "read_checkpoint",
-           "read_csv", "read_image", "read_json", "read_lines", "read_state", "resample",
-           "write_audio", "write_checkpoint", "write_image", "write_json"]
+           "inside", "keep_inputs", "limited_memory", "load_published", "overlay", "read_audio",
+           "read_bytes", "read_checkpoint", "read_csv", "read_image", "read_json", "read_lines",
+           "read_state", "resample", "write_audio", "write_checkpoint", "write_image", "write_json"]

@@ -85,6 +85,14 @@ def atomic(path, mode="wb"):
         part.unlink(missing_ok=True)
 
 
+def keep_inputs(outputs, inputs) -> None:
+    """Raises InputError if a file to write is one of those that are read, under any name."""
+    for out in filter(os.path.exists, outputs):
+        for path in filter(os.path.exists, inputs):
+            if os.path.samefile(out, path):
+                raise InputError(out, f"would be written over {path}, which is read")
+
+
 def read_bytes(path, limit: int) -> bytes:
     """The content of a file. Raises InputError if it has more than `limit` bytes."""
     with open(path, "rb") as file:

@@ -2,6 +2,7 @@
 
 Functions of arrays take numpy arrays or tensors and return the same kind, on the same device.
 """
+from .arrays import NotFinite, finite
 from .detection import (average_precision, box_iou, confidence, generalized_box_iou, loc_acc,
                         max_f1)
 from .gt import boxes_to_map, consensus_map
@@ -12,9 +13,9 @@ from .protocols import PROTOCOLS, binarize, normalise, object_guided, resize, th
 from .retrieval import alignment, magnitude, retrieval
 from .segmentation import best_f, f_curves, f_score, mask_iou, mask_miou
 
-__all__ = ["PROTOCOLS", "alignment", "auc", "average_precision", "baseline_values", "baselines",
-           "best_f", "binarize", "box_iou", "boxes_to_map", "ciou", "confidence", "consensus_map",
-           "f_curves", "f_score", "generalized_box_iou", "interactive", "interactive_auc", "iou",
-           "loc_acc", "localization", "magnitude", "mask_iou", "mask_miou", "max_f1", "mean",
-           "normalise", "object_guided", "pointing", "resize", "retrieval", "success_rate",
-           "threshold", "undefined"]
+__all__ = ["PROTOCOLS", "NotFinite", "alignment", "auc", "average_precision", "baseline_values",
+           "baselines", "best_f", "binarize", "box_iou", "boxes_to_map", "ciou", "confidence",
+           "consensus_map", "f_curves", "f_score", "finite", "generalized_box_iou", "interactive",
+           "interactive_auc", "iou", "loc_acc", "localization", "magnitude", "mask_iou",
+           "mask_miou", "max_f1", "mean", "normalise", "object_guided", "pointing", "resize",
+           "retrieval", "success_rate", "threshold", "undefined"]

@@ -7,6 +7,17 @@ import torch
 EXPECTED = {"heatmaps": "finite values", "pred": "a mask of 0 and 1 (see binarize)"}
 
 
+class NotFinite(FloatingPointError, ValueError):
+    """An array, as of a model that has diverged, has values that are NaN or infinite."""
+
+
+def finite(name: str, x):
+    """The tensor x. Raises NotFinite, with its name, if a value is not finite."""
+    if not x.isfinite().all():
+        raise NotFinite(f"{name}: values that are not finite")
+    return x
+
+
 def tensor(x):
     """A numpy array as a tensor that shares its memory where possible; anything else as it is."""
     return torch.from_numpy(np.require(x, requirements="CW")) if isinstance(x, np.ndarray) else x
@@ -46,8 +57,9 @@ def check_maps(**maps) -> list[torch.Tensor]:
             bad |= ((rows > 0) & (rows < 1)).any(1)
         if bad.any():
             i, expected = int(bad.nonzero()[0]), EXPECTED.get(name, "values in [0, 1]")
-            raise ValueError(f"{name}: sample {i} has values from {float(low[i])} to "
-                             f"{float(high[i])}, expected {expected}")
+            kind = ValueError if (low[i] - high[i]).isfinite() else NotFinite
+            raise kind(f"{name}: sample {i} has values from {float(low[i])} to "
+                       f"{float(high[i])}, expected {expected}")
         checked.append(rows)
     if len({tuple(x.shape) for x in maps.values()}) > 1:
         raise ValueError(f"shapes differ: { {name: tuple(x.shape) for name, x in maps.items()} }")

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .arrays import tensor
+from .arrays import NotFinite, tensor
 
 TIE = 1e-6  # cosines that differ by no more are equal: float32 rounds them by less
 
@@ -76,7 +76,7 @@ def unit_pairs(v, a):
         raise ValueError(f"expected two (N, d) of pairs, got {tuple(v.shape)}, {tuple(a.shape)}")
     bad = (~(v.isfinite() & a.isfinite()).all(1)).nonzero()
     if len(bad):
-        raise ValueError(f"pair {int(bad[0])} has values that are not finite")
+        raise NotFinite(f"pair {int(bad[0])} has values that are not finite")
     return F.normalize(v.double(), dim=1), F.normalize(a.double(), dim=1)
 
 

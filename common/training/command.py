@@ -20,8 +20,13 @@ def cli(prog: str):
     2: bad input, or a file that cannot be written. 1: a loss is not finite. 130: interrupted.
     """
     status = 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal may have no letter for an α
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read has ended, as `| head -1` does; the results are in files
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, OSError) as error:
         line, status = f"error: {error}", 2
         if getattr(error, "filename", None):

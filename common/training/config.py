@@ -7,13 +7,18 @@ from functools import partial
 from typing import get_args, get_origin
 
 
-def flag(default, text: str, choices=None, free_on_resume: bool = False):
+MAX_INT, MAX_FLOAT = 2**31 - 1, 1e9
+
+
+def flag(default, text: str, choices=None, free_on_resume: bool = False, low=0, high=None):
     """A field of a configuration: its value in the `tiny` preset, a line of help, its choices.
 
+    low, high: the range of a number, or of each in a tuple; high is None for the largest.
     free_on_resume: the field says where a run takes place or where its data are, not what it
     computes. A continued run may change it.
     """
-    metadata = {"help": text, "choices": choices, "free_on_resume": free_on_resume}
+    metadata = {"help": text, "choices": choices, "free_on_resume": free_on_resume,
+                "range": (low, high)}
     return field(default=default, metadata=metadata)
 
 
@@ -29,7 +34,7 @@ class RunConfig:
     objects: str = _free("", "folder of NAME.png + NAME.wav|ogg|flac for scenes (none: built-in)")
     name: str = _free("", "name of the run (none: date and time)")
     out: str = _free("runs", "folder of all runs; this one is OUT/METHOD/NAME")
-    seed: int = flag(0, "seed of everything random")
+    seed: int = flag(0, "seed of everything random", high=2**32 - 1)
     epochs: int = flag(1, "passes over the training data")
     steps: int = flag(0, "number of steps, instead of --epochs (0: use --epochs)")
     batch_size: int = flag(64, "samples a step, over all processes")
@@ -96,14 +101,26 @@ def given_flags(config_class, args: argparse.Namespace) -> dict:
 def resolve(presets: dict, changes: dict):
     """The preset that `changes` names (or tiny), changed. Raises ValueError if a value is bad."""
     config = replace(presets[changes.get("preset", "tiny")], **changes)
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if f.type in (int, float) and not value >= 0:
-            raise ValueError(f"--{f.name.replace('_', '-')} must not be negative (is {value})")
-    if config.batch_size < 1:
-        raise ValueError("--batch-size must be at least 1")
+    check_ranges(config)
+    if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
+        raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
     config.validate()
     return config
+
+
+def check_ranges(config) -> None:
+    """Raises ValueError if a number is out of the range of its field, infinite or NaN."""
+    if config.batch_size < 1:
+        raise ValueError("--batch-size must be at least 1")
+    for f in fields(config):
+        value = getattr(config, f.name)
+        for x in value if isinstance(value, tuple) else (value,):
+            if isinstance(x, (int, float)) and f.type is not bool:
+                low, high = f.metadata["range"]
+                high = high or (MAX_INT if isinstance(x, int) else MAX_FLOAT)
+                if not low <= x <= high:
+                    what = f"at least {low}" if x < low else f"at most {high:g}"
+                    raise ValueError(f"--{f.name.replace('_', '-')} must be {what} (is {x})")
 
 
 def from_dict(presets: dict, values: dict):
@@ -121,5 +138,6 @@ def from_dict(presets: dict, values: dict):
         if not is_valid:
             raise ValueError(f"its configuration has {f.name} {value!r:.40}")
     config = cls(**values)
+    check_ranges(config)
     config.validate()
     return config

@@ -6,14 +6,15 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.io import (InputError, append_jsonl, atomic, read_checkpoint, write_checkpoint,
-                       write_json)
+from common.io import (InputError, append_jsonl, atomic, limited_memory, read_checkpoint,
+                       write_checkpoint, write_json)
 
 from . import dist
 from .config import as_dict
@@ -210,6 +211,8 @@ class Run:
             if "cuda" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
             self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
+            if self.step < 0 or math.isnan(self.best):
+                raise InputError(path, f"step {self.step} with score {self.best}")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]  # foreign data fails in many ways
             raise InputError(path, f"does not fit: {type(error).__name__}: {reason}") from None
@@ -244,6 +247,17 @@ def load_checkpoint(path, method: str) -> dict:
     if checkpoint.get("method") != method:
         raise InputError(path, f"a checkpoint of {checkpoint.get('method')}, not of {method}")
     return checkpoint
+
+
+@contextmanager
+def building(path):
+    """Around the making of a model from the checkpoint at `path`, whose settings may ask for any
+    size: what fails, or takes more than files.MAX_MEMORY, is an InputError."""
+    try:
+        with limited_memory(path):
+            yield
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(path, " ".join(str(error).split())[:300]) from None
 
 
 def newest_run(folder: Path, file: str) -> str:
