@@ -109,6 +109,11 @@ def vggss(path):
     return listed_samples("vggss", path.parent)
 
 
+def is3(path):
+    (path.parent / "IS3_annotation.json").write_bytes(path.read_bytes())
+    return listed_samples("is3", path.parent)
+
+
 STATE = {"weight": torch.randn(4, 3), "list": [1, 2.5, "a"], "none": None}
 REFS = [
     {"ref_id": 3, "image_id": 1, "ann_id": 2, "split": "train",
@@ -136,6 +141,10 @@ READERS = {
     "ids": (read_ids, table(["abc_000010", "a label, of two"], ["def_000020", "x"])),
     "xml": (read_annotators, BOX),
     "vggss": (vggss, b'[{"file": "a_1", "class": "cat", "bbox": [[0.1, 0.2, 0.3, 0.4]]}]'),
+    "is3": (
+        is3,
+        b'[{"image": "a_b_1_b.jpg", "audio": "a.wav", "bbox": [1, 2, 30, 40], "category": "b"}]',
+    ),
     "pickle": (reference, pickle.dumps(REFS, 2)),
     "old pickle": (reference, pickle.dumps(REFS, 0)),
     "checkpoint": (read_checkpoint, saved(STATE)),

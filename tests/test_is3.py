@@ -210,6 +210,9 @@ def test_the_archive_with_other_keys_and_masks(tmp_path):
     (sample,) = listed_samples("is3", tmp_path)
     assert (sample.group, sample.label, len(sample.masks)) == ("a_b_1", "b", 1)
     assert gt_map(sample, GRID).sum() == 100 * 224
+    long = {**ARCHIVE, "image": f"a_1_{'9' * 5000}.jpg"}  # longer than a file system allows
+    (tmp_path / "IS3_annotation.json").write_text(json.dumps([long]))
+    assert listed_samples("is3", tmp_path)[0].masks is None
 
 
 @pytest.mark.parametrize(

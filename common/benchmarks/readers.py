@@ -144,7 +144,7 @@ def _instances(name, boxes_file, masks_file, root, lists):
             audio = inside(audio_dir, relative_path(entry["audio"], AUDIO))
             here = masks.get(image) or [inside(mask_dir, f"{image.stem}{suffix}")
                                         for suffix in (".png", ".jpg") if is_archive]
-            here = tuple(mask for mask in here if mask.is_file())
+            here = tuple(mask for mask in here if os.path.isfile(mask))
             boxes = [entry["gt_box"]] if path else [mask_to_box(read_mask(m), GRID) for m in here]
             boxes = clip_boxes(from_grid(parse_boxes(path or masks_path, image, boxes), GRID))
             group, label = _group_and_label(name, image)
