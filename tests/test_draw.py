@@ -19,6 +19,37 @@ def test_the_colour_map_gets_ever_lighter():
     )
 
 
+def lab(rgb):
+    """sRGB from 0 to 255 → CIELAB, white point D65."""
+    x = np.asarray(rgb) / 255
+    x = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    xyz = x @ np.array(
+        [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
+    )
+    x, y, z = np.moveaxis(xyz / [0.9505, 1, 1.089], -1, 0)
+    x, y, z = (np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z))
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def test_the_colour_map_is_perceptually_uniform():
+    """Equal steps look equal: ΔE of CIELAB is nearly constant, and so is the step of lightness."""
+    np.testing.assert_allclose(lab([[255, 255, 255], [255, 0, 0]])[:, 0], [100, 53.2], atol=0.1)
+    colours = lab(colour_map(np.linspace(0, 1, 65)))
+    steps = np.linalg.norm(np.diff(colours, axis=0), axis=1)
+    assert steps.max() / steps.min() < 1.35 and steps.sum() > 180
+    assert np.diff(colours[:, 0]).min() > 0.7  # it reads in grey
+
+
+def test_a_heatmap_hides_nothing_where_it_is_zero():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    heatmap = np.zeros((64, 64))
+    heatmap[:, 32:] = np.linspace(0, 1, 32)
+    drawn = overlay(image, heatmap)
+    assert np.array_equal(drawn[:, :32], image[:, :32])
+    changed = np.abs(drawn.astype(int) - image).mean((0, 2))[32:]
+    assert changed[8] < 12 and changed[31] > 40
+
+
 def test_overlay_draws_what_it_is_given():
     image = np.full((100, 160, 3), 90, np.uint8)
     assert np.array_equal(overlay(image), image)
