@@ -119,14 +119,15 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
         "preset"
     ] == "paper"
     if "r50" not in flags:
-        for name in ("vggss", "music-solo"):
+        for name, count in (("vggss", 19), ("music-solo", 3)):
             (tmp_path / name).mkdir()
-            write(Scenes(4, 64, 8000, 0.5), tmp_path / name, name, 3)
+            write(Scenes(4, 64, 8000, 0.5), tmp_path / name, name, count)
         boxes = tmp_path / "music-solo/metadata/solotest.json"
         frames = read_json(boxes)
         next(iter(frames.values()))["bbox"] = []
         boxes.write_text(json.dumps(frames))
-        (tmp_path / "two.csv").write_text("scene000001_000030,\nscene000002_000030,\n")
+        listed = [f"scene{i:06d}_000030" for i in range(2, 19)]  # 8 first, 8 best, one worst
+        (tmp_path / "own.csv").write_text(",\n".join([*listed, ""]))
         main(
             [
                 *PAPER.split(),
@@ -136,16 +137,16 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, flags, monkeypatc
                 "both",
                 "--steps",
                 "1",
-                *("--benchmark", "vggss", "music-solo", "--list", "two.csv", ""),
+                *("--benchmark", "vggss", "music-solo", "--list", "own.csv", ""),
                 *("--benchmark-root", "vggss", "music-solo"),
             ]
         )
         metrics = read_json(folder.parent / "both" / "metrics.json")
-        assert (metrics["samples"], metrics["music-solo/samples"]) == (2, 2)  # one has no box
+        assert (metrics["samples"], metrics["music-solo/samples"]) == (17, 2)  # one has no box
         assert "text/auc" in metrics and "music-solo/audio/auc" in metrics
         assert "music-solo/text/auc" not in metrics  # MUSIC has numbers of classes, no phrases
         samples = read_json(folder.parent / "both" / "samples.json")
-        assert {s["id"] for s in samples["vggss"]} == {f"scene00000{i}_000030" for i in (1, 2)}
+        assert {s["id"] for s in samples["vggss"]} == set(listed)
         for rows in samples.values():
             ciou = [row["audio"] for row in rows]
             assert ciou == sorted(ciou, reverse=True)
