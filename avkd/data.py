@@ -2,7 +2,7 @@
 
 symbol    here                      of k samples
 v, a      images, waveforms         (k, 3, H, W), (k, n)
-e_v, e_a  e_v, e_a                  (k, c, h, w), (k, c)
+e_v, e_a  e_v, e_a                  (k, c, h, w) or, of attention, (k, h, w); (k, c)
 """
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ ORDER, VIEWS = 20, 21  # streams of random numbers: [seed, ORDER, epoch], [seed,
 class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s: a function of configuration and s.
 
-    e_v (N, c, h, w), e_a (N, c): hints, in memory or memory-mapped, or None without that teacher.
+    e_v (N, c, h, w) or (N, h, w), e_a (N, c): hints, in memory or memory-mapped, or None without
+    that teacher.
     """
 
     def __init__(self, source, config, e_v=None, e_a=None):
@@ -59,14 +60,16 @@ class TrainingBatches(Dataset):
 def crop_hint(e_v, size: int, crop: tuple[int, int, bool]) -> torch.Tensor:
     """The hint of the part of an image that `train_view` takes, of the hint of the whole image.
 
-    e_v: (c, h, w). Returns the same shape, bilinear, mirrored if the view is.
+    e_v: (c, h, w) or (h, w). Returns the same shape, bilinear, mirrored if the view is.
     """
     x, y, is_mirrored = crop
-    h, w = e_v.shape[1:]
+    h, w = e_v.shape[-2:]
     # centres of the cells, in pixels of the square of which the view is a part
     column, row = ((torch.arange(n) + 0.5) / n * size + start for n, start in ((w, x), (h, y)))
     if is_mirrored:
         column = column.flip(0)
     grid = [2 * centre / enlarged(size) - 1 for centre in (column, row)]
     grid = torch.stack(torch.meshgrid(*grid, indexing="xy"), -1)  # (h, w, 2)
-    return F.grid_sample(e_v[None], grid[None], align_corners=False, padding_mode="border")[0]
+    planes = e_v.reshape(1, -1, h, w)
+    crop = F.grid_sample(planes, grid[None], align_corners=False, padding_mode="border")
+    return crop.view(e_v.shape)

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from common import evaluation, metrics
-from common.evaluation import CONTROLS, PROTOCOL, SIZE, Batch, Evaluation, Prediction
+from common.evaluation import CONTROLS, SIZE, Batch, Evaluation, FileTestSet, Prediction
 from common.io import load_published
-from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
-                             select_device)
+from common.training import (add_flags, best_checkpoint, building, cli, dist, from_dict,
+                             given_flags, load_checkpoint, resolve, select_device)
 
-from . import small
+from .backbones import small
 from .backbones.detr import detr_r50
-from .backbones.resnet import resnet18
-from .config import PRESETS
+from .backbones.resnet import BasicBlock, Bottleneck, ResNet
+from .config import EVALUATION, OBJECT_MODELS, PRESETS, TINY
 from .count import cost_table
 from .guidance import Guide, SmallGuide, image_batch, og_avc, og_avc_detr
 from .model import Avkd, localization_map
@@ -55,24 +55,34 @@ class Predictor:
 
     def guided_maps(self, avc, batch) -> dict:
         """The object-guided variants (3.5) of localization maps (n, h, w)."""
+        c = self.config
+
         def enlarge(maps):
-            return metrics.resize(maps.cpu(), SIZE, PROTOCOL, batch.align_corners)
+            return metrics.resize(maps.cpu(), SIZE, batch.protocol, batch.align_corners)
         objects, detections = self.guide(batch.images)
         avc, objects = enlarge(avc), enlarge(objects)  # (n, SIZE, SIZE)
-        guided = {"og/": og_avc(avc, objects)}
+        guided = {"og/": og_avc(avc, objects, c.og_weights)}
         if detections is not None:
             maps, has_detection = detections
-            guided["og_detr/"] = og_avc_detr(avc, objects, enlarge(maps), has_detection.cpu())
+            guided["og_detr/"] = og_avc_detr(avc, objects, enlarge(maps), has_detection.cpu(),
+                                             c.og_detr_weights)
         return guided
 
 
 def evaluate(predictor, test_sets) -> Evaluation:
-    """Metrics, tables and contact sheets of all test sets."""
-    result = Evaluation()
+    """Metrics, tables and contact sheets of all test sets.
+
+    Of several benchmarks, each one's metrics are named NAME/….
+    """
+    result, files = Evaluation(), [x.name for x in test_sets if isinstance(x, FileTestSet)]
     for test_set in test_sets:
-        audio = predictor.encode_test_audio(test_set)
+        audio, earlier = predictor.encode_test_audio(test_set), result.metrics
         scores, _ = evaluation.score_samples(predictor, test_set, audio)
+        result.metrics = {} if len(files) > 1 else earlier
         result.add(test_set, scores, VARIANTS, predictor.note)
+        if len(files) > 1:
+            own = {f"{test_set.name}/{key}": x for key, x in result.metrics.items()}
+            result.metrics = {"samples": len(test_set.ids), **earlier, **own}
         name = "sounds" if "interactive" in test_set.metric_groups else "samples"
         if dist.rank() == 0 and name not in result.sheets:
             result.sheets[name] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
@@ -81,64 +91,80 @@ def evaluate(predictor, test_sets) -> Evaluation:
     return result
 
 
-def load_predictor(path, device, object_weights="", detr="", detr_size=224, make=False):
+def load_predictor(path, device, changes=None, make=False):
     """The Predictor of a checkpoint. Raises InputError.
 
-    The object-guided variants need published weights of ResNet-18 and DETR. On scenes the small
-    visual teacher takes their place if its file exists; with `make` it is trained if not.
+    changes: what EVALUATION names, where it is not as in the training. The object-guided variants
+    need published weights of a ResNet and DETR. On scenes the small networks take their place if
+    their files exist; with `make` they are trained if not.
     """
     checkpoint = load_checkpoint(path, "avkd")
     with building(path):
         config = from_dict(PRESETS, checkpoint["config"])
-        model = Avkd(replace(config, vision_weights=""))
+        config = replace(config, **{"object_weights": "", "detr": "", **(changes or {})})
+        model = Avkd(config)
         model.load_state_dict(checkpoint["model"])
-    guide, note = None, "No object-guided variants: --object-weights names a ResNet-18."
-    if object_weights:
-        detector = load_published(detr_r50(), detr, "model") if detr else None
-        guide = Guide(load_published(resnet18(), object_weights), detector, detr_size)
-        note = "" if detr else "No OG-AVC-DETR: --detr names a DETR-R50."
-    elif config.data == "scenes" and (make or has_small_teacher(config)):
-        guide = SmallGuide(small.make_teacher("e_v", config, device))
-        note = "Objects and detections are of the small visual teacher."
+    guide, note = None, "No object-guided variants: --object-weights names a ResNet."
+    if config.object_weights:
+        is_bottleneck, blocks = OBJECT_MODELS[config.object_model]
+        net = ResNet(Bottleneck if is_bottleneck else BasicBlock, blocks)
+        detector = load_published(detr_r50(), config.detr, "model") if config.detr else None
+        guide = Guide(load_published(net, config.object_weights), detector, config.detr_size)
+        note = "" if detector else "No OG-AVC-DETR: --detr names a DETR-R50."
+    elif config.data == "scenes" and (make or has_small_networks(config)):
+        guide = SmallGuide(*(small.make_network(name, config, device)
+                             for name in ("objects", "e_v")))
+        note = "Objects and detections are of the small classifier and the small detector."
     model = model.to(device, memory_format=torch.channels_last)
     guide = guide and guide.to(device).eval()
     return Predictor(model, config, device, checkpoint.get("report"), guide, note)
 
 
-def has_small_teacher(config) -> bool:
-    """Whether the trained small visual teacher is on disk, with the objects that it knows."""
+def has_small_networks(config) -> bool:
+    """Whether the trained small networks are on disk, with the objects that they know."""
     has_objects = not config.objects or Path(config.objects).is_dir()
-    return has_objects and small.weights_path("e_v", config).is_file()
+    return has_objects and all(small.weights_path(name, config).is_file()
+                               for name in ("objects", "e_v"))
 
 
-def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: best.pt on `benchmark` (a FileTestSet, or None) or on scenes."""
+def load_test_sets(config) -> list:
+    """Those of --benchmark, or without it, of a training on scenes, scenes. Raises InputError."""
+    if not config.benchmark and config.data == "scenes":
+        return evaluation.test_sets(config, "scenes", "", protocol=config.protocol)
+    return [FileTestSet(config, name, root, protocol=config.protocol)
+            for name, root in zip(config.benchmark, config.benchmark_root)]
+
+
+def evaluate_best(run, test_sets) -> dict:
+    """The end of a training: best.pt on `test_sets`, or on scenes."""
     run.end_training()
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
-    path = run.folder / "best.pt"
-    predictor = dist.main_process_first(lambda: load_predictor(path, run.device, make=True))
-    test_sets = [benchmark] if benchmark else []
-    if run.config.data == "scenes" and not benchmark:
-        test_sets = evaluation.test_sets(run.config, "scenes", "")
-    result = evaluate(predictor, test_sets)
+    path, changes = run.folder / "best.pt", {name: getattr(run.config, name) for name in EVALUATION}
+    predictor = dist.main_process_first(lambda: load_predictor(path, run.device, changes, True))
+    result = evaluate(predictor, test_sets or load_test_sets(run.config))
     return result.finish(run, predictor.report)
 
 
+def evaluation_changes(parser, args) -> dict:
+    """What the flags of EVALUATION change. Ends the command if they do not fit each other."""
+    changes = given_flags(type(TINY), args, EVALUATION)
+    try:
+        resolve(PRESETS, changes)
+    except ValueError as error:
+        parser.error(str(error))
+    return changes
+
+
 def main(argv=None):
-    parser = evaluation.evaluation_parser("avkd", __doc__.splitlines()[0])
-    parser.add_argument("--object-weights", default="", help="published ResNet-18 for the "
-                        "object-guided variants")
-    parser.add_argument("--detr", default="", help="published DETR-R50 for OG-AVC-DETR")
-    parser.add_argument("--detr-size", type=int, default=224, help="side of the image that DETR "
-                        "sees; the paper's FLOPs are of 800 [%(default)s]")
+    parser = evaluation.evaluation_parser("avkd", __doc__.splitlines()[0], TINY.protocol)
+    add_flags(parser, PRESETS, EVALUATION)
     parser.add_argument("--count", action="store_true", help="print parameters and multiply-adds "
                         "of --preset, and nothing else")
     parser.add_argument("--preset", default="paper", choices=tuple(PRESETS),
                         help="for --count [%(default)s]")
     args = evaluation.parse_flags(parser, argv)
-    if args.detr and not args.object_weights:
-        parser.error("--detr goes with --object-weights")
+    changes = evaluation_changes(parser, args)
     if args.count:
         print(cost_table(PRESETS[args.preset]))
         return
@@ -146,10 +172,10 @@ def main(argv=None):
         device, start = select_device(args.device), time.time()
         dist.start(device)
         path = best_checkpoint("avkd", args.checkpoint)
-        predictor = dist.main_process_first(lambda: load_predictor(
-            path, device, args.object_weights, args.detr, args.detr_size))
+        predictor = dist.main_process_first(lambda: load_predictor(path, device, changes))
         config = evaluation.with_objects(predictor.config, args)
-        result = evaluate(predictor, evaluation.test_sets(config, args.data, args.root))
+        sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
+        result = evaluate(predictor, sets)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or path.parent), args, config)

@@ -30,26 +30,31 @@ from torch import nn
 
 from common import metrics
 
+from .backbones.detr import square_view
 from .backbones.views import normalise as normalise_image, test_view
 
 CONFIDENCE = 0.3  # the least that a query needs to show an object
-AVC_WEIGHT, OBJECT_WEIGHT = 0.6, 0.4
 RESNET_SIZE = 224  # side of the image that ResNet-18 sees, whatever the AVC model sees
 
 
-def og_avc(avc, objects):
-    """OG-AVC (3.5), of maps (n, h, w):  0.6 ν(avc) + 0.4 ν(objects)."""
-    return AVC_WEIGHT * metrics.normalise(avc) + OBJECT_WEIGHT * metrics.normalise(objects)
+def og_avc(avc, objects, weights=(0.6, 0.4)):
+    """OG-AVC (3.5), of maps (n, h, w):  0.6 ν(avc) + 0.4 ν(objects).
+
+    Here and below, other weights are divided by their sum.
+    """
+    a, o = (w / sum(weights) for w in weights)
+    return a * metrics.normalise(avc) + o * metrics.normalise(objects)
 
 
-def og_avc_detr(avc, objects, detections, has_detection):
+def og_avc_detr(avc, objects, detections, has_detection, weights=(1, 1, 1)):
     """OG-AVC-DETR (3.5), of maps (n, h, w) and has_detection (n,) bool:
 
         (ν(avc) + ν(objects) + ν(detections)) / 3,  or (ν(avc) + ν(objects)) / 2 without detection
     """
-    weight = torch.where(has_detection, 1 / 3, 1 / 2)[:, None, None]
-    detections = metrics.normalise(detections) * has_detection[:, None, None]
-    return weight * (metrics.normalise(avc) + metrics.normalise(objects) + detections)
+    a, o, d = weights
+    d = d * has_detection[:, None, None]  # (n, 1, 1)
+    maps = zip((a, o, d), (avc, objects, detections))
+    return sum(w * metrics.normalise(x) for w, x in maps) / (a + o + d)
 
 
 def confident_mean(confidence, attention):
@@ -70,15 +75,20 @@ def image_batch(images, size, device):
     return torch.stack([test_view(image, size) for image in images]).to(device)
 
 
-class Guide(nn.Module):
-    """Published networks that see objects: a ResNet-18 and, if it is there, a DETR (3.5).
+def detr_confidence(output):
+    """(n, Q), of DETR's output: the largest probability of a class, of which the last is none."""
+    return output["pred_logits"].softmax(-1)[..., :-1].amax(-1)
 
-        objects = 1/C Σ over c of f_c,  f (n, C, h, w) the last features of ResNet-18
+
+class Guide(nn.Module):
+    """Published networks that see objects: a ResNet and, if it is there, a DETR (3.5).
+
+        objects = 1/C Σ over c of f_c,  f (n, C, h, w) the last features of the ResNet
 
     n images (H, W, 3) uint8 → objects (n, h, w), and `confident_mean` of DETR's queries or None.
     """
 
-    def __init__(self, resnet, detr=None, detr_size=224):
+    def __init__(self, resnet, detr=None, detr_size=800):
         super().__init__()
         self.resnet, self.detr, self.detr_size = resnet, detr, detr_size
 
@@ -88,25 +98,19 @@ class Guide(nn.Module):
         objects = self.resnet.features(x).mean(1)  # (n, h, w)
         if self.detr is None:
             return objects, None
-        output = self.detr(normalise_image(image_batch(images, self.detr_size, device)))
-        confidence = output["pred_logits"].softmax(-1)[..., :-1].amax(-1)  # (n, Q); last: no object
-        return objects, confident_mean(confidence, output["attention"])
+        x = torch.stack([square_view(image, self.detr_size) for image in images]).to(device)
+        output = self.detr(normalise_image(x))
+        return objects, confident_mean(detr_confidence(output), output["attention"])
 
 
 class SmallGuide(nn.Module):
-    """The same maps from the small visual teacher, for scenes.
+    """The same maps from the small classifier and the small detector, for scenes."""
 
-    Its classes take the place of DETR's queries: the probability of a class at each position is the
-    attention, and the largest one in the image is the confidence.
-    """
-
-    def __init__(self, teacher):
+    def __init__(self, classifier, detector):
         super().__init__()
-        self.teacher = teacher
+        self.classifier, self.detector = classifier, detector
 
     def forward(self, images):
-        teacher = self.teacher
-        x = image_batch(images, teacher.config.image_size, next(self.parameters()).device)
-        probabilities = teacher(x).softmax(1)[:, :-1]  # (n, classes, h, w)
-        return (teacher.body.features(normalise_image(x)).mean(1),
-                confident_mean(probabilities.amax((2, 3)), probabilities))
+        size, device = self.detector.config.image_size, next(self.parameters()).device
+        x = image_batch(images, size, device)
+        return self.classifier.features(x).mean(1), confident_mean(*self.detector.detect(x))

@@ -8,13 +8,14 @@ from functools import partial
 
 from common import metrics
 from common.benchmarks.pairs import cropped_waveform, read_waveform
-from common.evaluation import (PROTOCOL, SIZE, Batch, Model, boxes_from_maps, localization_parser,
+from common.evaluation import (SIZE, Batch, Model, boxes_from_maps, localization_parser,
                                write_localization)
 from common.evaluation.page import Clip
 from common.io import InputError
-from common.training import best_checkpoint, cli, select_device
+from common.training import add_flags, best_checkpoint, cli, select_device
 
-from .evaluate import VARIANTS, load_predictor
+from .config import EVALUATION, PRESETS
+from .evaluate import VARIANTS, evaluation_changes, load_predictor
 
 
 def read(config, path) -> tuple:
@@ -26,28 +27,29 @@ def localize(predictor, variant, image, waveform) -> Clip:
     """An image (H, W, 3) uint8 and a waveform (n,) → heatmap (1, h, w), of cosines for AVC,
     and boxes with scores (n, 5), see `boxes_from_maps`. Raises InputError.
     """
-    batch = Batch([image], {"matched": predictor.encode_audio(waveform[None])})
+    protocol = predictor.config.protocol
+    batch = Batch([image], {"matched": predictor.encode_audio(waveform[None])},
+                  metrics.PROTOCOLS[protocol].align_corners, protocol=protocol)
     heatmaps = {VARIANTS[column]: x for column, x in predictor.predict(batch).heatmaps.items()}
     if variant not in heatmaps:
         raise InputError("--variant", f"{variant}: {predictor.note}")
     heatmap = heatmaps[variant]  # (1, h, w)
-    enlarged = metrics.resize(heatmap, SIZE, PROTOCOL)
+    enlarged = metrics.resize(heatmap, SIZE, protocol)
+    fact = "similarity" if variant == "AVC" else "greatest weighted sum of maps"
     return Clip(heatmaps=heatmap, boxes=boxes_from_maps(enlarged),
-                facts={"similarity": enlarged.max().item()})
+                facts={fact: enlarged.max().item()})
 
 
 def main(argv=None):
     parser = localization_parser("avkd", __doc__.splitlines()[0])
     parser.add_argument("--variant", default="AVC", choices=tuple(VARIANTS.values()),
                         help="the AVC model alone, or guided by objects")
-    parser.add_argument("--object-weights", default="", help="published ResNet-18 for the "
-                        "object-guided variants")
-    parser.add_argument("--detr", default="", help="published DETR-R50 for OG-AVC-DETR")
+    add_flags(parser, PRESETS, EVALUATION)
     args = parser.parse_args(argv)
+    changes = evaluation_changes(parser, args)
     with cli(parser.prog):
         args.checkpoint = str(best_checkpoint("avkd", args.checkpoint))
-        predictor = load_predictor(args.checkpoint, select_device(args.device),
-                                   args.object_weights, args.detr)
+        predictor = load_predictor(args.checkpoint, select_device(args.device), changes)
         write_localization(args, Model("avkd", predictor.config, partial(read, predictor.config),
                                        partial(localize, predictor, args.variant)),
                            {"variant": args.variant})

@@ -2,6 +2,7 @@
 
 symbol       here          shape
 f_v, e_v     f_v, e_v      (k, c, h, w)   the visual student's features, the visual teacher's hint
+             e_v           (k, H, W)      the hint as released: attention, one number a position
 f_a, e_a     f_a, e_a      (k, c)         the same of audio
 O                          (k, k, h, w)   localization maps of all pairs; never all in memory
 S            S             (k, k)         S[i, j]: image i and audio j
@@ -9,7 +10,8 @@ S            S             (k, k)         S[i, j]: image i and audio j
 
 k samples, c channels, h × w positions. The paper's first index is the audio's, ours the image's:
 S here is the paper's Sᵀ, of which L_S is the same. L_S, L_v and L_a return (k,), the loss of each
-sample; train.py averages them, which is the 1/k of Eqs. (2) and (3).
+sample; train.py averages them, which is the 1/k of Eqs. (2) and (3), of L_v over the samples that
+have a hint.
 
 >>> f_v, f_a = torch.eye(2)[:, :, None, None], torch.eye(2)  # each image matches its own audio
 >>> S = similarity(f_v, f_a)
@@ -50,6 +52,21 @@ def L_S(S, tau: float):
     S, target = S / tau, torch.arange(len(S), device=S.device)
     return (F.cross_entropy(S, target, reduction="none")
             + F.cross_entropy(S.T, target, reduction="none"))
+
+
+def L_v_attention(f_v, e_v):
+    """The visual hint loss, Eq. (2) of section 3.4, as the authors' code computes it.
+
+        L_v = 1/k Σ_j (m_j − e_vj)²,   m_j^xy = 1/c Σ over c of f_vj^xy / ‖f_vj^xy‖
+
+    f_v: (k, c, h, w). e_v: (k, H, W), the attention of the teacher's confident queries, which sums
+    to 1. m is enlarged to it, bilinearly. Returns (k,), the terms of the sum, in which (·)² is the
+    mean over the H · W positions. It asks how much of each position's feature lies along (1, …, 1),
+    since m = cos(f_v^xy, (1, …, 1)) / √c: where objects are, not what they are.
+    """
+    m = F.normalize(f_v.float(), dim=1).mean(1, keepdim=True)  # (k, 1, h, w)
+    m = F.interpolate(m, e_v.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return (m - e_v).square().mean((1, 2))
 
 
 def L_v(f_v, e_v, norm: str = "map"):

@@ -24,10 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.io import load_published
-
 from .backbones.frontend import log_spectrogram
-from .backbones.resnet import BasicBlock, ResNet, resnet18
+from .backbones.resnet import BasicBlock, Bottleneck, ResNet
 from .backbones.views import normalise
 
 
@@ -42,6 +40,12 @@ def localization_map(f_v, f_a):
     return torch.einsum("kchw,kc->khw", f_v, f_a)
 
 
+def resnet(config, **options):
+    """The ResNet of a student's settings; options: those of ResNet."""
+    block = Bottleneck if config.bottleneck else BasicBlock
+    return ResNet(block, config.blocks, config.width, **options)
+
+
 class VisualStudent(nn.Module):
     """F_v (3.6): a ResNet without pooling and classifier, then a 1×1 convolution.
 
@@ -50,8 +54,7 @@ class VisualStudent(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.body = ResNet(BasicBlock, config.blocks, config.width, num_classes=None,
-                           last_stride=config.last_stride)
+        self.body = resnet(config, num_classes=None, last_stride=config.last_stride)
         self.projection = nn.Conv2d(self.body.channels, config.channels, 1)
 
     def forward(self, x):
@@ -66,8 +69,7 @@ class AudioStudent(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.body = ResNet(BasicBlock, config.blocks, config.width, in_channels=1,
-                           num_classes=None)
+        self.body = resnet(config, in_channels=1, num_classes=None)
         self.projection = nn.Linear(self.body.channels, config.channels)
 
     def forward(self, x):
@@ -81,10 +83,20 @@ class Avkd(nn.Module):
         super().__init__()
         self.config = config
         self.F_v, self.F_a = VisualStudent(config), AudioStudent(config)
-        if config.vision_weights:
-            published = load_published(resnet18(), config.vision_weights).state_dict()
-            self.F_v.body.load_state_dict({name: x for name, x in published.items()
-                                           if not name.startswith("fc.")})
+        self.init_as_released()
+
+    def init_as_released(self):
+        """As the authors' code: convolutions are Kaiming normal, of which ResNet takes care."""
+        for module in self.F_a.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1, 0.02)
+        nn.init.kaiming_normal_(self.F_v.projection.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.trunc_normal_(self.F_a.projection.weight, std=0.01)
+
+    def start_vision(self, weights: dict):
+        """Start F_v from a classifier of images, as the authors' code from ImageNet's ResNet-18."""
+        self.F_v.body.load_state_dict({name: x for name, x in weights.items()
+                                       if not name.startswith("fc.")})
 
     def encode_image(self, images):
         """f_v: (k, 3, H, W) uint8, or float in [0, 1] → (k, c, h, w)."""

@@ -4,6 +4,7 @@ Each training is a run of its own, NAME-SEED. One that has ended is not run agai
 killed is continued.
 """
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -55,5 +56,5 @@ def report(runs: list, path: Path) -> None:
         results[key] = {"mean": float(np.mean(values)), "std": deviation}
     write_json(path, {"repeats": len(runs), **results})
     rows = [[key, f"{100 * x['mean']:.1f} ± {100 * x['std']:.1f}"] for key, x in results.items()
-            if key.startswith(("avc/", "og"))]
+            if re.search("(^|/)(avc|og|og_detr)/", key)]
     print(markdown_table(rows, ["", f"mean ± std of {len(runs)} trainings, %"]))

@@ -24,22 +24,25 @@ from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.io import InputError, load_published, read_json, resample
 from common.training import (array_files, cli, dist, given_flags, parser, resolve, select_device)
 
-from . import small
-from .backbones.detr import detr_r50
+from .backbones import small
+from .backbones.detr import detr_r50, square_view
 from .backbones.panns import cnn14, wavegram_logmel_cnn14
 from .backbones.views import normalise, test_view
 from .config import PRESETS
+from .guidance import CONFIDENCE, confident_mean, detr_confidence
 
 BATCH = 32
 ADVICE = "`python -m avkd.teachers` with the flags of this training makes it"
 
 
 class Detr:
-    """The visual teacher: DETR-R50, whose features e_v are by --visual-hint.
+    """The visual teacher: DETR-R50, of which e_v is, by --visual-hint,
 
+    attention: where its confident queries look, as released: (n, S/32, S/32), which sums to 1.
     backbone: the last map of its ResNet-50. encoder: the map of its encoder. decoder: the outputs
-    of its queries, each laid where the query attends. The latter two have 256 channels and come
-    through a fixed orthogonal projection to c. All are averaged to the size of F_v's map.
+    of its confident queries, each laid where the query attends. The latter two have 256 channels
+    and come through a fixed orthogonal projection to c. All three are averaged to the size of F_v's
+    map. attention and decoder are NaN where no query is confident.
     """
 
     def __init__(self, config, path, device="cpu"):
@@ -52,21 +55,51 @@ class Detr:
             raise InputError("--channels", f"{config.channels}: the backbone of DETR has 2048")
 
     def view(self, source, i):
-        return test_view(source.image(i), self.config.teacher_size)
+        return square_view(source.image(i), self.config.teacher_size)
 
     def hint(self, images):
-        """(n, 3, S, S) in [0, 1] → e_v (n, c, h, w)."""
+        """(n, 3, S, S) in [0, 1] → e_v (n, c, h, w), or (n, S/32, S/32) of attention."""
         x, kind = normalise(images), self.config.visual_hint
         if kind == "backbone":
             features = self.net.backbone[0]["body"].features(x)
         else:
             output = self.net(x)
+            confidence = detr_confidence(output)  # (n, Q)
+            if kind == "attention":
+                return attention_hint(confidence, output["attention"])
             features = output["memory"]  # (n, d, H, W)
             if kind == "decoder":
-                queries, attention = output["hs"][-1], output["attention"]
-                features = torch.einsum("nqd,nqhw->ndhw", queries, attention)
+                is_confident = confidence >= CONFIDENCE
+                queries = output["hs"][-1] * is_confident[..., None]  # (n, Q, d)
+                features = torch.einsum("nqd,nqhw->ndhw", queries, output["attention"])
+                features[~is_confident.any(1)] = torch.nan
             features = torch.einsum("cd,ndhw->nchw", self.lift.to(features), features)
         return F.adaptive_avg_pool2d(features, self.config.side)
+
+
+class SmallDetector:
+    """The visual teacher of scenes: attention or backbone of the small detector, as of DETR."""
+
+    def __init__(self, config, device):
+        self.config, self.net = config, small.make_network("e_v", config, device)
+        self.lift = torch.empty(config.channels, self.net.body.channels)
+        torch.nn.init.orthogonal_(self.lift, generator=torch.Generator().manual_seed(0))
+
+    def view(self, source, i):
+        return test_view(source.image(i), self.config.image_size)
+
+    def hint(self, images):
+        """(n, 3, H, W) in [0, 1] → e_v (n, c, h, w), or (n, h, w) of attention."""
+        if self.config.visual_hint == "attention":
+            return attention_hint(*self.net.detect(images))
+        features = self.net.features(images)
+        return torch.einsum("cd,ndhw->nchw", self.lift.to(features), features)
+
+
+def attention_hint(confidence, attention):
+    """`confident_mean` of (n, Q), (n, Q, h, w): (n, h, w), NaN where no query is confident."""
+    maps, has_detection = confident_mean(confidence, attention)
+    return torch.where(has_detection[:, None, None], maps, torch.nan)
 
 
 class Panns:
@@ -93,8 +126,8 @@ class Panns:
 def fingerprint(config, name: str) -> dict:
     """What tells hints `name`, e_v or e_a, from others, besides the pairs and the weights."""
     if config.data == "scenes":
-        teacher = {"e_v": "detector", "e_a": "listener"}[name]
-        return {"teacher": teacher, **small.fingerprint(config)}
+        hint = {"e_v": config.visual_hint, "e_a": "embedding"}[name]
+        return {"teacher": "small", "hint": hint, **small.fingerprint(config)}
     if name == "e_v":
         return {"teacher": "detr_r50", "hint": config.visual_hint, "size": config.teacher_size}
     audio = ("sample_rate", "channel", "seconds", "crop")
@@ -102,8 +135,13 @@ def fingerprint(config, name: str) -> dict:
 
 
 def hint_shape(config, name: str, count: int) -> tuple:
-    shape = {"e_v": (config.channels, config.side, config.side), "e_a": (config.channels,)}
-    return (count, *shape[name])
+    side = config.side
+    if name == "e_a":
+        return count, config.channels
+    if config.visual_hint != "attention":
+        return count, config.channels, side, side
+    side = side if config.data == "scenes" else -(-config.teacher_size // 32)
+    return count, side, side
 
 
 def is_taught(config, name: str) -> bool:
@@ -181,12 +219,13 @@ def training_hints(config, source, device="cpu") -> tuple:
     """e_v, e_a for a training, from --hints; scenes have small teachers, made here if missing."""
     if config.data == "scenes":
         pairs = zlib.crc32("\n".join(source.ids).encode())
-        folder = small.folder(config) / f"hints-{pairs:08x}"
+        folder = small.folder(config) / f"{config.visual_hint}-{pairs:08x}"
         if dist.rank() == 0:
             with array_files.exclusive_lock(folder.parent):  # other trainings share the teachers
                 for name in ("e_v", "e_a"):
                     if is_taught(config, name):
-                        teacher = small.make_teacher(name, config, device)
+                        teacher = (SmallDetector(config, device) if name == "e_v" else
+                                   small.make_network("e_a", config, device))
                         weights = small.weights_path(name, config)
                         write_hints(source, config, name, teacher, weights, folder, device=device)
         dist.gather_objects(None)  # the files are there
@@ -197,20 +236,21 @@ def training_hints(config, source, device="cpu") -> tuple:
 def main(argv=None):
     prog = "python -m avkd.teachers"
     args_parser = parser(PRESETS, prog, __doc__.splitlines()[0])
-    args_parser.add_argument("--detr", default="", help="detr-r50-e632da11.pth: writes e_v")
     args_parser.add_argument("--panns", default="", help="file of --audio-teacher: writes e_a")
     args = args_parser.parse_args(argv)
     try:
-        config = resolve(PRESETS, given_flags(type(PRESETS["tiny"]), args))
+        flags = given_flags(type(PRESETS["tiny"]), args)
+        detr = flags.pop("detr", "")  # here it writes e_v
+        config = resolve(PRESETS, flags)
     except ValueError as error:
         args_parser.error(str(error))
     if config.data == "scenes":
         args_parser.error("scenes need no command: their training makes small teachers")
-    if not (args.detr or args.panns):
+    if not (detr or args.panns):
         args_parser.error("name the teachers' weights: --detr, --panns or both")
     with cli(prog):
         device = select_device(config.device)
-        makers = {"e_v": (Detr, args.detr), "e_a": (Panns, args.panns)}
+        makers = {"e_v": (Detr, detr), "e_a": (Panns, args.panns)}
         teachers = {name: (make(config, path, device), path)  # before anything is read or written
                     for name, (make, path) in makers.items() if path}
         source, _ = training_pairs(config)

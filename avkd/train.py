@@ -2,6 +2,7 @@
 
 It reads image–audio pairs and the teachers' hints on them, but no label and no box.
 """
+import sys
 import time
 import zlib
 from dataclasses import replace
@@ -9,16 +10,17 @@ from dataclasses import replace
 import torch
 
 from common.benchmarks.pairs import cropped_waveform, training_pairs
-from common.evaluation import FileTestSet
+from common.io import load_published
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
                              step_loader)
 
+from .backbones import small
 from .backbones.views import test_view
-from .config import PRESETS
+from .config import PRESETS, SMALL
 from .data import TrainingBatches
-from .evaluate import evaluate_best
-from .losses import L_a, L_S, L_total, L_v, similarity
-from .model import Avkd
+from .evaluate import evaluate_best, load_test_sets
+from .losses import L_a, L_S, L_total, L_v, L_v_attention, similarity
+from .model import Avkd, resnet
 from .repeats import train_repeatedly
 from .teachers import training_hints
 
@@ -49,22 +51,39 @@ def loss_terms(f_v, f_a, e_v, e_a, config) -> dict:
     part in Eq. (1). e_v, e_a: hints, or None without that teacher.
     """
     S = dist.gather_rows(similarity(f_v, dist.gather_rows(f_a), config.chunk))  # (k, k)
-    terms = {"contrast": L_S(S, config.tau)}
+    terms = {"contrast": dist.mean(L_S(S, config.tau))}
     if e_a is not None:
-        terms["audio_hint"] = L_a(f_a, e_a)
-    if e_v is not None:
-        terms["visual_hint"] = L_v(f_v, e_v, config.visual_norm)
-    return L_total({name: dist.mean(loss) for name, loss in terms.items()}, config)
+        terms["audio_hint"] = dist.mean(L_a(f_a, e_a))
+    if e_v is not None:  # NaN: without a confident query
+        has_hint, e_v = e_v.isfinite().flatten(1).all(1), e_v.nan_to_num()
+        is_attention = config.visual_hint == "attention"
+        loss = L_v_attention(f_v, e_v) if is_attention else L_v(f_v, e_v, config.visual_norm)
+        terms["visual_hint"] = dist.mean(loss, has_hint)
+    return L_total(terms, config)
+
+
+def start_vision(model, config, device) -> None:
+    """Start F_v from --vision-weights, or say that it starts from scratch."""
+    if config.vision_weights == SMALL and config.data == "scenes":
+        net = dist.main_process_first(lambda: small.make_network("objects", config, device))
+        model.start_vision(net.body.state_dict())
+    elif config.vision_weights not in ("", SMALL):
+        published = resnet(replace(config, last_stride=2))
+        model.start_vision(load_published(published, config.vision_weights).state_dict())
+    elif config.data != "scenes" and dist.rank() == 0:
+        print("warning: F_v starts from scratch, in the authors' code from ImageNet's weights: "
+              "--vision-weights names resnet18-f37072fd.pth", file=sys.stderr)
 
 
 def train(config) -> dict:
     run = Run("avkd", config)
     source, held_out = training_pairs(config)
-    benchmark = config.benchmark and FileTestSet(config, config.benchmark, config.benchmark_root)
+    benchmarks = load_test_sets(config) if config.benchmark else []  # faults show at once
     batches = TrainingBatches(source, config)
 
-    weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
-    model = dist.sync_batchnorm(Avkd(replace(config, **weights)))
+    model = dist.sync_batchnorm(Avkd(config))
+    if not config.resume:  # then it is in last.pt
+        start_vision(model, config, run.device)
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     batches.e_v, batches.e_a = training_hints(config, source, run.device)
@@ -103,7 +122,7 @@ def train(config) -> dict:
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(epoch_ended)
     bar.close()
-    return evaluate_best(run, benchmark)
+    return evaluate_best(run, benchmarks)
 
 
 def main(argv=None):

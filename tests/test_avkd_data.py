@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avkd.config import TINY
+from avkd.config import PAPER, TINY
 from avkd.data import TrainingBatches, crop_hint
-from common.benchmarks.pairs import ScenePairs, cropped_waveform
+from common.benchmarks.pairs import ScenePairs, cropped_waveform, training_pairs
 from avkd.backbones.views import test_view as whole_view
 from avkd.backbones.views import train_view
 from common.io import InputError
+from common.scenes import Scenes
 from common.training import step_loader
+from tests.layouts import write
 
 CONFIG = replace(
     TINY,
@@ -27,6 +29,7 @@ CONFIG = replace(
     sample_rate=2000,
     window=64,
     hop=32,
+    augment=False,
 )
 SIDE = 8  # of coarse copies of images
 
@@ -252,3 +255,53 @@ def test_no_crop_is_the_identity():
     e_v = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(crop_hint(e_v, 4, (0, 0, False)), e_v)
     torch.testing.assert_close(crop_hint(e_v, 4, (0, 0, True)), e_v.flip(2))
+
+
+# Pairs of files
+
+
+@pytest.fixture
+def flickr(tmp_path):
+    """Nine pairs, of which two are in the published test list."""
+    write(Scenes(3, 48, 4000, 0.5), tmp_path, "flickr-soundnet", 9)
+    ids = [path.stem for path in sorted((tmp_path / "frames").iterdir())]
+    (tmp_path / "metadata" / "flickr_test.csv").write_text(f"{ids[1]},202\n{ids[4]},0\n9999,0\n")
+    return tmp_path, ids
+
+
+def files(root, **changes):
+    return replace(PAPER, root=str(root), held_out=2, **changes)
+
+
+def test_test_samples_in_a_training_list(flickr, capsys):
+    """They are counted, and left out on demand."""
+    root, ids = flickr
+    parts = training_pairs(files(root))
+    assert sorted(parts[0].ids + parts[1].ids) == ids
+    assert "2 of 9 are test samples of flickr, --exclude-test leaves" in capsys.readouterr().out
+    parts = training_pairs(files(root, exclude_test="flickr"))
+    assert sorted(parts[0].ids + parts[1].ids) == sorted({*ids} - {ids[1], ids[4]})
+    assert "2 of 9 are test samples of flickr, left out" in capsys.readouterr().out
+    (root / "metadata" / "flickr_test.csv").unlink()
+    training_pairs(files(root))
+    assert "test samples of flickr among them: unknown" in capsys.readouterr().out
+    for name, message in (("flickr", "flickr_test.csv: no such file"), ("none", "no such bench")):
+        with pytest.raises(InputError, match=message):
+            training_pairs(files(root, exclude_test=name))
+    away = {"benchmark": ("flickr",), "benchmark_root": (str(root / "away"),)}
+    (root / "away").mkdir()
+    (root / "away" / "flickr_test.csv").write_text(f"{ids[0]},1\n")
+    parts = training_pairs(files(root, exclude_test="flickr", **away))
+    assert ids[0] not in parts[0].ids + parts[1].ids and len(parts[0].ids + parts[1].ids) == 8
+
+
+def test_lists_in_the_spellings_in_which_they_are_published(tmp_path):
+    """YOUTUBE_SECONDS of EZ-VSL's lists, and YOUTUBE_START_END in milliseconds of this paper's."""
+    write(Scenes(3, 48, 4000, 0.5), tmp_path, "vggsound", 6)
+    ids = sorted(path.stem for path in (tmp_path / "frames").iterdir())
+    (tmp_path / "vggss_10k.txt").write_text("\n".join(ids))  # without a newline at the end
+    spelt = [f"{x[:11]}_{int(x[12:]) * 1000}_{int(x[12:]) * 1000 + 10000}" for x in ids]
+    (tmp_path / "metadata" / "vggsound_10k_random.txt").write_text("\n".join(spelt))
+    for name in ("vggss_10k.txt", "vggsound_10k_random.txt", "vggsound_10k_random.csv"):
+        parts = training_pairs(files(tmp_path, data="vggsound", ids=name))
+        assert sorted(parts[0].ids + parts[1].ids) == ids

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avkd.config import PAPER, TINY
-from avkd.losses import L_a, L_S, L_v, similarity
+from avkd.losses import L_a, L_S, L_v, L_v_attention, similarity
 from avkd.model import localization_map
 from avkd.train import loss_terms
 from common.training import dist
@@ -179,6 +179,27 @@ def test_hints_are_equations_2_and_3(k, seed):
 
 
 @settings(max_examples=15, deadline=None)
+@given(k=st.integers(1, 3), scale=st.floats(0.1, 10), seed=st.integers(0, 99))
+def test_the_hint_of_attention_is_equation_2(k, scale, seed):
+    """Of a map of the same size; its unit features are averaged over the channels."""
+
+    def positions(f, e):
+        values = [
+            (sum(f[i, :, y, x] / f[i, :, y, x].norm()) / 4 - e[i, y, x]) ** 2
+            for i in range(k)
+            for y in range(2)
+            for x in range(3)
+        ]
+        return sum(values) / len(values)
+
+    f_v, _, e_v, _ = features(k, seed=seed)
+    both(lambda f, e: L_v_attention(f, e).mean(), positions, (f_v, e_v[:, 0]))
+    torch.testing.assert_close(L_v_attention(f_v * scale, e_v[:, 0]), L_v_attention(f_v, e_v[:, 0]))
+    ones = torch.ones(k, 4, 2, 3, dtype=torch.float64)  # the most that a mean of channels can be
+    assert (L_v_attention(ones, torch.full((k, 5, 4), 0.5, dtype=torch.float64)) < 1e-30).all()
+
+
+@settings(max_examples=15, deadline=None)
 @given(scale=st.floats(0.1, 10), other=st.floats(0.1, 10), seed=st.integers(0, 99))
 def test_hints_at_equality_and_scaled(scale, other, seed):
     f_v, f_a, e_v, e_a = features(3, seed=seed)
@@ -213,6 +234,7 @@ def test_the_total_is_the_weighted_sum(of, norm):
     f_v, f_a, e_v, e_a = features(4)
     e_v, e_a = e_v if of[0] else None, e_a if of[1] else None
     config = replace(TINY, alpha1=0.5, alpha2=3.0, alpha3=7.0, tau=0.2, visual_norm=norm, chunk=3)
+    config = replace(config, visual_hint="backbone")
     expected = {"contrast": 0.5 * naive_L_S(f_v, f_a, 0.2)}
     if of[1]:
         expected["audio_hint"] = 3 * L_a(f_a, e_a).mean()
@@ -236,23 +258,31 @@ def test_the_paper_s_weights_put_the_terms_in_one_range():
         "map",
     )
     f_v, f_a, e_v, e_a = features(6, PAPER.channels, PAPER.side, PAPER.side)
-    terms = loss_terms(f_v, f_a, e_v, e_a, PAPER)
+    backbone = replace(PAPER, visual_hint="backbone")
+    terms = loss_terms(f_v, f_a, e_v, e_a, backbone)
     assert float(terms["audio_hint"]) == pytest.approx(2000 / 2048, rel=0.1)
     assert float(terms["visual_hint"]) == pytest.approx(200_000 / (49 * 2048), rel=0.05)
     assert 0.1 < float(terms["contrast"]) < 20
     assert float(
-        loss_terms(f_v, f_a, e_v, e_a, replace(PAPER, visual_norm="position"))["visual_hint"]
+        loss_terms(f_v, f_a, e_v, e_a, replace(backbone, visual_norm="position"))["visual_hint"]
     ) > 40 * float(terms["visual_hint"])
+    attention = torch.zeros(6, 25, 25)
+    attention[:, 5:15, 5:15] = 1 / 100  # a hundred of 625 positions: α3 / 625² / 100 · 625
+    assert PAPER.visual_hint == "attention"
+    terms = loss_terms(f_v, f_a, attention, e_a, PAPER)
+    assert float(terms["visual_hint"]) == pytest.approx(160 / 100, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_single(dtype, monkeypatch):
     monkeypatch.undo()
     f_v, f_a, e_v, e_a = (x.to(dtype) for x in features(4))
-    low = loss_terms(f_v, f_a, e_v, e_a, TINY)
-    high = loss_terms(*(x.float() for x in (f_v, f_a, e_v, e_a)), TINY)
-    for name, value in high.items():
-        assert low[name].dtype == torch.float32 and torch.equal(low[name], value), name
+    for kind, hint in (("backbone", e_v), ("attention", e_v[:, 0])):
+        config = replace(TINY, visual_hint=kind)
+        low = loss_terms(f_v, f_a, hint, e_a, config)
+        high = loss_terms(*(x.float() for x in (f_v, f_a, hint, e_a)), config)
+        for name, value in high.items():
+            assert low[name].dtype == torch.float32 and torch.equal(low[name], value), name
 
 
 # Memory
@@ -260,6 +290,7 @@ def test_half_precision_is_computed_in_single(dtype, monkeypatch):
 MEMORY = """
     import resource
     import torch
+    from dataclasses import replace
     from avkd.config import PAPER
     from avkd.train import loss_terms
     torch.set_num_threads(1)
@@ -267,7 +298,7 @@ MEMORY = """
     f_v, f_a = torch.randn(k, c, s, s, requires_grad=True), torch.randn(k, c, requires_grad=True)
     e_v, e_a = torch.randn(k, c, s, s), torch.randn(k, c)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loss_terms(f_v, f_a, e_v, e_a, PAPER)["loss"].backward()
+    loss_terms(f_v, f_a, e_v, e_a, replace(PAPER, visual_hint="backbone"))["loss"].backward()
     assert f_v.grad.abs().sum() > 0 and f_a.grad.abs().sum() > 0
     print(k * c * s * s, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
@@ -288,16 +319,20 @@ def test_memory_of_the_paper_s_batch():
 
 
 def part_of(rows):
-    """Terms and gradients of these rows of six samples; other processes have the others."""
-    inputs = [x[rows] for x in features(6)]
-    found = {}
-    for norm in ("map", "position"):
+    """Terms and gradients of these rows of six samples; other processes have the others. Two of
+    them have no visual hint."""
+    inputs, found = features(6), {}
+    inputs[2][1], inputs[2][4, :, 0, 0] = torch.nan, torch.nan
+    inputs = [x[rows] for x in inputs]
+    for kind, norm in (("backbone", "map"), ("backbone", "position"), ("attention", "map")):
         f_v, f_a = (x.clone().requires_grad_() for x in inputs[:2])
         config = replace(TINY, alpha2=3.0, alpha3=7.0, tau=0.2, chunk=2, visual_norm=norm)
-        for name, term in loss_terms(f_v, f_a, *inputs[2:], config).items():
+        config = replace(config, visual_hint=kind)
+        e_v = inputs[2] if kind == "backbone" else inputs[2][:, 0]
+        for name, term in loss_terms(f_v, f_a, e_v, inputs[3], config).items():
             gradients = torch.autograd.grad(term, (f_v, f_a), allow_unused=True, retain_graph=True)
             gradients = [torch.zeros(()) if g is None else g for g in gradients]
-            found[f"{name} {norm}"] = term.detach(), gradients
+            found[f"{name} {kind} {norm}"] = term.detach(), gradients
     return found
 
 

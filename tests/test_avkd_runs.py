@@ -74,7 +74,7 @@ def test_hints_are_of_the_images_of_the_training(tmp_path, monkeypatch):
                 lone,
             ]
         )
-    hints = sorted((tmp_path / "runs" / "avkd" / "teachers").glob("*/hints-*"))
+    hints = sorted((tmp_path / "runs" / "avkd" / "teachers").glob("*/attention-*"))
     assert len(hints) == 2 and hints[0].parent == hints[1].parent
     assert (hints[0] / "e_v.npy").read_bytes() != (hints[1] / "e_v.npy").read_bytes()
 

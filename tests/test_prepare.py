@@ -186,7 +186,7 @@ def test_prepare(tmp_path, run, fake):
     (frame,) = [call for call in calls if "-aaa" in call and "-ss" in call]
     assert frame.index("-ss 5.000") < frame.index("-i ") and "-frames:v 1" in frame
     (audio,) = [call for call in calls if "-aaa" in call and "-ss" not in call]
-    assert "-ac 1 -ar 16000" in audio
+    assert "-ac 1 -ar 32000" in audio
 
     fake.write_text("")
     code, out, _ = run("prepare", "vggss", videos, root)
@@ -286,7 +286,7 @@ def test_with_the_real_ffmpeg(tmp_path, run):
     assert "short_000001.jpg: the video ends before" in err
     assert np.abs(read_image(root / f"frames/{key}.jpg").astype(int) - 37 * 125 % 256).max() <= 2
     waveform, rate = read_audio(root / f"audio/{key}.wav")
-    assert rate == 16000 and abs(len(waveform) - 160_000) <= 16 and waveform.std() > 0.05
+    assert rate == 32000 and abs(len(waveform) - 320_000) <= 32 and waveform.std() > 0.05
 
     (root / "metadata/ave_box.json").write_text(json.dumps({f"{key}/3": {"bbox": []}}))
     code, out, err = run("prepare", "ave-boxes", videos, root)

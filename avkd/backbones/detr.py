@@ -8,11 +8,19 @@ Q queries. `padding` is True where a pixel or a token is padding.
 """
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from .resnet import FrozenBatchNorm, resnet50
+
+
+def square_view(image: np.ndarray, size: int) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, size, size) in [0, 1], squeezed as DETR sees it in avkd: bilinear."""
+    view = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1).float() / 255
 
 
 def sine_positions(padding, d):

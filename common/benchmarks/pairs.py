@@ -10,18 +10,21 @@ import torch
 
 from common.io import InputError, crop_audio, read_audio, read_image
 from common.scenes import Scenes
-from common.training import progress_bar
+from common.training import dist, progress_bar
 
-from .readers import load_samples
+from .readers import listed_samples, load_samples
 from .samples import hold_out, readable_samples
 
 VALIDATION, TEST = 10**6, 10**6 + 3  # seeds of held-out scenes; --seed, for training, is smaller
+TEST_SETS = {"vggsound": "vggss", "flickr-soundnet": "flickr"}  # whose clips the lists may hold
 LONE = 23  # stream of random numbers: which scenes have one object
 
 
 def make_scenes(seed: int, config, objects: int = 2) -> Scenes:
-    return Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop,
-                  objects, config.objects or None)
+    scenes = Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop,
+                    objects, config.objects or None)
+    scenes.clutter = getattr(config, "clutter", 0.0)  # a setting of avkd
+    return scenes
 
 
 def read_waveform(path, config, clip=None) -> torch.Tensor:
@@ -90,10 +93,40 @@ def training_pairs(config) -> tuple:
         return (ScenePairs(config.seed, config.scenes, config, config.lone),
                 ScenePairs(VALIDATION, config.held_out, config))
     samples = load_samples(config.data, config.root, config.ids or None)
+    samples = exclude_test_samples(samples, config)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_image)
         samples = readable_samples(samples, "audio", lambda path: read_waveform(path, config))
     return tuple(FilePairs(part, config) for part in hold_out(samples, config.held_out, "pairs"))
+
+
+def exclude_test_samples(samples, config) -> list:
+    """Prints how many samples are in the test lists of the training's benchmarks, and of the one
+    that belongs to its data if ROOT has that list, and leaves out those of --exclude-test, whose
+    list must be there. Raises InputError.
+    """
+    exclude, own = getattr(config, "exclude_test", ""), TEST_SETS[config.data]
+    names, roots = ([x] if isinstance(x, str) else x
+                    for x in (config.benchmark, config.benchmark_root))
+    places = {own: config.root, exclude: config.root, **dict(zip(names, roots))}
+    places.pop("", None)
+    kept, lines = samples, []
+    for name, root in places.items():
+        try:
+            test = {sample.id for sample in listed_samples(name, root)}
+        except InputError as error:
+            if name == exclude:
+                raise
+            lines.append(f"test samples of {name} among them: unknown, {error}")
+            continue
+        count = sum(sample.id in test for sample in samples)
+        lines.append(f"{count} of {len(samples)} are test samples of {name}, "
+                     f"{'left out' if name == exclude else '--exclude-test leaves them out'}")
+        if name == exclude:
+            kept = [sample for sample in samples if sample.id not in test]
+    if dist.rank() == 0:
+        print("\n".join(f"{config.data}: {line}" for line in lines))
+    return kept
 
 
 def check_source(config):

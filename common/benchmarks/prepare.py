@@ -24,6 +24,7 @@ ALL_FRAMES = ("ave-stm", "audioset-instrument-stm")  # at the video's own rate
 NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names, at
 NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
+RATE = 32000  # of PANNs, the highest that a network of these methods reads
 TIMEOUT = 900  # seconds that ffmpeg may take for one file
 MAX_AUDIO, MAX_FRAMES = 2**27, 20_000  # of a video: bytes, an hour at 16 kHz; frames
 # A playlist named .mp4 would make ffmpeg read the files that it names.
@@ -31,7 +32,7 @@ DEMUXERS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,wav"
 
 
 # Arguments of ffmpeg before its input, and behind it.
-def to_audio(rate=16000):
+def to_audio(rate=RATE):
     return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le"]
 
 
@@ -55,7 +56,7 @@ def main(argv=None):
         add("name", choices=list(READERS), metavar="NAME", help=", ".join(READERS))
         if name == "prepare":
             add("videos", metavar="VIDEOS", help="folder with ID.mp4 (.mkv, .webm …), at any depth")
-            add("--rate", type=int, default=16000, help="audio samples a second (%(default)s)")
+            add("--rate", type=int, default=RATE, help="audio samples a second (%(default)s)")
         add("root", metavar="ROOT", help="the benchmark's folder; annotations are in ROOT/metadata")
         add("--list", metavar="FILE", help="other ids: a path, or a name in ROOT/metadata")
         add("--jobs", type=int, default=min(8, os.cpu_count() or 1),

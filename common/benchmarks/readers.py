@@ -67,7 +67,8 @@ def listed_samples(name: str, root, lists=None) -> list[Sample]:
     reader, default = READERS[name]
     lists = lists or default
     if lists and not Path(lists).is_file():
-        lists = find_metadata(root, lists)
+        names = [Path(lists).with_suffix(x).name for x in (".txt", ".csv")]  # published as either
+        lists = find_metadata(root, lists, *names)
     return list(reader(root, lists and Path(lists)))
 
 

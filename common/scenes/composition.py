@@ -78,8 +78,9 @@ class Scenes:
     """Makes samples by index. size: pixels a side; seconds: of audio at sample_rate Hz; objects: in
     an image; folder: take them from a `Directory` (raises InputError) instead of the procedural
     bank; object_scale: multiplies the area of each; `exclusive`, which may be set, is the share of
-    TURN's samples that have no meaning in the other domain."""
-    exclusive = 1 / 8
+    TURN's samples that have no meaning in the other domain; `clutter`, likewise, is how loud
+    another object and noise sound beside the source, relative to it."""
+    exclusive, clutter = 1 / 8, 0.0
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, bank=None):
@@ -94,7 +95,14 @@ class Scenes:
     def waveform(self, cls: int, rng, seconds: float | None = None):
         """→ waveform (n,) float32, the number of events in it."""
         samples = round((seconds or self.seconds) * self.sample_rate)
-        return self.bank.waveform(cls, rng, samples, self.sample_rate)
+        waveform, times = self.bank.waveform(cls, rng, samples, self.sample_rate)
+        if self.clutter:
+            other, rate = int(rng.integers(len(self.names))), self.sample_rate
+            for noise in self.bank.waveform(other, rng, samples, rate)[0], hiss(rng, samples):
+                gain = self.clutter * np.linalg.norm(waveform) / (np.linalg.norm(noise) + 1e-8)
+                waveform = waveform + np.float32(gain) * noise
+            waveform = waveform.clip(-1, 1)
+        return waveform, times
 
     def classes(self, rng, count: int | None = None) -> np.ndarray:
         """`count` different classes, by default one for each object of an image."""

@@ -65,7 +65,13 @@ class Parser(argparse.ArgumentParser):
 def parser(presets: dict, prog: str, about: str) -> Parser:
     """A flag for each field of the presets' dataclass; its help shows tiny's and paper's value."""
     parser = Parser(prog=prog, description=about)
-    for f in fields(presets["tiny"]):
+    add_flags(parser, presets, [f.name for f in fields(presets["tiny"])])
+    return parser
+
+
+def add_flags(parser, presets: dict, names) -> None:
+    """The flags of these fields; a flag that is not given is None."""
+    for f in [f for f in fields(presets["tiny"]) if f.name in names]:
         tiny, paper = (_show(getattr(presets[name], f.name)) for name in ("tiny", "paper"))
         value = f"[{tiny}]" if tiny == paper else f"[{tiny}; paper: {paper}]"
         options = {"default": None, "help": f"{f.metadata['help']} {value}"}
@@ -78,7 +84,6 @@ def parser(presets: dict, prog: str, about: str) -> Parser:
             metavar = None if choices else f.type.__name__.upper()
             options |= {"type": f.type, "choices": choices, "metavar": metavar}
         parser.add_argument("--" + f.name.replace("_", "-"), **options)
-    return parser
 
 
 def _show(value) -> str:
@@ -92,9 +97,10 @@ def fields_free_on_resume(config_class) -> set:
     return {f.name for f in fields(config_class) if f.metadata["free_on_resume"]}
 
 
-def given_flags(config_class, args: argparse.Namespace) -> dict:
-    """The fields that the command line sets."""
-    values = {f.name: getattr(args, f.name) for f in fields(config_class)}
+def given_flags(config_class, args: argparse.Namespace, names=None) -> dict:
+    """The fields, of all or of these names, that the command line sets."""
+    names = [f.name for f in fields(config_class)] if names is None else names
+    values = {name: getattr(args, name) for name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None}
 
 
