@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from common.io import InputError
 from common.training import Run, RunConfig, dist
 
 SIZES = {2: (5, 2), 3: (4, 0, 3)}  # rows of each process
@@ -267,11 +268,7 @@ def test_every_process_begins_with_the_same_model_and_stops_together(results):
 
 def test_alone_everything_is_the_identity():
     x = torch.randn(3, 2, requires_grad=True)
-    assert (
-        dist.gather_rows(x) is x
-        and dist.all_sum(x) is x
-        and dist.gather_objects(1) == [1]
-    )
+    assert dist.gather_rows(x) is x and dist.all_sum(x) is x and dist.gather_objects(1) == [1]
     assert (dist.rank(), dist.world_size(), list(dist.split(3))) == (0, 1, [0, 1, 2])
     layer, other = dist.sync_batchnorm(norm()), norm()
     images = torch.randn(5, 4, 3, 3, dtype=torch.double)
@@ -293,3 +290,13 @@ def test_sync_batchnorm_finds_those_inside_and_leaves_the_rest():
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("change", [{}, {"RANK": "0"}, {"WORLD_SIZE": "x"}])
+def test_half_an_environment_is_one_line(monkeypatch, change):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", **change}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="WORLD_SIZE"):
+        dist.start(torch.device("cpu"))

@@ -366,6 +366,21 @@ def test_inside(tmp_path):
         inside(root, "loop/../../secret")
 
 
+def test_links_in_a_trusted_folder_lead_out(tmp_path):
+    """Data on another disk behind a link is a common set-up; names in files still stay inside."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.jpg").touch()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "frames").symlink_to(tmp_path / "disk")
+    path = inside(tmp_path / "root", "frames/a.jpg", is_trusted=True)
+    assert path == tmp_path / "root" / "frames" / "a.jpg" and path.is_file()
+    for name in ("../disk/a.jpg", "/etc/passwd", "frames/../../disk/a.jpg"):
+        with pytest.raises(InputError):
+            inside(tmp_path / "root", name, is_trusted=True)
+    with pytest.raises(InputError):
+        inside(tmp_path / "root", "frames/a.jpg")
+
+
 def test_csv(tmp_path):
     path = tmp_path / "list.csv"
 

@@ -116,3 +116,15 @@ def test_a_stray_quote_swallows_no_line(tmp_path, rows):
     (tmp_path / "list.csv").write_text(rows)
     with pytest.raises(InputError, match=r"list\.csv"):
         read_ids(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.wav", "a.txt"])
+def test_a_link_in_a_folder_of_objects_does_not_lead_out(tmp_path, capsys, name):
+    (tmp_path / "file").write_bytes(fuzz.READERS["object"][1])
+    fuzz.cutouts(tmp_path / "file")
+    linked = (tmp_path / "objects").rename(tmp_path / "linked")  # "objects" is in a cache
+    (linked / name).rename(tmp_path / "mine")
+    (linked / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="at least 4"):
+        Scenes(0, 32, 8000, 0.5, 2, str(linked))
+    assert "leaves" in capsys.readouterr().out

@@ -618,6 +618,22 @@ def test_cli_reports_and_lets_through(capsys):
         1 / 0  # noqa: B018  (a mistake of ours keeps its traceback)
 
 
+class Killed(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.slow
+def test_a_killed_loader_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended, cli("prog"):
+        list(step_loader(Killed(), 0, 1, workers=1))
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1 and err.startswith("prog: DataLoader worker")
+
+
 def test_a_reader_of_the_print_may_end():
     """As `| head -1` does. A letter that the terminal does not have is a question mark."""
     program = "from common.training import cli\nwith cli('prog'):\n    print('\u03b1\\n' * 10**6)"

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.io import InputError, write_audio
+from common.benchmarks.corpora import Phrase
+from common.io import InputError, write_audio, write_image
 from common.scenes import Scenes
 from common.training import step_loader
-from turn import data, train
+from turn import data, domains, train
 from turn.backbones.frontend import logmel_of, read_logmel
 from turn.backbones.tokenizer import WordPiece
 from turn.config import TINY
@@ -345,3 +346,12 @@ def test_sounds_of_files(tmp_path):
 def test_too_large_a_batch(parts, change):
     with pytest.raises(InputError, match="--batch-size"):
         TrainingBatches(*parts, replace(SMALL, **change))
+
+
+def test_an_image_of_another_size_than_its_annotation_is_refused(tmp_path):
+    """The box is of other pixels then."""
+    write_image(tmp_path / "a.png", np.zeros((12, 10, 3), np.uint8))
+    phrase = Phrase(tmp_path / "a.png", "cat", (0.5, 0.5, 0.1, 0.1), "1", (10, 12))
+    assert domains._read_image_and_box(phrase)[0].shape == (12, 10, 3)
+    with pytest.raises(InputError, match=r"a\.png: is not of \(12, 10\) pixels"):
+        domains._read_image_and_box(phrase._replace(size=(12, 10)))

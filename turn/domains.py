@@ -10,7 +10,7 @@ import torch
 
 from common.benchmarks.corpora import load_corpora
 from common.benchmarks.pairs import VALIDATION, check_source, make_scenes
-from common.io import read_image
+from common.io import InputError, read_image
 from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
@@ -71,4 +71,7 @@ def scene_intermediate(seed: int, count: int, config) -> Domain:
 
 
 def _read_image_and_box(item):
-    return read_image(item.image), np.asarray(item.box, np.float32)
+    image = read_image(item.image)
+    if item.size != image.shape[1::-1]:
+        raise InputError(item.image, f"is not of {item.size} pixels, as instances.json has it")
+    return image, np.asarray(item.box, np.float32)

@@ -26,6 +26,7 @@ from .samples import readable_samples
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code:
 # images of refcocog's google split are in train and val at once, those of umd are not
+_inside = partial(inside, is_trusted=True)  # the user's ROOT: its links may lead out
 COCO = "images/mscoco/images/train2014"
 AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")  # of different downloaders
 FAULTS = (LookupError, TypeError, ValueError, OverflowError)  # of an entry of a list
@@ -37,6 +38,7 @@ class Phrase(NamedTuple):
     phrase: str
     box: tuple[float, float, float, float]
     id: str
+    size: tuple[int, int]  # width and height that box is of; the image's own may differ
 
 
 class Clip(NamedTuple):
@@ -68,15 +70,15 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | 
     split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY."""
     if name not in SPLIT_BY:
         raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
-    path = inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
+    path = _inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
     with decoding(path):
         refs = [ref for ref in _unpickle(path) if ref.get("split") == split]
-    coco_path = inside(root, f"{name}/instances.json")
+    coco_path = _inside(root, f"{name}/instances.json")
     with decoding(coco_path):
         coco = read_json(coco_path)
         images, annotations = ({entry["id"]: entry for entry in coco[key]}
                                for key in ("images", "annotations"))
-    find = _finder(inside(root, COCO))
+    find = _finder(_inside(root, COCO))
     return _collect(path, split, refs, skip_bad, partial(_phrases, find, images, annotations))
 
 
@@ -84,9 +86,9 @@ def clotho(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with five captions for each file; split: train, which is published as development,
     or val, published as validation. Version 1 has none, and its evaluation split is val."""
     part = {"train": "development", "val": "validation"}[split]
-    if split == "val" and not inside(root, f"clotho_captions_{part}.csv").exists():
+    if split == "val" and not _inside(root, f"clotho_captions_{part}.csv").exists():
         part = "evaluation"
-    path, find = inside(root, f"clotho_captions_{part}.csv"), _finder(inside(root, part))
+    path, find = _inside(root, f"clotho_captions_{part}.csv"), _finder(_inside(root, part))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
     def clip(row):
@@ -98,9 +100,9 @@ def clotho(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test.
     Files are named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES."""
-    path, find = inside(root, f"{split}.csv"), _finder(inside(root, f"audio/{split}"))
+    path, find = _inside(root, f"{split}.csv"), _finder(_inside(root, f"audio/{split}"))
     if not path.exists():
-        path = inside(root, f"dataset/{split}.csv")
+        path = _inside(root, f"dataset/{split}.csv")
     captions = {}  # (id, start): all of the clip
     for row in read_csv(path, ("youtube_id", "start_time", "caption")):
         captions.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
@@ -139,7 +141,7 @@ def _finder(folder: Path) -> Callable:
     def find(*names: str) -> Path:
         for name in names:
             if name in existing:
-                return inside(folder, name)
+                return _inside(folder, name)
         raise LookupError(f"no file {names[0]} in {folder}")
     return find
 
@@ -162,7 +164,8 @@ def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
     path, sentences = find(_text(image["file_name"])), ref["sentences"]
     phrases = _stripped(_text(sentence["sent"]) for sentence in sentences)
-    return [Phrase(path, phrase, box, _text(sentence["sent_id"]))
+    size = int(width), int(height)
+    return [Phrase(path, phrase, box, _text(sentence["sent_id"]), size)
             for phrase, sentence in zip(phrases, sentences)]
 
 

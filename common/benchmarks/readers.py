@@ -32,6 +32,7 @@ from .is3 import ARCHIVE, GRID, mask_to_box, read_archive, read_mask
 from .cvat import box_samples, instrument_clips
 from .samples import Sample
 
+_inside = partial(inside, is_trusted=True)  # the user's ROOT: its links may lead out
 IMAGES = ("images", "visual_frames", "frames")
 AUDIO = ("audio_waw", "audio_wav", "audio")  # IS3's spelling
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
@@ -132,7 +133,7 @@ def _instances(name, boxes_file, masks_file, root, lists):
     path, masks = find_metadata(root, *names, optional=masks_path), {}
     is_archive = path is not None and path.name == ARCHIVE
     for entry in read_entries(masks_path, image=str, gt_box=str) if masks_path else ():
-        mask = inside(mask_dir, relative_path(entry["gt_box"], MASKS))  # spelt gt_box
+        mask = _inside(mask_dir, relative_path(entry["gt_box"], MASKS))  # spelt gt_box
         masks.setdefault(relative_path(entry["image"], IMAGES), []).append(mask)
     if is_archive:
         entries = read_archive(path)
@@ -142,14 +143,14 @@ def _instances(name, boxes_file, masks_file, root, lists):
     for entry in entries:
         image = relative_path(entry["image"], IMAGES)
         if ids is None or image.stem in ids:
-            audio = inside(audio_dir, relative_path(entry["audio"], AUDIO))
-            here = masks.get(image) or [inside(mask_dir, f"{image.stem}{suffix}")
+            audio = _inside(audio_dir, relative_path(entry["audio"], AUDIO))
+            here = masks.get(image) or [_inside(mask_dir, f"{image.stem}{suffix}")
                                         for suffix in (".png", ".jpg") if is_archive]
             here = tuple(mask for mask in here if os.path.isfile(mask))
             boxes = [entry["gt_box"]] if path else [mask_to_box(read_mask(m), GRID) for m in here]
             boxes = clip_boxes(from_grid(parse_boxes(path or masks_path, image, boxes), GRID))
             group, label = _group_and_label(name, image)
-            yield Sample(image.stem, inside(image_dir, image), audio,
+            yield Sample(image.stem, _inside(image_dir, image), audio,
                          boxes if path or here else None, here or None, group,
                          entry.get("category", label) if is_archive else label)
 

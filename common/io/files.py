@@ -102,13 +102,17 @@ def read_bytes(path, limit: int) -> bytes:
     return data
 
 
-def inside(root, path):
-    """`root`/`path` with `..` and links resolved. Raises InputError if that is not in `root`."""
+def inside(root, path, is_trusted=False):
+    """`root`/`path` with `..` and links resolved. Raises InputError if that is not in `root`.
+
+    is_trusted: links in `root` are its owner's and may lead out, as to another disk.
+    """
     try:
         if Path(path).is_absolute():
             raise InputError(path, "is absolute, not relative to the data")
-        root = Path(root).resolve()
-        resolved = (root / path).resolve()
+        resolve = (lambda p: Path(os.path.abspath(p))) if is_trusted else Path.resolve
+        root = resolve(Path(root))
+        resolved = resolve(root / path)
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of links
         raise InputError(path, error) from error
     if not resolved.is_relative_to(root):

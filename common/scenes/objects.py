@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from common.io import InputError, read_audio, read_image, resample
+from common.io import InputError, inside, read_audio, read_image, resample
 from common.training import dist
 
 SHAPES = {  # name: whether the points u, v of [-1, 1]² are in it
@@ -84,7 +84,7 @@ class Directory:
             raise InputError(root, "no such folder of cut-outs and recordings")
         for path in sorted(root.rglob("*.png")):
             try:
-                self._add(path)
+                self._add(root, path)
             except InputError as error:
                 if dist.rank() == 0:
                     print("left out:", error)
@@ -95,11 +95,13 @@ class Directory:
         for image, (recording, _) in zip(self.images, self.recordings):
             self.fingerprint = zlib.crc32(image.tobytes() + recording.tobytes(), self.fingerprint)
 
-    def _add(self, path: Path):
+    def _add(self, root: Path, path: Path):
         audio = (path.with_suffix(suffix) for suffix in (".wav", ".ogg", ".flac"))
         audio = next((p for p in audio if p.is_file()), None)
         if audio is None:
             return  # an image alone is no pair
+        for file in (path, audio, path.with_suffix(".txt")):
+            inside(root, file.relative_to(root))  # no link leads out
         image, (recording, rate), name = _load_cutout(path), _load_recording(audio), _name(path)
         if name in self.names:
             raise InputError(path, f"another image has the name {name!r}")

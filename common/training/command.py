@@ -33,6 +33,10 @@ def cli(prog: str):
             line = f"error: {error.filename}: {error.strerror}"
     except FloatingPointError as error:
         line, status = str(error), 1
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        line, status = " ".join(str(error).split()), 1  # killed, as for its memory
     except (Interrupted, KeyboardInterrupt) as error:
         line, status = str(error) or "interrupted", 130
     finally:
