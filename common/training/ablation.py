@@ -13,6 +13,8 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from common.io import InputError, atomic, read_json
 
 from .command import cli, progress_bar
@@ -85,8 +87,9 @@ def _arguments(method, about, tables, argv):
     parser.add_argument("--table", choices=tables, nargs="+", default=[next(iter(tables))],
                         help="the paper's table or figure")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n-1 [3]")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="trainings at a time [one for each core]")
+    parser.add_argument("--jobs", type=int,
+                        default=1 if torch.cuda.is_available() else os.cpu_count(),
+                        help="trainings at a time [one for each core, 1 on a GPU]")
     parser.add_argument("--out", default="runs", help="folder that holds the runs [runs]")
     parser.add_argument("--out-results", default="", metavar="FILE",
                         help="also write the table, with the values of all seeds, as JSON")
