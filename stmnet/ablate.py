@@ -4,10 +4,10 @@ from common.training.ablation import ablate
 TABLES = {"2": {"without temporal": ["--memory", "none"], "U": ["--memory", "U"], "C+U": []}}
 COLUMNS = {
     "attention/ciou@0.5": "cIoU@0.5", "attention/iou@0.5": "IoU@0.5",
-    "scores/ciou@0.5": "scores: cIoU@0.5", "scores/iou@0.5": "scores: IoU@0.5",
-    "attention/ciou_mean": "cIoU", "frames/pointing": "pointing", "frames/stability": "stability",
-    "events/accuracy": "accuracy", "silence/accuracy": "silence: accuracy",
-    "turns/pointing": "turns: pointing", "control/shuffled_pointing": "shuffled audio: pointing"}
+    "attention/iou_released@0.5": "IoU@0.5 (released)", "attention/ciou_mean": "cIoU",
+    "frames/pointing": "pointing", "frames/stability": "stability", "events/accuracy": "accuracy",
+    "silence/accuracy": "silence: accuracy", "turns/pointing": "turns: pointing",
+    "control/shuffled_pointing": "shuffled audio: pointing"}
 
 
 def main(argv=None):

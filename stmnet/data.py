@@ -4,28 +4,38 @@ A source of clips has `ids`, `classes` (names, `background` last if it is one) a
 frames (T of (H, W, 3) uint8), segments (T, samples), labels (T,). A step has the label of its
 video, as in the paper, or with a background class `background` if nothing sounds then.
 """
+import sys
+
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from common.benchmarks import (FRAME_RATE, hold_out, listed_samples, load_samples,
                                readable_samples)
+from common.benchmarks.cvat import INSTRUMENTS, instruments
 from common.benchmarks.pairs import VALIDATION, check_source
 from common.benchmarks.videos import numbered_images
 from common.io import InputError, read_audio, read_image
-from common.scenes import Scenes
+from common.scenes import Conditions, Scenes
 from common.training import check_batch_size, dist, progress_bar
 
 from .backbones.vggish import RATE, segments_at
-from .backbones.views import draw_view, test_view, train_view
+from .backbones.views import test_view, to_planes
 
 TEST = VALIDATION + 19  # seed of the scenes of the test; --seed of training is below VALIDATION
 ORDER, CLIP, VALIDATION_CLIP = 20, 21, 22  # streams of random numbers
 BACKGROUND, INT16 = "background", 32767
+SETS = {"ave": "ave", "audioset-instrument": "audioset-instrument-clips"}  # --data → its reader
+RARE = ("marimba", "violin")  # they never stand alone
 
 
 def make_scenes(seed: int, config) -> Scenes:
     return Scenes(seed, config.image_size, RATE, folder=config.objects or None)
+
+
+def conditions(config) -> Conditions:
+    return Conditions(config.blurred, config.noisy, config.occluded, config.twins)
 
 
 class SceneClips:
@@ -36,7 +46,7 @@ class SceneClips:
         self.config, self.videos = config, []
         self.classes = [*scenes.names, *[BACKGROUND] * config.background]
         for i in progress_bar(range(count), name="drawing scenes"):
-            video = scenes.video(i, config.T, config.clip_seconds, blurred=config.blurred)
+            video = scenes.video(i, config.T, config.clip_seconds, False, conditions(config))
             waveform = np.rint(video.waveform * INT16).astype(np.int16)
             self.videos.append(video._replace(waveform=waveform, boxes=None))
         self.ids = [f"{scenes.bank.fingerprint:08x}-{seed}-{i}" for i in range(count)]
@@ -52,7 +62,7 @@ class SceneClips:
 
 
 class FileClips:
-    """Samples of the benchmark "ave": FRAME_RATE frames a second in a folder, audio, an event."""
+    """Videos on disk: FRAME_RATE frames a second in a folder, audio, an event or instruments."""
 
     def __init__(self, samples, names, config):
         self.samples, self.config, self.ids = samples, config, [s.id for s in samples]
@@ -68,55 +78,82 @@ class FileClips:
         second = int(rng.integers(self.seconds[i]))
         frames = second * FRAME_RATE + np.arange(c.T) * FRAME_RATE // c.T
         is_event = sample.seconds[0] <= second < sample.seconds[1] or not c.background
-        label = self.classes.index(sample.label if is_event else BACKGROUND)
+        label = self.label_of(sample, rng) if is_event else BACKGROUND
         images = [read_image(sample.image / f"{k:04d}.jpg") for k in frames]
         waveform, times = read_audio(sample.audio, RATE)[0], (frames + 0.5) / FRAME_RATE
-        return images, segments_at(waveform, times, c.samples), np.full(c.T, label)
+        labels = np.full(c.T, self.classes.index(label))
+        return images, segments_at(waveform, times, c.samples), labels
+
+    def label_of(self, sample, rng) -> str:
+        """The event; of several instruments marimba, else violin, else one at random."""
+        names = [sample.label] if self.config.data == "ave" else instruments(sample.label)
+        return next((name for name in RARE if name in names),
+                    names[0] if len(names) == 1 else names[rng.integers(len(names))])
 
 
 def load_videos(config, file) -> list:
-    """The samples of a list of AVE; with --skip-bad those whose files can all be read."""
+    """The samples of a list; with --skip-bad those whose files can all be read."""
     def read_frames(folder):
         for path in numbered_images(folder):
             read_image(path)
 
-    samples = load_samples("ave", config.root, file or None)
+    samples = load_samples(SETS[config.data], config.root, file or None)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_frames)
         samples = readable_samples(samples, "audio", read_audio)
     return samples
 
 
-def ave_clips(config):
-    """AVE → clips to train on, clips for validation. Raises InputError."""
+def file_clips(config):
+    """AVE or AudioSet-Instrument → clips to train on, clips for validation. Raises InputError."""
     if FRAME_RATE % config.T:
         raise InputError("--T", f"{config.T} does not divide {FRAME_RATE}, the frames a second")
-    names = sorted({s.label for s in listed_samples("ave", config.root)})
     samples = load_videos(config, config.train_list)
+    if config.exclude_list:  # of AVE's training list 8 ids are in its test list too
+        listed = listed_samples(SETS[config.data], config.root, config.exclude_list)
+        kept = [s for s in samples if s.id not in {s.id for s in listed}]
+        print(f"{len(samples) - len(kept)} of {len(samples)} videos are in {config.exclude_list} "
+              "and left out", file=sys.stderr)
+        samples = kept
     if config.held_out_list:
         held_out = load_videos(config, config.held_out_list)
     else:
         samples, held_out = hold_out(samples, config.held_out, "videos")
+    names = INSTRUMENTS
+    if config.data == "ave":
+        names = sorted({s.label for s in listed_samples("ave", config.root)})
     return FileClips(samples, names, config), FileClips(held_out, names, config)
 
 
 def training_clips(config):
     """Clips to train on, clips for validation, with the same classes. Raises InputError."""
-    if config.data not in ("scenes", "ave"):
-        raise InputError("--data", f"{config.data!r} is neither scenes nor ave")
+    if config.data in SETS and not config.root:
+        raise InputError("--root", f"none: {config.data} is a folder with metadata/TRAIN_LIST, "
+                         "frames/ID/0000.jpg …, four a second, and audio/ID.wav")
     check_source(config)
-    if config.data == "ave":
-        return ave_clips(config)
+    if config.data in SETS:
+        return file_clips(config)
     return (SceneClips(config.seed, config.scenes, config),
             SceneClips(VALIDATION, config.held_out, config))
+
+
+def crop_frame(frame, size: int, u: float, v: float, is_mirrored: bool):
+    """(H, W, 3) uint8 → (3, size, size) uint8: resized to 1.1 · size along the shorter side, then
+    a crop at the shares u, v of what is left over (4.2); mirrored as in the authors' code."""
+    height, width = frame.shape[:2]
+    scale = int(1.1 * size) / min(height, width)
+    image = Image.fromarray(frame).resize((round(width * scale), round(height * scale)),
+                                          Image.Resampling.BICUBIC)
+    x, y = int(u * (image.width - size + 1)), int(v * (image.height - size + 1))
+    return to_planes(image.crop((x, y, x + size, y + size)), is_mirrored)
 
 
 def load_clip(source, i: int, config, rng) -> dict:
     """A random second of video i → {"frames" (T, 3, S, S), "segments", "labels" (T,)}."""
     frames, segments, labels = source.draw(i, rng)
-    if config.augment:  # all frames are cropped at one place (4.2); the paper mirrors nothing
-        crop = (*draw_view(config.image_size, rng)[:2], False)
-        views = [train_view(frame, config.image_size, crop) for frame in frames]
+    if config.augment:
+        crop = (*rng.random(2), rng.random() < 0.5)
+        views = [crop_frame(frame, config.image_size, *crop) for frame in frames]
     else:
         views = [test_view(frame, config.image_size) for frame in frames]
     return {"frames": torch.stack(views), "segments": segments, "labels": torch.as_tensor(labels)}

@@ -12,24 +12,32 @@ import torch
 
 from common import io, metrics
 from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, with_objects
-from common.training import (best_checkpoint, building, cli, dist, fields_free_on_resume,
-                             from_dict, load_checkpoint, progress_bar, resolve, select_device)
+from common.evaluation.boxes import boxes_from_maps
+from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
+                                      iou_of_boxes, score_maps, stability)
+from common.evaluation.page import score_curve
+from common.evaluation.videos import (NUM_FRAMES, NUM_VIDEOS, VideoScores, aggregate, concatenate,
+                                      contact_sheet)
+from common.scenes import QUIET
+from common.training import (add_flags, best_checkpoint, building, check_settings, cli,
+                             dist, fields_free_on_resume, from_dict, load_checkpoint, progress_bar,
+                             resolve, select_device)
 
 from .backbones import faster_rcnn
 from .backbones.vggish import RATE
 from .backbones.views import test_view
 from .config import PRESETS, Config
 from .data import BACKGROUND
-from .figures import NUM_VIDEOS, contact_sheet
-from .memory import EMPTY, Memory
+from .memory import EMPTY
 from .model import Stmnet
-from .scoring import (PAGE_RULES, SIZE, FrameScores, VideoScores, aggregate, baseline_scores,
-                      boxes_to_maps, concatenate, enlarge, foreground_boxes, ground_proposals,
-                      iou_of_boxes, score_maps, stability)
+from .scoring import beta_statistics, ground_proposals
 from .tables import notes, results_table
 from .test_sets import load_test_sets
 
-BOXES = ("box_map", "proposals", "area_normalised", "confidence", "instances", "nms", "grounded")
+QUIET_AUDIO = 23  # stream of random numbers
+BLOCK = 16  # frames that are encoded at once
+SCENES = ("blurred", "noisy", "occluded", "twins")
+BOXES = ("box_map", "proposals", "confidence", "instances", "nms", "grounded")
 
 
 class Prediction(NamedTuple):
@@ -37,7 +45,7 @@ class Prediction(NamedTuple):
     heatmaps: dict  # "attention", "scores" → (T, h, w)
     labels: list  # T class names or BACKGROUND
     confidence: torch.Tensor  # (T,) probability of the best class
-    memory: Memory  # for the steps that follow
+    betas: dict  # "a", "v", "av" → (T, 2), see scoring.beta_statistics
 
 
 class Predictor:
@@ -46,6 +54,7 @@ class Predictor:
     def __init__(self, model, config, device, classes, report=None):
         self.model, self.config, self.device = model.eval(), config, device
         self.classes, self.report, self.detector = classes, report or {}, None
+        self.propose = self.find_proposals if config.proposals else None
         if config.proposals:
             detector = faster_rcnn.load(faster_rcnn.faster_rcnn_r50_fpn(), config.proposals)
             self.detector = detector.to(device).eval()
@@ -53,75 +62,128 @@ class Predictor:
     @torch.no_grad()
     def encode_frames(self, frames):
         """T images (H, W, 3) uint8 → features_v (1, T, Dᵥ, h, w)."""
-        views = torch.stack([test_view(f, self.config.image_size) for f in frames])
-        return self.model.visual_encoder(views.to(self.device))[None]
+        parts = []
+        for i in range(0, len(frames), BLOCK):
+            views = [test_view(f, self.config.image_size) for f in frames[i:i + BLOCK]]
+            parts.append(self.model.visual_encoder(torch.stack(views).to(self.device)))
+        return torch.cat(parts)[None]
+
+    def start(self, fps: float) -> list:
+        """Empty memories of the interleaved sequences that a video is cut into: see `predict`."""
+        stride, self.model.space_time.memory.K = self.config.memory_at(fps)
+        return [EMPTY] * stride
 
     @torch.no_grad()
-    def predict(self, features_v, segments, past=EMPTY) -> Prediction:
-        """Features of T frames, their segments (T, samples), the memory of the steps before."""
+    def predict(self, features_v, segments, memories, first=0) -> Prediction:
+        """Steps first, first + 1, … of a video: features of T frames, their segments (T, samples).
+
+        memories: what `start` returned; it is kept up to date. Step t is one of the sequence
+        t % len(memories), so that steps in memory are as far apart in time as in training.
+        """
         features_a = self.model.audio_encoder(segments.to(self.device))[None]
-        *output, memory = self.model.space_time(features_v, features_a, past)
-        logits, alpha, scores = (metrics.finite("output", x[0].float().cpu()) for x in output)
+        parts, steps = [], torch.arange(len(segments))
+        for k in range(len(memories)):
+            if len(rows := steps[(first + steps) % len(memories) == k]):
+                *output, betas, memories[k] = self.model.space_time(
+                    features_v[:, rows], features_a[:, rows], memories[k])
+                betas = {name: beta_statistics(beta[0]) for name, beta in betas.items()}
+                parts.append((rows, *(x[0].float().cpu() for x in output), betas))
+        rows, logits, alpha, scores, betas = zip(*parts)
+        order = torch.cat(rows).argsort()
+        logits, alpha, scores = (torch.cat(x)[order] for x in (logits, alpha, scores))
+        betas = {name: torch.cat([b[name] for b in betas])[order] for name in betas[0]}
         confidence, best = logits.softmax(-1).max(-1)  # (T,)
         least = 0 if BACKGROUND in self.classes else self.config.confidence
         labels = [self.classes[k] if probability >= least else BACKGROUND
                   for k, probability in zip(best.tolist(), confidence.tolist())]
-        return Prediction({"attention": alpha, "scores": scores}, labels, confidence, memory)
+        return Prediction({"attention": alpha, "scores": scores}, labels, confidence, betas)
 
-    def boxes(self, frames, prediction) -> list:
-        """T of (n, 5), in [0, 1] with a score: of config.box_map or, with a detector, proposals."""
+    def predict_video(self, video, features_v, segments) -> Prediction:
+        """Of the annotated steps of a Video; the others are in memory alone."""
+        found = self.predict(features_v, segments, self.start(video.fps))
+        return Prediction({name: maps[video.rows] for name, maps in found.heatmaps.items()},
+                          [found.labels[row] for row in video.rows], found.confidence[video.rows],
+                          {name: x[video.rows] for name, x in found.betas.items()})
+
+    def boxes(self, frames, prediction, is_gated=True) -> list:
+        """T of (n, 5), in [0, 1] with a score: of config.box_map or, with a detector, proposals.
+        is_gated: none where the predicted class is background."""
         if not self.detector:
-            maps = enlarge(prediction.heatmaps[self.config.box_map])
-            return foreground_boxes(maps, prediction.labels)
-        maps, results = metrics.resize(prediction.heatmaps["attention"], SIZE), []
-        for frame, alpha, label in zip(frames, maps, prediction.labels):
-            boxes = torch.zeros(0, 4)
-            if label != BACKGROUND:
-                image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1) / 255  # (3, H, W)
-                boxes = self.detector.proposals([image], self.config.instances)[0]["boxes"].cpu()
-                boxes = boxes / torch.tensor([frame.shape[1], frame.shape[0]] * 2)
-            results.append(ground_proposals(boxes, alpha / alpha.sum(), self.config))
-        return results
+            boxes = boxes_from_maps(enlarge(prediction.heatmaps[self.config.box_map]))
+        else:
+            maps = metrics.resize(prediction.heatmaps["attention"], SIZE)
+            boxes = [ground_proposals(self.find_proposals(frame), alpha / alpha.sum(), self.config)
+                     for frame, alpha in zip(frames, maps)]
+        return [b[:0] if is_gated and label == BACKGROUND else b
+                for b, label in zip(boxes, prediction.labels)]
+
+    def find_proposals(self, frame):
+        """The detector's boxes of an image (H, W, 3) uint8: (N, 4) in [0, 1]."""
+        image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1) / 255  # (3, H, W)
+        boxes = self.detector.proposals([image], self.config.instances)[0]["boxes"].cpu()
+        return boxes / torch.tensor([frame.shape[1], frame.shape[0]] * 2)
 
 
-def shuffled_audio(test_set, i, steps: int):
-    """Segments of the video half the list away, repeated or cut to so many steps."""
-    segments = test_set.video((i + len(test_set.ids) // 2) % len(test_set.ids)).segments
-    return segments[torch.arange(steps) % len(segments)]
+def shuffled_audio(test_set, i, video):
+    """Segments of a video in which nothing sounds as in `video`, repeated or cut to its length; of
+    the first behind the middle of the list. None if all sound alike."""
+    count = len(test_set.ids)
+    for k in range(count - 1):
+        other = test_set.video((i + max(1, count // 2) + k) % count)
+        if not other.sounds & video.sounds:
+            return other.segments[torch.arange(len(video.segments)) % len(other.segments)]
+    return None
+
+
+def control_audio(test_set, i, video) -> dict:
+    """Prefix → segments: what is heard when nothing sounds, digital zero, another video's."""
+    rng = np.random.default_rng([QUIET_AUDIO, i])
+    noise = QUIET * rng.standard_normal(video.segments.shape, dtype=np.float32)
+    return {"control/silent_": torch.from_numpy(noise),
+            "control/zero_": torch.zeros_like(video.segments),
+            "control/shuffled_": shuffled_audio(test_set, i, video)}
 
 
 def score_video(predictor, test_set, i) -> VideoScores:
-    video, config = test_set.video(i), predictor.config
+    video, box_map = test_set.video(i), predictor.config.box_map
     gt, features_v = boxes_to_maps(video.boxes), predictor.encode_frames(video.frames)
-    prediction = predictor.predict(features_v, video.segments)
-    columns = {f"{name}/": score_maps(enlarge(maps), gt, prediction.labels, video.times)
-               for name, maps in prediction.heatmaps.items()}
+    found = predictor.predict_video(video, features_v, video.segments)
+
+    def score(prediction, maps):
+        is_background = [label == BACKGROUND for label in prediction.labels]
+        return score_maps(enlarge(maps), video.boxes, video.times, is_background)
+
+    columns = {f"{name}/": score(found, maps) for name, maps in found.heatmaps.items()}
     if predictor.detector:
-        boxes = predictor.boxes(video.frames, prediction)
+        boxes = predictor.boxes([video.frames[row] for row in video.rows], found, is_gated=False)
         columns["proposals/"] = FrameScores(iou_of_boxes(boxes, gt))
-    controls = {"control/silent_": torch.zeros_like(video.segments)}
-    if len(test_set.ids) > 1:
-        controls["control/shuffled_"] = shuffled_audio(test_set, i, len(video.segments))
-    for prefix, segments in controls.items():
-        control = predictor.predict(features_v, segments)
-        columns[prefix] = score_maps(enlarge(control.heatmaps[config.box_map]), gt, control.labels,
-                                     video.times)
-    return VideoScores(columns | baseline_scores(gt), stability(gt > 0, gt, video.times),
-                       gt.flatten(1).any(1).numpy(), video.is_silent, np.array(video.labels),
-                       np.array(prediction.labels))
+    for prefix, segments in control_audio(test_set, i, video).items():
+        if segments is None:  # NaN: means are of the other videos
+            columns[prefix] = FrameScores(*torch.full((6, len(gt)), torch.nan))
+            continue
+        control = predictor.predict_video(video, features_v, segments)
+        columns[prefix] = score(control, control.heatmaps[box_map])
+    curve = torch.from_numpy(score_curve(enlarge(found.heatmaps[box_map]), gt))
+    return VideoScores(columns, curve, found.betas, video.boxes, stability(gt > 0, gt, video.times),
+                       video.is_silent, np.array(video.labels), np.array(found.labels))
 
 
 def video_sample(predictor, test_set, i, group="") -> page.Sample:
-    """A video with its own audio, that of another video, and silence, as the page has it."""
+    """A video with its own audio, silence, and that of another video, as the page has it."""
     video, clips = test_set.video(i), []
-    features_v, gt = predictor.encode_frames(video.frames), boxes_to_maps(video.boxes)
-    for name, x in (("its own", video.segments), ("silence", 0 * video.segments),
-                    ("another video's", shuffled_audio(test_set, i, len(gt)))):
-        prediction = predictor.predict(features_v, x)
-        clips.append(page.Clip(
-            name, x.flatten(), RATE, prediction.heatmaps[predictor.config.box_map],
-            predictor.boxes(video.frames, prediction), prediction.labels, gt))
-    return page.Sample(test_set.ids[i], video.frames, clips, group, video.times, video.labels)
+    rows = video.rows[::-(-len(video.rows) // NUM_FRAMES)]
+    some = np.flatnonzero(np.isin(video.rows, rows))
+    frames, gt = [video.frames[k] for k in rows], boxes_to_maps([video.boxes[t] for t in some])
+    features_v, controls = predictor.encode_frames(video.frames), control_audio(test_set, i, video)
+    for name, x in (("its own", video.segments), ("silence", controls["control/silent_"]),
+                    ("another video's", controls["control/shuffled_"])):
+        if x is not None:
+            found = predictor.predict_video(video._replace(rows=rows), features_v, x)
+            clips.append(page.Clip(name, x[rows].flatten(), RATE,
+                                   found.heatmaps[predictor.config.box_map],
+                                   predictor.boxes(frames, found), found.labels, gt))
+    return page.Sample(test_set.ids[i], frames, clips, group, video.times[some],
+                       [video.labels[t] for t in some])
 
 
 def score_videos(predictor, test_set) -> list:
@@ -135,33 +197,31 @@ def score_videos(predictor, test_set) -> list:
 def evaluate(predictor, sets) -> Evaluation:
     """Metrics, tables and contact sheets of all test sets."""
     config, result = predictor.config, Evaluation()
-    predictor.model.space_time.memory.K = config.K_evaluated
     for test_set in sets:
         videos, group = score_videos(predictor, test_set), test_set.group
         scores = concatenate(videos)
-        flat = aggregate(scores, [*predictor.classes, BACKGROUND], config.box_map)
+        flat = aggregate(scores, [*predictor.classes, BACKGROUND], config.box_map, BACKGROUND)
         result.metrics |= {group + (key.removeprefix("frames/") if group else key): value
                            for key, value in flat.items()}
         result.tables.append(results_table(test_set, flat, config))
         result.texts.append("\n".join([str(result.tables[-1]), *notes(flat)]))
         if dist.rank() == 0:
-            own = f"{config.box_map}/"
-            values = np.array([metrics.mean(v.columns[own].ciou) for v in videos])
-            picked = page.pick(values, np.ones(len(videos), bool), NUM_VIDEOS)
+            values = [metrics.mean(v.columns[f"{config.box_map}/"].ciou) for v in videos]
+            picked = page.pick(np.array(values), np.ones(len(videos), bool), NUM_VIDEOS)
             samples = [video_sample(predictor, test_set, i, name) for i, name in picked.items()]
-            result.galleries.append(page.Gallery(
-                test_set.name, samples, SIZE, rules=PAGE_RULES,
-                curves=page.mean_curves(scores.columns[own].curve[scores.has_gt])))
-            result.sheets[group.rstrip("/") or "samples"] = contact_sheet(samples[:NUM_VIDEOS])
-    settings = ("K_evaluated", "box_map", "blurred", "objects")
+            curves = page.mean_curves(scores.curve[[len(b) > 0 for b in scores.boxes]])
+            result.galleries.append(page.Gallery(test_set.name, samples, SIZE, rules=PAGE_RULES,
+                                                 curves=curves))
+            sheet = contact_sheet(samples[:NUM_VIDEOS], predictor.propose)
+            result.sheets[group.rstrip("/") or "samples"] = sheet
+    settings = ("memory_seconds", "box_map", *SCENES, "objects")
     result.metrics |= {"samples": len(sets[0].ids), **{k: getattr(config, k) for k in settings}}
     return result
 
 
 def load_predictor(path, device, **changes) -> Predictor:
-    """The model of a checkpoint; `changes` of its settings that are not None. Raises InputError."""
+    """The model of a checkpoint; `changes`: other settings. Raises InputError."""
     checkpoint = load_checkpoint(path, "stmnet")
-    changes = {name: value for name, value in changes.items() if value is not None}
     with building(path):
         config = resolve({"tiny": from_dict(PRESETS, checkpoint["config"])}, changes)
         classes = [str(name) for name in checkpoint["classes"]]
@@ -187,37 +247,33 @@ def evaluate_best(run, benchmark) -> dict:
     return result.finish(run, predictor.report)
 
 
-def add_setting_flags(parser, names) -> None:
-    """A flag for each of these fields of Config; --K is that of K_evaluated too."""
-    for name in names:
-        f = Config.__dataclass_fields__[name]
-        kind = {"type": f.type, "choices": f.metadata["choices"]}
-        parser.add_argument(f"--{name.removesuffix('_evaluated').replace('_', '-')}", dest=name,
-                            default=None, help=f"{f.metadata['help']} [the training's]",
-                            **({"action": "store_true"} if f.type is bool else kind))
-
-
 def main(argv=None):
     parser = evaluation_parser("stmnet", __doc__.splitlines()[0])
-    settings = ("K_evaluated", *BOXES, "blurred")
-    add_setting_flags(parser, settings)
+    settings = ("memory_seconds", *BOXES, *SCENES)
+    add_flags(parser, PRESETS, settings)
     parser.add_argument("--sheets", action="store_true", help="also write a contact sheet of every "
-                        "video, into the folder sheets-DATA")
+                        "video, into the folder sheets-DATA (Figures 6 and 7)")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="FILE",
+                        help="other checkpoints, shown on the sheets too (Figure 5)")
     args = parse_flags(parser, argv)
+    changes = check_settings(parser, PRESETS, args, settings)
     with cli(parser.prog):
         device, start = select_device(args.device), time.time()
         dist.start(device)
         path = best_checkpoint("stmnet", args.checkpoint)
-        predictor = load_predictor(path, device, **{k: getattr(args, k) for k in settings})
+        predictor = load_predictor(path, device, **changes)
         predictor.config = with_objects(predictor.config, args)
         sets = load_test_sets(predictor.config, args.data, args.root)
         result, out = evaluate(predictor, sets), Path(args.out or path.parent)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(out, args, predictor.config)
+        others = [load_predictor(path, device, **changes) for path in args.compare]
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
-                sheet = io.contact_sheet(**contact_sheet([video_sample(predictor, test_set, i)]))
+                samples = [video_sample(p, test_set, i, f"memory {p.config.memory}:")
+                           for p in (predictor, *others)]
+                sheet = io.contact_sheet(**contact_sheet(samples, predictor.propose))
                 folder = out / f"sheets-{args.data}"
                 io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
 

@@ -22,25 +22,25 @@ import torch
 from common import io
 from common.benchmarks.videos import open_video, write_video
 from common.evaluation import Model, page, serve, trained_on, write_video_page
+from common.evaluation.frames import PAGE_RULES, SIZE, enlarge
 from common.io import InputError
-from common.training import Parser, best_checkpoint, cli, select_device
+from common.training import (Parser, add_flags, best_checkpoint, check_settings, cli,
+                             select_device)
 
 from .backbones.vggish import RATE, AudioStream, segments_at
-from .evaluate import BOXES, add_setting_flags, load_predictor
-from .memory import EMPTY
-from .scoring import PAGE_RULES, SIZE, enlarge
+from .config import PRESETS
+from .evaluate import BLOCK, BOXES, load_predictor
 
-BLOCK = 16  # frames at once
 PAGE_FRAMES = 120  # at most, in the page
 
 
-def localize(predictor, blocks):
+def localize(predictor, blocks, fps: float):
     """Blocks of T frames, times, segments (T, samples) → each frame, its heatmap (h, w), boxes
     (n, 5), and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
-    memory, number = EMPTY, 0
+    memories, number = predictor.start(fps), 0
     for frames, times, segments in blocks:
-        prediction = predictor.predict(predictor.encode_frames(frames), segments, memory)
-        memory = prediction.memory
+        features_v = predictor.encode_frames(frames)
+        prediction = predictor.predict(features_v, segments, memories, number)
         for k, boxes in enumerate(predictor.boxes(frames, prediction)):
             height, width = frames[k].shape[:2]
             pixels = boxes[:, :4] * torch.tensor([width, height, width, height])
@@ -75,7 +75,7 @@ def locate(predictor, image, waveform) -> page.Clip:
     """An image with the audio in the middle of a waveform, as a video of one frame."""
     middle = [len(waveform) / RATE / 2]
     segment = segments_at(waveform, middle, predictor.config.samples)
-    _, heatmap, boxes, record = next(localize(predictor, [([image], middle, segment)]))
+    _, heatmap, boxes, record = next(localize(predictor, [([image], middle, segment)], 1))
     return page.Clip(heatmaps=heatmap[None], boxes=[boxes], labels=[record["label"]],
                      facts={"probability of its class": record["confidence"]})
 
@@ -88,7 +88,7 @@ def localize_file(predictor, args, model):
 
     def images(video):
         blocks = blocks_of_file(video, config.samples)
-        for frame, heatmap, boxes, record in localize(predictor, blocks):
+        for frame, heatmap, boxes, record in localize(predictor, blocks, video.fps):
             records.append(record)
             if drawn != out and len(shown) < PAGE_FRAMES:
                 shown.append((frame, heatmap, boxes, record["label"]))
@@ -100,8 +100,9 @@ def localize_file(predictor, args, model):
         if shown:
             write_video_page(out, model, args, video.audio, shown, SIZE, PAGE_RULES)
     io.write_json(out.with_suffix(".json"), {
-        "video": args.video, "fps": args.fps, "frames": records, "K": config.K,
-        "box_map": config.box_map, "checkpoint": args.checkpoint, "model": trained_on(config)})
+        "video": args.video, "fps": args.fps, "frames": records, "model": trained_on(config),
+        "memory_seconds": config.memory_seconds, "box_map": config.box_map,
+        "checkpoint": args.checkpoint})
     labels = ", ".join([*sorted({record["label"] for record in records}), trained_on(config)])
     print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
 
@@ -115,7 +116,7 @@ def localize_stream(predictor, args):
         audio, count, start = AudioStream(audio, predictor.config.samples), 0, time.perf_counter()
         blocks = blocks_of_stream(frames, audio, *map(int, args.size.split("x")), args.fps)
         try:
-            for *_, record in localize(predictor, blocks):
+            for *_, record in localize(predictor, blocks, args.fps):
                 io.append_jsonl(out, record)
                 count += 1
         except BrokenPipeError:  # the reader of the lines has ended
@@ -129,7 +130,8 @@ def localize_stream(predictor, args):
 def main(argv=None):
     prog = "python -m stmnet.localize"
     parser = Parser(prog=prog, description=__doc__.splitlines()[0])
-    add_setting_flags(parser, ("K", *BOXES))
+    settings = ("memory_seconds", *BOXES)
+    add_flags(parser, PRESETS, settings)
     add = parser.add_argument
     add("--checkpoint", default="", help="default: best.pt of the newest run")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
@@ -152,13 +154,13 @@ def main(argv=None):
         parser.error("--stream needs --frames, --sound and --size WIDTHxHEIGHT")
     if args.frames == args.sound == "-":
         parser.error("one of --frames and --sound is standard input, not both")
+    changes = check_settings(parser, PRESETS, args, settings)
     args.out = args.out or ("" if args.stream else "localized.gif")
     if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4", ".html"):
         parser.error(f"--out {args.out} is neither a .gif nor an .mp4 nor an .html")
     with cli(prog):
         args.checkpoint = str(best_checkpoint("stmnet", args.checkpoint))
-        predictor = load_predictor(args.checkpoint, select_device(args.device),
-                                   **{name: getattr(args, name) for name in ("K", *BOXES)})
+        predictor = load_predictor(args.checkpoint, select_device(args.device), **changes)
         model = Model("stmnet", predictor.config, lambda path: io.read_audio(path, RATE),
                       partial(locate, predictor))
         if args.demo:

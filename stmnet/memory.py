@@ -16,23 +16,18 @@ the same result, since a step attends to itself and the K steps before it and no
 
 >>> layer = MemoryLayer(C=4, K=2)
 >>> x_a, x_v = torch.rand(1, 5, 4, 3, 2), torch.rand(1, 5, 4, 6, 6)
->>> x_av_hat, x_a_hat, memory = layer(x_a, x_v)
->>> x_av_hat.shape, x_a_hat.shape
+>>> output = layer(x_a, x_v)
+>>> output.x_av_hat.shape, output.x_a_hat.shape
 (torch.Size([1, 5, 4, 6, 6]), torch.Size([1, 5, 4, 3, 2]))
->>> memory.av.shape  # the last K = 2 steps
+>>> output.memory.av.shape  # the last K = 2 steps
 torch.Size([1, 2, 4, 6, 6])
 """
 import math
-from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-POOLS = {"avg": partial(torch.mean, dim=(-2, -1)), "max": partial(torch.amax, dim=(-2, -1))}
-IS_COSINE = {"dot": False, "cosine": True}
-IS_RAW = {"pre": False, "raw": True}
 ABLATIONS = {"C+U": (True, True), "U": (False, True), "none": (False, False)}  # Table 2: C, U
 
 
@@ -46,18 +41,27 @@ class Memory(NamedTuple):
 EMPTY = Memory()  # before the first step
 
 
-def spatial_scores(x_v, x_a, phi, cosine=False, temperature=1.0):
+class LayerOutput(NamedTuple):
+    x_av_hat: torch.Tensor  # (B, T, C, h, w)
+    x_a_hat: torch.Tensor  # (B, T, C, m, n)
+    scores: torch.Tensor  # (B, T, h, w), the exponents of line 4
+    betas: dict  # "a", "v", "av" → (B, T, 1 + P + T), of the memories that there are
+    memory: Memory  # for the steps after
+
+
+def phi(x):
+    """φ of Eqs. (1) and (2): the maximum over the positions, (…, C, h, w) → (…, C)."""
+    return x.amax((-2, -1))
+
+
+def spatial_scores(x_v, x_a, temperature=1.0):
     """The exponents of Eq. (1), section 3.2, over a temperature, which is 1 in the paper.
 
         s(i,j) = xᵥᵗ(i,j) φ(xₐᵗ)ᵀ / temperature
 
-    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w). phi: one of POOLS. cosine: both vectors get
-    length 1 first; the paper takes the dot product "as a generic choice".
+    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w).
     """
-    pooled = phi(x_a)  # (…, C)
-    if cosine:
-        x_v, pooled = F.normalize(x_v, dim=-3), F.normalize(pooled, dim=-1)
-    return torch.einsum("...chw,...c->...hw", x_v, pooled) / temperature
+    return torch.einsum("...chw,...c->...hw", x_v, phi(x_a)) / temperature
 
 
 def spatial_softmax(scores):
@@ -79,88 +83,83 @@ class TemporalAttention(nn.Module):
     Each of the L heads has a query and a key projection C → C. The values are the maps themselves.
     """
 
-    def __init__(self, C, heads, phi):
+    def __init__(self, C, heads):
         super().__init__()
-        self.heads, self.phi = heads, phi
+        self.heads = heads
         self.query = nn.Linear(C, heads * C, bias=False)
         self.key = nn.Linear(C, heads * C, bias=False)
+
+    def products(self, x, memory):
+        """The exponents of Eq. (2): x (B, T, C, h, w), memory (B, S, C, h, w) → of each step with
+        itself (B, L, T, 1), and with each step of memory (B, L, T, S)."""
+        pooled = phi(x)  # (B, T, C)
+        query = self.query(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
+        key = self.key(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
+        memory_key = self.key(phi(memory)).unflatten(-1, (self.heads, -1))  # (B, S, L, C)
+        present = torch.einsum("btlc,btlc->blt", query, key)[..., None]  # (B, L, T, 1)
+        past = torch.einsum("btlc,bslc->blts", query, memory_key)  # (B, L, T, S)
+        return present / math.sqrt(query.shape[-1]), past / math.sqrt(query.shape[-1])
 
     def beta(self, x, memory, K):
         """x (B, T, C, h, w), memory (B, P + T, C, h, w) → beta (B, T, 1 + P + T).
 
         The first entry is β^(t,t). The rest is 0 but for the K steps before t.
         """
-        T, S = x.shape[1], memory.shape[1]  # S = P + T
-        pooled = self.phi(x)  # (B, T, C)
-        query = self.query(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
-        key = self.key(pooled).unflatten(-1, (self.heads, -1))  # (B, T, L, C)
-        memory_key = self.key(self.phi(memory)).unflatten(-1, (self.heads, -1))  # (B, S, L, C)
-        present = torch.einsum("btlc,btlc->blt", query, key)[..., None]  # (B, L, T, 1)
-        past = torch.einsum("btlc,bslc->blts", query, memory_key)  # (B, L, T, S)
+        present, past = self.products(x, memory)
+        T, S = past.shape[-2:]  # S = P + T
         step = torch.arange(S, device=x.device)
         age = step[S - T:, None] - step  # (T, S), steps from each of memory to each of x
         past = past.masked_fill((age < 1) | (age > K), -math.inf)
-        products = torch.cat((present, past), -1)  # (B, L, T, 1 + S)
-        return (products / math.sqrt(query.shape[-1])).softmax(-1).mean(1)
+        return torch.cat((present, past), -1).softmax(-1).mean(1)
 
     def forward(self, x, memory, K):
-        """x (B, T, C, h, w), memory (B, P + T, C, h, w) → x̂ (B, T, C, h, w)."""
-        present, past = self.beta(x, memory, K).split((1, memory.shape[1]), -1)
-        return present[..., None, None] * x + torch.einsum("bts,bschw->btchw", past, memory)
+        """x (B, T, C, h, w), memory (B, P + T, C, h, w) → x̂ (B, T, C, h, w), beta."""
+        beta = self.beta(x, memory, K)
+        present, past = beta.split((1, memory.shape[1]), -1)
+        x_hat = present[..., None, None] * x + torch.einsum("bts,bschw->btchw", past, memory)
+        return x_hat, beta
 
 
 class MemoryLayer(nn.Module):
-    """Algorithm 1. `K` may be changed at any time: the paper gives none.
+    """Algorithm 1. `K` may be changed. ablation: Table 2. temperature: that of f."""
 
-    ablation: Table 2. av_memory: xₐᵥᵏ is what line 4 gave at step k (pre), or SpatialAttention of
-    xₐᵏ and xᵥᵏ (raw). similarity, temperature: see `spatial_scores`.
-    """
-
-    def __init__(self, C=256, K=3, heads=1, ablation="C+U", phi="avg", av_memory="pre",
-                 similarity="dot", temperature=1.0):
+    def __init__(self, C=256, K=3, heads=1, ablation="C+U", temperature=1.0):
         super().__init__()
-        self.K, self.phi, self.temperature = K, POOLS[phi], temperature
-        self.is_cosine, self.is_raw = IS_COSINE[similarity], IS_RAW[av_memory]
+        self.K, self.temperature = K, temperature
         self.has_cross, self.has_uni = ABLATIONS[ablation]
         if self.has_uni:
-            self.g_a = TemporalAttention(C, heads, self.phi)
-            self.g_v = TemporalAttention(C, heads, self.phi)
+            self.g_a, self.g_v = TemporalAttention(C, heads), TemporalAttention(C, heads)
         if self.has_cross:
-            self.g_av = TemporalAttention(C, heads, self.phi)
-
-    def scores(self, x_v, x_a):
-        return spatial_scores(x_v, x_a, self.phi, self.is_cosine, self.temperature)
+            self.g_av = TemporalAttention(C, heads)
 
     def spatial_attention(self, x_v, x_a):
-        """xₐᵥᵗ(i,j,c) = αₐᵥᵗ(i,j) · xᵥᵗ(i,j,c), below Eq. (1): (B, T, C, h, w)."""
-        alpha = spatial_softmax(self.scores(x_v, x_a))  # (B, T, h, w)
-        return alpha.unsqueeze(-3) * x_v
+        """xₐᵥᵗ(i,j,c) = αₐᵥᵗ(i,j) · xᵥᵗ(i,j,c), below Eq. (1): (B, T, C, h, w), exponents of α."""
+        scores = spatial_scores(x_v, x_a, self.temperature)  # (B, T, h, w)
+        return spatial_softmax(scores).unsqueeze(-3) * x_v, scores
 
-    def forward(self, x_a, x_v, past=EMPTY):
+    def forward(self, x_a, x_v, past=EMPTY) -> LayerOutput:
         """Algorithm 1, for T steps.
 
             2  x̂ₐ = TemporalAttention(xₐ, {xₐᵏ})
             3  x̂ᵥ = TemporalAttention(xᵥ, {xᵥᵏ})
             4  x̂ₐᵥ = SpatialAttention(x̂ₐ, x̂ᵥ)
-            5  x̂ₐᵥ = TemporalAttention(x̂ₐᵥ, {xₐᵥᵏ})
+            5  x̂ₐᵥ = TemporalAttention(x̂ₐᵥ, {xₐᵥᵏ}),   xₐᵥᵏ = SpatialAttention(xₐᵏ, xᵥᵏ)
             6  return x̂ₐᵥ, x̂ₐ
 
-        x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before → x_av_hat as x_v,
-        x_a_hat as x_a, Memory for the steps after. Functions here take x_v first, as Eq. (1) does.
+        x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before.
         """
         memory_a = memory_v = memory_av = None
-        x_a_hat, x_v_hat = x_a, x_v
+        x_a_hat, x_v_hat, betas = x_a, x_v, {}
         if self.has_uni:
             memory_a, memory_v = append(past.a, x_a), append(past.v, x_v)  # (B, P + T, …)
-            x_a_hat = self.g_a(x_a, memory_a, self.K)  # line 2
-            x_v_hat = self.g_v(x_v, memory_v, self.K)  # line 3
-        x_av_hat = self.spatial_attention(x_v_hat, x_a_hat)  # line 4
+            x_a_hat, betas["a"] = self.g_a(x_a, memory_a, self.K)  # line 2
+            x_v_hat, betas["v"] = self.g_v(x_v, memory_v, self.K)  # line 3
+        x_av_hat, scores = self.spatial_attention(x_v_hat, x_a_hat)  # line 4
         if self.has_cross:
-            x_av = self.spatial_attention(x_v, x_a) if self.is_raw else x_av_hat
-            memory_av = append(past.av, x_av)
-            x_av_hat = self.g_av(x_av_hat, memory_av, self.K)  # line 5
+            memory_av = append(past.av, self.spatial_attention(x_v, x_a)[0])
+            x_av_hat, betas["av"] = self.g_av(x_av_hat, memory_av, self.K)  # line 5
         memory = Memory(*(newest(x, self.K) for x in (memory_a, memory_v, memory_av)))
-        return x_av_hat, x_a_hat, memory
+        return LayerOutput(x_av_hat, x_a_hat, scores, betas, memory)
 
 
 def append(past, x):

@@ -26,16 +26,18 @@ tensor([1., 1., 1., 1.])
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .backbones.encoders import AudioEncoder, VisualEncoder
-from .memory import EMPTY, Memory, MemoryLayer, spatial_softmax
+from .memory import EMPTY, Memory, MemoryLayer, phi, spatial_scores, spatial_softmax
 
 
 class Output(NamedTuple):
     logits: torch.Tensor  # (B, T, classes)
-    alpha: torch.Tensor  # (B, T, h, w)
-    scores: torch.Tensor  # (B, T, h, w), the exponents of alpha
+    alpha: torch.Tensor  # (B, T, h, w), α̂
+    scores: torch.Tensor  # (B, T, h, w), the exponents of line 4's α
+    betas: dict  # see memory.LayerOutput
     memory: Memory  # for the steps that follow
 
 
@@ -45,23 +47,38 @@ def each_step(network, x):
 
 
 def projection(channels, C, depth):
-    """`depth` 1×1 convolutions with ReLU (4.2): (N, channels, h, w) → (N, C, h, w)."""
+    """1×1 convolutions with batch norm, and ReLU but for the last: (N, channels, h, w) → (N, C, …).
+
+    Each of `depth` layers has half of the channels of the one before, but C at least; the last C.
+    """
     layers = []
-    for i in range(depth):
-        layers += [nn.Conv2d(C if i else channels, C, 1), nn.ReLU()]
-    return nn.Sequential(*layers)
+    for i in range(1, depth + 1):
+        width = C if i == depth else max(C, channels // 2)
+        layers += [nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers[:-1])
 
 
 class SpaceTime(nn.Module):
-    """From encoder features to map and logits. memory_options: see MemoryLayer."""
+    """From encoder features to map and logits. is_cosine: the dot product of Eq. (1) is of vectors
+    of length 1. memory_options: see MemoryLayer."""
 
-    def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth=2,
-                 **memory_options):
+    def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth_v=3, depth_a=2,
+                 is_cosine=True, **memory_options):
         super().__init__()
-        self.project_v = projection(channels_v, C, depth)
-        self.project_a = projection(channels_a, C, depth)
-        self.memory = MemoryLayer(C, **memory_options)
+        self.project_v = projection(channels_v, C, depth_v)
+        self.project_a = projection(channels_a, C, depth_a)
+        self.memory, self.is_cosine = MemoryLayer(C, **memory_options), is_cosine
         self.mlp = nn.Sequential(nn.Linear(2 * C, C), nn.ReLU(), nn.Linear(C, classes))
+
+    def project(self, features_v, features_a):
+        """→ x_v (B, T, C, h, w), x_a (B, T, C, m, n). With is_cosine, |xᵥ(i,j)| = |φ(xₐ)| = 1."""
+        x_v = each_step(self.project_v, features_v).float()
+        x_a = each_step(self.project_a, features_a).float()
+        if self.is_cosine:
+            x_v = F.normalize(x_v, dim=-3)
+            x_a = x_a / phi(x_a).norm(dim=-1).clamp(min=1e-12)[..., None, None, None]
+        return x_v, x_a
 
     def forward(self, features_v, features_a, past=EMPTY) -> Output:
         """The localization map (3.3) and the logits of the event categories (3.4).
@@ -69,17 +86,18 @@ class SpaceTime(nn.Module):
             α̂ₐᵥᵗ = f(x̂ₐᵗ, x̂ₐᵥᵗ),   f of Eq. (1)
             Oᵗ = [Σᵢⱼ x̂ₐᵥᵗ(i,j) ; φ(x̂ₐᵗ)],   logits = MLP(Oᵗ)
 
-        φ makes the audio map the "feature vector" of 3.4. features_v (B, T, Dᵥ, h, w), features_a
-        (B, T, Dₐ, m, n); past: the memory that the call for the steps before returned.
+        φ makes the audio map the "feature vector" of 3.4. Without cross-modal memory α̂ is the map
+        of line 4, as in the authors' code. features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m,
+        n); past: the memory that the call for the steps before returned.
         """
-        x_v = each_step(self.project_v, features_v)  # (B, T, C, h, w)
-        x_a = each_step(self.project_a, features_a)  # (B, T, C, m, n)
+        x_v, x_a = self.project(features_v, features_a)
         with torch.autocast(x_v.device.type, enabled=False):  # exponentials need float32
-            x_av_hat, x_a_hat, memory = self.memory(x_a.float(), x_v.float(), past)
-            scores = self.memory.scores(x_av_hat, x_a_hat)  # (B, T, h, w)
-            alpha = spatial_softmax(scores)
-            joint = torch.cat((x_av_hat.sum((-2, -1)), self.memory.phi(x_a_hat)), -1)  # (B, T, 2C)
-        return Output(self.mlp(joint), alpha, scores, memory)
+            x_av_hat, x_a_hat, scores, betas, memory = self.memory(x_a, x_v, past)
+            last = scores  # (B, T, h, w)
+            if self.memory.has_cross:
+                last = spatial_scores(x_av_hat, x_a_hat, self.memory.temperature)
+            joint = torch.cat((x_av_hat.sum((-2, -1)), phi(x_a_hat)), -1)  # (B, T, 2C)
+        return Output(self.mlp(joint), spatial_softmax(last), scores, betas, memory)
 
 
 class Stmnet(nn.Module):
@@ -90,10 +108,10 @@ class Stmnet(nn.Module):
         self.visual_encoder, self.audio_encoder = VisualEncoder(config), AudioEncoder(config)
         self.space_time = SpaceTime(
             self.visual_encoder.channels, self.audio_encoder.channels, classes, config.C,
-            config.depth, K=config.K, heads=config.heads, ablation=config.memory, phi=config.phi,
-            av_memory=config.av_memory, similarity=config.similarity, temperature=config.tau)
-        is_frozen = config.encoders == "frozen"
-        self.frozen = (self.visual_encoder, self.audio_encoder) if is_frozen else ()
+            config.depth_v, config.depth_a, config.similarity == "cosine", K=config.K,
+            heads=config.heads, ablation=config.memory, temperature=config.tau)
+        encoders = {"vision": self.visual_encoder, "audio": self.audio_encoder}
+        self.frozen = [x for name, x in encoders.items() if name not in config.trained_encoders]
         for encoder in self.frozen:
             encoder.requires_grad_(False)
 

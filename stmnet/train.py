@@ -33,8 +33,8 @@ def validate(model, held_out, config, device) -> dict:
         batch = stack_clips([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
         batch = {k: v.to(device) for k, v in batch.items()}
         logits = model(batch["frames"], batch["segments"]).logits  # (B, T, classes)
-        scores.append(torch.stack([event_loss(logits, batch["labels"]),
-                                   event_accuracy(logits, batch["labels"])], 1))
+        terms = logits, batch["labels"], not config.background
+        scores.append(torch.stack([event_loss(*terms), event_accuracy(*terms)], 1))
     loss, accuracy = dist.merge_rows(scores, len(held_out.ids)).mean(0).tolist()
     return {"validation/score": -loss, "validation/accuracy": accuracy}
 
@@ -50,10 +50,14 @@ def train(config) -> dict:
     weights = {} if not config.resume else {"vision_weights": "", "audio_weights": ""}  # in last.pt
     model = dist.sync_batchnorm(Stmnet(replace(config, **weights), len(source.classes)))
     model = model.to(run.device, memory_format=torch.channels_last)
-    if config.encoders == "frozen" and not config.resume:
+    if config.data == "scenes" and not config.resume:
         small.load_encoders(model, config, run.device)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, config.lr, fused=True)
+    new = [*model.space_time.parameters()]
+    encoders = [p for e in (model.visual_encoder, model.audio_encoder) for p in e.parameters()
+                if p.requires_grad]
+    parameters, groups = [*new, *encoders], [{"params": new, "rate": config.lr}]
+    groups += [{"params": encoders, "rate": config.lr_encoders}] if encoders else []
+    optimizer = torch.optim.Adam(groups, config.lr, fused=True)
     run.start({"model": model, "optimizer": optimizer},
               {"videos": zlib.crc32("\n".join(source.ids).encode()), "classes": source.classes})
     forward = torch.compile(model) if config.compile else model
@@ -68,11 +72,12 @@ def train(config) -> dict:
         if config.schedule == "cosine":
             rate = cosine_schedule(run.step, batches.total_steps, batches.steps_per_epoch // 2)
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate
+            group["lr"] = group["rate"] * rate
         with autocast(run):
             logits = forward(batch["frames"], batch["segments"]).logits
-        terms = {"loss": dist.mean(event_loss(logits, batch["labels"])),
-                 "accuracy": dist.mean(event_accuracy(logits, batch["labels"]))}
+        outcome = logits, batch["labels"], not config.background
+        terms = {"loss": dist.mean(event_loss(*outcome)),
+                 "accuracy": dist.mean(event_accuracy(*outcome))}
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         dist.sum_gradients(parameters)

@@ -109,7 +109,7 @@ def stmnet(device):
 
     def loss(batch):
         logits = net(batch["frames"], batch["segments"]).logits
-        return losses.event_loss(logits, batch["labels"]).mean()
+        return losses.event_loss(logits, batch["labels"], of_clip=False).mean()
 
     optimizer = torch.optim.Adam(net.parameters(), settings.lr)
     return settings.batch_size, data.TrainingBatches(source, settings), optimizer, loss
@@ -135,7 +135,7 @@ def live(device, **changes) -> float:
         stream = AudioStream(io.BytesIO(audio), settings.samples)
         frames_file = io.BytesIO(frames[:count].tobytes())
         blocks = localize.blocks_of_stream(frames_file, stream, *shape, 4.0)
-        for *_, record in localize.localize(predictor, blocks):
+        for *_, record in localize.localize(predictor, blocks, 4.0):
             append_jsonl(out, record)
     return 40 / (time.perf_counter() - start)
 

@@ -17,7 +17,7 @@ from stmnet.backbones import small
 from stmnet.backbones.vggish import segments_at
 from stmnet.config import TINY
 from stmnet.data import make_scenes
-from stmnet.scoring import boxes_to_maps, enlarge
+from common.evaluation.frames import boxes_to_maps, enlarge
 from stmnet.train import main as train_stmnet
 from turn.domains import scene_intermediate, scene_source
 from turn.evaluate import load_predictor
@@ -164,7 +164,7 @@ def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
         features = predictor.encode_frames(list(video.frames))
         gt = boxes_to_maps([box[None] for box in video.boxes])
         for kind, segments in (("matched", audio[i]), ("shuffled", audio[(i + 12) % 24])):
-            prediction = predictor.predict(features, segments)
+            prediction = predictor.predict(features, segments, predictor.start(config.T))
             points = metrics.pointing(enlarge(prediction.heatmaps["attention"]), gt)
             pointing[kind] += points[video.sounding].tolist()
             if kind == "matched":

@@ -1,5 +1,6 @@
 """stmnet's clips and test videos: what is in a second, its label, the audio around a frame."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from common.benchmarks import load_samples
 from common.benchmarks.videos import numbered_images
-from common.io import InputError, read_audio, read_image
+from common.io import InputError, read_audio, read_image, write_audio, write_image
 from tests.layouts import write
+from tests.test_benchmarks import EXCERPTS
 from common.scenes import Scenes
 from stmnet import data, test_sets
 from stmnet.backbones.vggish import RATE, log_mel, segments_at
@@ -53,7 +55,7 @@ def test_segments(n, times, samples):
 def test_a_segment_makes_exactly_its_patch(seconds, frames):
     config = replace(TINY, segment_seconds=seconds)
     assert log_mel(torch.zeros(2, config.samples)).shape[1:] == (frames, 64)
-    assert PAPER.samples == 15600  # VGGish's example
+    assert replace(PAPER, segment_seconds=0.96).samples == 15600  # VGGish's example
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -67,16 +69,11 @@ def test_labels_of_scene_clips(background):
     )
     seen, starts = set(), set()
     for i in range(8):
-        gt = Scenes(0, 32, 16000).video(i, 4, 4, blurred=config.blurred)
+        gt = Scenes(0, 32, 16000).video(i, 4, 4, False, data.conditions(config))
         for draw in range(12):
             frames, segments, labels = source.draw(i, np.random.default_rng([i, draw]))
-            first = next(
-                s
-                for s in range(13)
-                if all(
-                    np.array_equal(a, b) for a, b in zip(frames, gt.frames[s : s + 4], strict=True)
-                )
-            )
+            first = int(np.random.default_rng([i, draw]).integers(13))
+            assert np.array_equal(frames, gt.frames[first : first + 4])
             sounding = gt.sounding[first : first + 4]
             assert labels.tolist() == [12 if background and not on else gt.cls for on in sounding]
             seen.add("all" if sounding.all() else "none" if not sounding.any() else "mixed")
@@ -123,7 +120,7 @@ def test_steps_are_a_function_of_seed_and_step(monkeypatch):
 
 
 def test_all_frames_of_a_clip_are_cut_at_one_place():
-    """T equal images stay equal, and are not mirrored; another draw crops elsewhere."""
+    """T equal images stay equal; another draw crops elsewhere, and half of the draws mirror."""
     ramp = np.arange(64, dtype=np.uint8) * 3
     image = np.stack(
         [
@@ -134,18 +131,28 @@ def test_all_frames_of_a_clip_are_cut_at_one_place():
         2,
     )
     source = SimpleNamespace(draw=lambda i, rng: ([image] * 4, torch.zeros(4, 5), [3] * 4))
-    config, places = replace(SMALL, augment=True), set()
+    config, places, mirrored = replace(SMALL, augment=True), set(), set()
     for draw in range(12):
         frames = data.load_clip(source, 0, config, np.random.default_rng(draw))["frames"]
         assert (frames == frames[:1]).all() and frames.shape == (4, 3, 32, 32)
-        assert (frames[0, 0, 0].long().diff() > 0).all() and (
-            frames[0, 1, :, 0].long().diff() > 0
-        ).all()
+        across = frames[0, 0, 0].long().diff()
+        assert (across > 0).all() or (across < 0).all()
+        mirrored.add(bool(across[0] < 0))
+        assert (frames[0, 1, :, 0].long().diff() > 0).all()
         places.add((int(frames[0, 0, 0, 0]), int(frames[0, 1, 0, 0])))
-    assert len(places) > 4
+    assert len(places) > 4 and mirrored == {False, True}
     assert (
         data.load_clip(source, 0, SMALL, np.random.default_rng(0))["frames"].dtype == torch.float32
     )
+
+
+def test_the_crop_keeps_the_aspect():
+    """The shorter side becomes 1.1 × the size; shares 0 and 1 are the two ends of the longer."""
+    wide = np.zeros((50, 200, 3), np.uint8)
+    wide[:, 150:] = 200
+    left, right = (data.crop_frame(wide, 32, u, 0.5, False) for u in (0.0, 0.999))
+    assert left.shape == (3, 32, 32) and left.max() == 0 and right.float().mean() > 150
+    assert torch.equal(data.crop_frame(wide, 32, 0.999, 0.5, True), right.flip(2))
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -161,6 +168,7 @@ def ave(tmp_path_factory):
 def settings_of(root, **changes):
     return replace(
         PAPER,
+        segment_seconds=0.96,
         root=str(root),
         held_out_list="testSet.txt",
         image_size=32,
@@ -182,11 +190,7 @@ def test_ave_clips(ave):
             found = set()
             for draw in range(30):
                 frames, segments, labels = train.draw(i, np.random.default_rng(draw))
-                second = next(
-                    s
-                    for s in range(10)
-                    if np.array_equal(frames[0], read_image(sample.image / f"{4 * s:04d}.jpg"))
-                )
+                second = int(np.random.default_rng(draw).integers(10))
                 assert all(
                     np.array_equal(f, read_image(sample.image / f"{4 * second + k:04d}.jpg"))
                     for k, f in enumerate(frames)
@@ -215,7 +219,6 @@ def test_held_out_without_a_list(ave):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        ({"data": "vggss"}, "vggss"),
         ({"T": 3}, "--T"),
         ({"root": ""}, "--root"),
         ({"data": "scenes", "seed": 10**6}, "--seed"),
@@ -256,8 +259,9 @@ def test_scene_videos(turns, seconds):
     silent = edges = 0
     for i in range(len(test.ids)):
         video = test.video(i)
-        assert np.allclose(video.times, np.arange(6) + 0.625)  # a frame a second
-        drawn = test.scenes.video(i, 4, 6, turns, config.blurred)
+        assert np.allclose(video.times, (np.arange(24) + 0.5) / 4)  # all are annotated
+        assert video.fps == 4 and video.rows.tolist() == list(range(24))
+        drawn = test.scenes.video(i, 4, 6, turns, data.conditions(config))
         assert all(
             np.array_equal(frame, drawn.frames[int(time * 4)])
             for frame, time in zip(video.frames, video.times, strict=True)
@@ -308,11 +312,12 @@ def test_file_videos(ave):
             test.video(i),
             sorted((s for s in samples if s.group == name), key=lambda s: s.seconds[0]),
         )
-        assert len(video.frames) == len(own) and not video.is_silent.any()
+        assert len(video.rows) == len(own) and not video.is_silent.any() and video.fps == 4
+        assert len(video.segments) == len(video.frames) == video.rows[-1] + 1 >= len(own)
         for t, sample in enumerate(own):
-            assert np.array_equal(video.frames[t], read_image(sample.image)) and np.array_equal(
-                video.boxes[t], sample.boxes
-            )
+            row = video.rows[t]
+            assert np.array_equal(video.frames[row], read_image(sample.image))
+            assert np.array_equal(video.boxes[t], sample.boxes)
             assert (
                 video.times[t] == sample.seconds[0] + 0.125
                 and video.labels[t] == events[name] != sample.label
@@ -320,3 +325,69 @@ def test_file_videos(ave):
     for name in ("ave", "vggss", "music-solo"):
         with pytest.raises(InputError, match="none of"):
             test_sets.FileVideos(settings_of(ave), name, str(ave))
+
+
+STM = EXCERPTS / "stm"
+
+
+def test_every_annotated_frame_is_a_step(tmp_path):
+    """The authors' boxes, at 20 and 30 frames a second: rows, times, and what memory reaches."""
+    for name in ("3S7H4_G4y6U", "ALP8_z817Uw"):
+        folder = tmp_path / "metadata" / "annotations" / name
+        folder.mkdir(parents=True)
+        shutil.copy(STM / "AVE" / name / "annotations.xml", folder)
+        frames = 200 if name.startswith("3") else 301
+        for k in range(frames):
+            write_image(
+                tmp_path / "video_frames" / name / f"{k:04d}.jpg", np.zeros((6, 8, 3), "u1")
+            )
+        write_audio(tmp_path / "audio" / f"{name}.wav", np.zeros(160000, np.float32), 16000)
+    shutil.copy(STM / "testSet.txt", tmp_path / "metadata")
+    test = test_sets.FileVideos(settings_of(tmp_path), "ave-stm", str(tmp_path))
+    assert test.ids == ["3S7H4_G4y6U", "ALP8_z817Uw"] and test.num_listed == 219
+    slow, fast = test.video(0), test.video(1)
+    assert slow.fps == pytest.approx(20) and fast.fps == pytest.approx(30.1)
+    assert len(fast.rows) == 19 and fast.rows[0] == 30  # a second before the first is in memory
+    assert fast.times[0] == pytest.approx(104.5 / 30.1)
+    assert settings_of(tmp_path).memory_at(slow.fps) == (5, 3)  # 0.25 s apart, as in training
+    assert settings_of(tmp_path).memory_at(fast.fps) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "fps, stride, K",
+    [(4, 1, 3), (1, 1, 0), (2, 1, 1), (8, 2, 3), (12, 3, 3), (24, 6, 3), (25, 6, 3), (30, 7, 3)],
+)
+def test_memory_reaches_back_in_time(fps, stride, K):
+    """Its steps are at most 0.25 s apart, if frames are not further, and reach 0.75 s at most."""
+    assert TINY.memory_at(fps) == (stride, K) and TINY.K == 3
+    assert K * stride / fps <= 0.75 + 1e-9
+    assert replace(TINY, memory_seconds=0.0).memory_at(fps)[1] == 0
+
+
+def instruments(root):
+    """A training list with a clip of two instruments."""
+    rows = ["keyword,start,end,evt,target,multi"]
+    for name, target in (("a", "flute, harp"), ("b", "violin, guitar"), ("c", "trumpet")):
+        rows.append(f'{name},0,2,m,"{target}",{int("," in target)}')
+        for k in range(8):
+            write_image(root / "frames" / name / f"{k:04d}.jpg", np.zeros((40, 40, 3), "u1"))
+        write_audio(root / "audio" / f"{name}.wav", np.zeros(32000, np.float32), 16000)
+    (root / "metadata").mkdir()
+    (root / "metadata" / "train.csv").write_text("\n".join(rows))
+    (root / "metadata" / "two.csv").write_text("\n".join(rows[:3]))
+
+
+def test_training_on_instruments(tmp_path, capsys):
+    """13 classes; of several instruments violin, else one at random at every visit."""
+    instruments(tmp_path)
+    lists = {"train_list": "train.csv", "held_out_list": "two.csv"}
+    config = replace(settings_of(tmp_path), data="audioset-instrument", **lists)
+    train, held_out = data.training_clips(config)
+    assert train.ids == ["a", "b", "c"] and held_out.ids == ["a", "b"] and len(train.classes) == 13
+    seen = [
+        {train.classes[train.draw(i, np.random.default_rng(k))[2][0]] for k in range(12)}
+        for i in range(3)
+    ]
+    assert seen == [{"flute", "harp"}, {"violin"}, {"brass"}]
+    rest, _ = data.training_clips(replace(config, exclude_list="two.csv"))
+    assert rest.ids == ["c"] and "2 of 3 videos are in two.csv" in capsys.readouterr().err

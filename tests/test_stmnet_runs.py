@@ -19,11 +19,11 @@ from common.evaluation.boxes import boxes_from_maps
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from common.scenes import Scenes
 from common.training import select_device
-from stmnet import evaluate, figures, localize, scoring, train
+from common.evaluation import frames as scores_of, videos
+from stmnet import evaluate, localize, scoring, train
 from stmnet.backbones.resnet import resnet152
 from stmnet.backbones.vggish import AudioStream, segments_at
 from stmnet.config import TINY
-from stmnet.memory import EMPTY
 from stmnet.model import Stmnet
 from stmnet.test_sets import SceneVideos, Video
 from tests.layouts import write
@@ -116,48 +116,63 @@ def loop_over_frames(maps, boxes, is_foreground, times):
     }
 
 
+def released_iou(maps, boxes):
+    """Hull of {map ≥ half of its maximum} against the hull of the boxes, widths + 1, in pixels."""
+    values, n = [], maps.shape[-1]
+    for m, found in zip(maps.numpy(), boxes):
+        y, x = np.nonzero((m - m.min()) / (m.max() - m.min()) >= 0.5)
+        ours = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        gt = np.zeros(4)
+        if len(found):
+            gt = n * np.concatenate([found[:, :2].min(0), found[:, 2:].max(0)])
+        sides = np.minimum(ours[2:], gt[2:]) - np.maximum(ours[:2], gt[:2]) + 1
+        inner = np.prod(sides.clip(0))
+        areas = [np.prod(b[2:] - b[:2] + 1) for b in (ours, gt)]
+        values.append(inner / (sum(areas) - inner))
+    return values
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_against_loops(seed):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    maps = scoring.enlarge(torch.randn(6, 5, 5))
+    maps = scores_of.enlarge(torch.randn(6, 5, 5))
     low = rng.random((6, 2, 2)) * 0.6
     boxes = [np.concatenate([b, b + 0.3], 1)[:k] for b, k in zip(low, (1, 2, 0, 1, 1, 2))]
-    labels = ["a", "a", "a", "background", "a", "a"]
-    is_foreground = [label == "a" for label in labels]
+    is_foreground = [True, True, True, False, True, True]
     times = np.array([0.1, 1.1, 2.1, 3.1, 4.1, [5.1, 7.1][seed % 2]])
-    gt = scoring.boxes_to_maps(boxes)
-    found = scoring.score_maps(maps, gt, labels, times)
-    expected = loop_over_frames(maps, boxes, is_foreground, times)
+    found = scores_of.score_maps(maps, boxes, times, [not is_on for is_on in is_foreground])
+    expected = loop_over_frames(maps, boxes, [True] * 6, times)
+    expected["iou_gated"] = loop_over_frames(maps, boxes, is_foreground, times)["iou"]
+    expected["iou_released"] = released_iou(maps, boxes)
     for name, values in expected.items():
         ours = np.asarray(getattr(found, name))
         np.testing.assert_allclose(ours, values, atol=1e-12, err_msg=name)
-    predicted = scoring.foreground_boxes(maps, labels)
-    assert [len(b) > 0 for b in predicted] == is_foreground
     is_undefined = [False, True, True, False, seed % 2 == 1, True]
     assert np.isnan(np.asarray(found.stability)).tolist() == is_undefined
-    one = scoring.score_maps(maps[:1], gt[:1], labels[:1], times[:1])
+    one = scores_of.score_maps(maps[:1], boxes[:1], times[:1], [False])
     assert torch.isnan(one.stability).all() and one.ciou[0] == found.ciou[0]
 
 
 def test_baselines_and_a_perfect_map():
-    boxes = [np.array([[0.25, 0.25, 0.75, 0.75]]), np.array([[0.5, 0.5, 1.0, 1.0]])]
-    gt = scoring.boxes_to_maps(boxes)
-    found = scoring.baseline_scores(gt)
-    centre, whole = found["baseline/centre_"], found["baseline/whole_"]
-    assert centre.ciou.tolist() == pytest.approx([1, 1 / 7], abs=0.02)
+    boxes = [np.array([[0.25, 0.25, 0.75, 0.75]])] * 2 + [np.array([[0.5, 0.5, 1.0, 1.0]])]
+    found = scores_of.baseline_scores(boxes)
+    centre, whole, fixed = (found[f"baseline/{name}_"] for name in ("centre", "whole", "fixed"))
+    assert centre.ciou.tolist() == pytest.approx([0.5, 0.5, 0.2], abs=0.02)  # half of the image
     assert centre.pointing[0] == 1
-    assert whole.iou.tolist() == whole.ciou.tolist() == [0.25, 0.25]
-    perfect = scoring.score_maps(gt, gt, ["a", "a"], np.arange(2))
-    assert perfect.ciou.tolist() == perfect.iou.tolist() == perfect.pointing.tolist() == [1, 1]
-    assert scoring.enlarge(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
-    assert not len(scoring.foreground_boxes(scoring.enlarge(torch.ones(1, 3, 3)), ["a"])[0])
+    assert whole.iou.tolist() == whole.ciou.tolist() == [0.25] * 3
+    assert fixed.iou[0] >= 0.5 and fixed.iou_released[0] >= 0.5  # the place of most
+    gt = scores_of.boxes_to_maps(boxes)
+    perfect = scores_of.score_maps(gt, boxes, np.arange(3), [False] * 3)
+    assert all(x.tolist() == [1] * 3 for x in (perfect.ciou, perfect.iou, perfect.pointing))
+    assert perfect.iou_released.tolist() == [1] * 3
+    assert scores_of.enlarge(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
+    assert not len(boxes_from_maps(scores_of.enlarge(torch.ones(1, 3, 3)))[0])
 
 
-@pytest.mark.parametrize("area_normalised", [False, True])
-def test_proposals_against_loops(area_normalised):
+def test_proposals_against_loops():
     rng = np.random.default_rng(3)
-    config = replace(SMALL, area_normalised=area_normalised, grounded=4, nms=0.4)
+    config = replace(SMALL, grounded=4, nms=0.4)
     alpha = torch.from_numpy(rng.random((256, 256))).softmax(0) / 256
     low = rng.random((30, 2)) * 0.7
     proposals = torch.from_numpy(
@@ -166,7 +181,7 @@ def test_proposals_against_loops(area_normalised):
     scores = []
     for x0, y0, x1, y1 in (proposals * 256).round().long().tolist():
         inside = alpha[y0:y1, x0:x1]
-        scores.append(float(inside.mean() if area_normalised else inside.sum()))
+        scores.append(float(inside.sum()))
     kept = []
     for i in sorted(range(30), key=lambda i: -scores[i]):
 
@@ -191,9 +206,7 @@ def test_proposals_against_loops(area_normalised):
     spot = torch.zeros(256, 256)
     spot[30:40, 30:40] = 0.01
     best = scoring.ground_proposals(whole, spot, replace(config, grounded=1))[0, 2]
-    assert best == pytest.approx(
-        0.2 if area_normalised else 1.0
-    )  # the plain sum favours the largest box
+    assert best == 1.0  # the plain sum favours the largest box
 
 
 # Evaluation ---------------------------------------------------------------------------------------
@@ -207,7 +220,7 @@ class Told(evaluate.Predictor):
     def encode_frames(self, frames):
         return frames
 
-    def predict(self, features_v, segments, past=None):
+    def predict(self, features_v, segments, memories, first=0):
         maps = torch.zeros(len(features_v), 8, 8)
         place = segments[:, 0].long().tolist()
         for t, p in enumerate(place):
@@ -215,7 +228,7 @@ class Told(evaluate.Predictor):
             maps[t, 4:, 4:] = float(p != 1)
         labels = [{1: "a", 2: "b"}.get(p, "background") for p in place]
         heatmaps = {"attention": maps, "scores": -maps}
-        return evaluate.Prediction(heatmaps, labels, torch.ones(len(labels)), past)
+        return evaluate.Prediction(heatmaps, labels, torch.ones(len(labels)), {})
 
 
 class MadeUp:
@@ -232,14 +245,15 @@ class MadeUp:
         labels = ["a", "a", "background"] if i == 0 else ["a", "zebra", "background"]
         frames = [np.zeros((16, 16, 3), np.uint8)] * 3
         is_silent = np.array([False, False, True])
-        return Video(frames, segments, np.arange(3) + 0.5, at, labels, is_silent)
+        times, sounds = np.arange(3) + 0.5, {"a", "b"} if i else {"c"}
+        return Video(frames, segments, 1.0, np.arange(3), times, at, labels, is_silent, sounds)
 
 
 def test_what_is_measured(capsys):
     told = Told.__new__(Told)
     told.model = SimpleNamespace(space_time=SimpleNamespace(memory=SimpleNamespace(K=3)))
     told.config, told.classes = replace(SMALL), ["a", "b", "background"]
-    told.report, told.detector = {}, None
+    told.report, told.detector, told.propose = {}, None, None
     result = evaluate.evaluate(told, [MadeUp()])
     found, sheet = result.metrics, result.sheets["samples"]
     assert found["frames/n"] == 4 and found["samples"] == 2
@@ -249,7 +263,9 @@ def test_what_is_measured(capsys):
     assert 0.4 < found["frames/ciou_mean"] < 0.5
     assert found["scores/pointing"] == 0.5  # there the others are right
     assert found["control/shuffled_pointing"] == 0.5
-    assert found["control/silent_iou@0.5"] == 0  # silence is background: no box
+    assert found["control/zero_iou_gated@0.5"] == 0  # silence is background: no box
+    assert {f"control/{name}_pointing" for name in ("silent", "zero")} <= set(found)
+    assert found["baseline/fixed_iou_released@0.5"] == 1  # all boxes are at one place
     assert found["frames/stability"] == found["truth/stability"] == 1
     assert found["events/accuracy"] == pytest.approx(2 / 3)
     assert found["events/n"] == 3  # nobody knows the zebra
@@ -261,7 +277,7 @@ def test_what_is_measured(capsys):
     assert "N = 4" in out and table.n == 4 and str(table) in out
     values = {row["name"]: row["values"] for row in table.rows}
     assert values["pointing"]["attention map"] == [50.0] and "silent audio" in table.columns
-    assert len(sheet["rows"]) == 8 and sheet["captions"][4] == "0.5 s, 1.5 s, 2.5 s"
+    assert len(sheet["rows"]) == 8 and sheet["captions"][4].endswith("0.5 s 1.5 s 2.5 s")
     sample = result.galleries[0].samples[0]
     names = ["its own", "silence", "another video's"]
     assert [clip.name for clip in sample.clips] == names
@@ -271,8 +287,8 @@ def test_what_is_measured(capsys):
     keys = evaluate.evaluate(told, [single]).metrics
     assert not [k for k in keys if k.startswith("control/shuffled")]  # its own audio is no control
     later.video = lambda i: MadeUp().video(i)._replace(times=np.arange(3) + 5.5)
-    sheet = figures.contact_sheet([evaluate.video_sample(told, s, 0) for s in (single, later)])
-    assert sheet["captions"][4] == "5.5 s, 6.5 s, 7.5 s"
+    sheet = videos.contact_sheet([evaluate.video_sample(told, s, 0) for s in (single, later)])
+    assert sheet["captions"][4] == " 5.5 s 6.5 s 7.5 s"
     assert common_io.contact_sheet(**sheet).ndim == 3
     told.config = replace(SMALL, box_map="scores")
     again = evaluate.evaluate(told, [MadeUp()]).metrics
@@ -281,22 +297,21 @@ def test_what_is_measured(capsys):
 
 @pytest.mark.parametrize("background", [True, False])
 def test_evaluation_against_frame_by_frame(background):
-    """All steps of a video at once, in blocks, or one by one with a memory: the same numbers."""
+    """All steps of a video at once, or one by one with a memory: the same numbers."""
     p = predictor(background=background, confidence=0.3)
     test_set = SceneVideos(p.config)
-    scores = evaluate.concatenate(evaluate.score_videos(p, test_set))
+    scores = videos.concatenate(evaluate.score_videos(p, test_set))
     naive = {"ciou": [], "pointing": [], "labels": []}
     for i in range(len(test_set.ids)):
-        video, past = test_set.video(i), EMPTY
+        video, memories = test_set.video(i), p.start(4)
         for t, frame in enumerate(video.frames):
             step = slice(t, t + 1)
-            prediction = p.predict(p.encode_frames([frame]), video.segments[step], past)
-            past, labels = prediction.memory, prediction.labels
+            prediction = p.predict(p.encode_frames([frame]), video.segments[step], memories, t)
+            labels = prediction.labels
             is_foreground = labels[0] != "background"  # not if confidence is low
             assert background or is_foreground == bool(prediction.confidence[0] >= 0.3)
-            maps = scoring.enlarge(prediction.heatmaps["attention"])
-            gt = scoring.boxes_to_maps([video.boxes[t]])
-            found = scoring.score_maps(maps, gt, labels, video.times[step])
+            maps = scores_of.enlarge(prediction.heatmaps["attention"])
+            found = scores_of.score_maps(maps, [video.boxes[t]], video.times[step], [False])
             naive["ciou"].append(found.ciou[0])
             naive["pointing"].append(found.pointing[0])
             naive["labels"] += labels
@@ -304,41 +319,68 @@ def test_evaluation_against_frame_by_frame(background):
     np.testing.assert_allclose(attention.ciou, naive["ciou"], atol=2e-3)
     assert attention.pointing.tolist() == naive["pointing"]
     assert scores.pred_labels.tolist() == naive["labels"]
-    flat = scoring.aggregate(scores, p.classes, "attention")
-    mean = np.mean(np.array(naive["ciou"])[scores.has_gt])
+    flat = videos.aggregate(scores, p.classes, "attention", "background")
+    mean = np.mean(np.array(naive["ciou"])[[len(b) > 0 for b in scores.boxes]])
     assert flat["frames/ciou_mean"] == pytest.approx(mean, abs=2e-3)
-    other = test_set.video(2).segments  # the audio of the control
-    assert torch.equal(evaluate.shuffled_audio(test_set, 0, 5), other)
-    assert torch.equal(evaluate.shuffled_audio(test_set, 0, 7)[5:], other[:2])
+    assert 0 < flat["beta/av/past"] < 1 and 0 < flat["beta/av/entropy"] <= 1
 
 
-def test_memory_at_evaluation_is_a_setting(checkpoint):
-    p = predictor()
-    video, maps = SceneVideos(p.config).video(0), {}
-    for K in (0, 1, 3):
-        q = evaluate.load_predictor(checkpoint, select_device("cpu"), K=K)
-        prediction = q.predict(q.encode_frames(video.frames), video.segments)
-        maps[K] = prediction.heatmaps["scores"]
-    assert torch.allclose(maps[0][0], maps[3][0], atol=1e-5)
-    assert torch.allclose(maps[1][1], maps[3][1], atol=1e-5)
-    assert not torch.allclose(maps[0][1], maps[3][1]) and not torch.allclose(maps[1][2], maps[3][2])
+@pytest.mark.parametrize("turns", [False, True])
+def test_controls(turns):
+    """Another video's audio shares no timbre; silence is the scenes' own noise, or digital zero."""
+    test_set = SceneVideos(replace(SMALL, test_videos=12), turns)
+    for i in range(12):
+        video = test_set.video(i)
+        controls = evaluate.control_audio(test_set, i, video)
+        other = controls["control/shuffled_"]
+        if other is not None:
+            assert other.shape == video.segments.shape
+            sources = [
+                test_set.video(j)
+                for j in range(12)
+                if torch.equal(test_set.video(j).segments, other)
+            ]
+            assert sources and not sources[0].sounds & video.sounds
+        assert controls["control/silent_"].std() == pytest.approx(0.002, rel=0.02)
+        assert not controls["control/zero_"].any()
+    video = test_set.video(0)
+    assert (
+        evaluate.shuffled_audio(SimpleNamespace(ids=["a", "b"], video=lambda j: video), 0, video)
+        is None
+    )
+
+
+def test_memory_is_as_far_apart_at_any_frame_rate(checkpoint):
+    """At 8 frames a second every second frame is what it is alone at 4; 0 s is no memory."""
+    p = evaluate.load_predictor(checkpoint, select_device("cpu"))
+    video = SceneVideos(p.config).video(0)
+    features_v = p.encode_frames(video.frames)
+    whole = p.predict(features_v, video.segments, p.start(8)).heatmaps["scores"]
+    even = p.predict(features_v[:, ::2], video.segments[::2], p.start(4)).heatmaps["scores"]
+    torch.testing.assert_close(whole[::2], even, atol=1e-5, rtol=1e-5)
+    q = evaluate.load_predictor(checkpoint, select_device("cpu"), memory_seconds=0.0)
+    alone = q.predict(features_v, video.segments, q.start(4)).heatmaps["scores"]
+    at_1 = p.predict(features_v, video.segments, p.start(1)).heatmaps["scores"]
+    torch.testing.assert_close(alone, at_1)  # a second is further than memory reaches
+    assert not torch.allclose(alone[1:], even[1 : len(alone)][: len(alone) - 1][:1], atol=1e-4)
 
 
 def test_evaluate(checkpoint, tmp_path):
-    """--K is the memory, or else as much as the training said of an evaluation; sheets, results."""
+    """--memory-seconds is the reach of memory, or else the training's; sheets, results."""
     stable, out = {}, tmp_path / "out"
     common = ["--checkpoint", str(checkpoint), "--device", "cpu", "--out", str(out)]
-    for flags in ([], ["--K", "1"], ["--K", "0"], ["--K", "3", "--sheets"]):
+    for flags in ([], ["0.75"], ["0"], ["0.25", "--sheets", "--compare", str(checkpoint)]):
+        given = [*["--memory-seconds"][: len(flags)], *flags]
         results = ["--out-results", str(tmp_path / "table.json")]
-        evaluate.main([*common, *flags, *results])
+        evaluate.main([*common, *given, *results])
         found = read_json(out / "metrics-scenes.json")
-        assert found["K_evaluated"] == int((flags or ["", "1"])[1])
-        stable[tuple(flags[1:])] = found["scores/ciou_mean"], found["turns/scores/ciou_mean"]
+        assert found["memory_seconds"] == float((flags or ["0.75"])[0])
+        stable[tuple(flags[:1])] = found["scores/ciou_mean"], found["turns/scores/ciou_mean"]
         table = read_json(tmp_path / "table.json")
         rows = {row["name"]: row["values"] for row in table["rows"]}
-        assert rows["mean cIoU"]["scores map"] == [100 * found["scores/ciou_mean"]]
+        assert rows["cIoU, mean"]["scores map"] == [100 * found["scores/ciou_mean"]]
         assert table["n"] == found["frames/n"] and "--out-results" in table["command"]
-    assert stable[()] == stable["1",] != stable["0",] != stable["3", "--sheets"] != stable[()]
+    assert stable[()] == stable["0.75",] != stable["0",] != stable["0.25",] != stable[()]
     pages = {path.stem: read_image(path) for path in (out / "sheets-scenes").iterdir()}
     assert sorted(pages) == sorted(f"{k}-00000{i}" for k in ("video", "turns") for i in range(4))
     assert len({page.tobytes() for page in pages.values()}) == 8
@@ -585,7 +627,7 @@ def test_the_stream_is_the_offline_result(folder, checkpoint, capsys):
         assert all(a[name] == b[name] for name in ("frame", "time", "label"))
         assert a["confidence"] == pytest.approx(b["confidence"], abs=1e-3)
         np.testing.assert_allclose(a["boxes"], b["boxes"], atol=1.0)
-    localize.main([*live, "--out", str(folder.parent / "lines.jsonl"), "--K", "0"])
+    localize.main([*live, "--out", str(folder.parent / "lines.jsonl"), "--memory-seconds", "0"])
     alone = [json.loads(line) for line in (folder.parent / "lines.jsonl").read_text().splitlines()]
     assert alone[0] == lines[0]
     assert any(a["confidence"] != b["confidence"] for a, b in zip(alone, lines))  # memory was used
@@ -596,11 +638,11 @@ def test_the_stream_answers_at_once_and_forgets():
     p, records, lengths = predictor(), [], []
     predict = p.predict
 
-    def watched(features, segments, past):
-        result = predict(features, segments, past)
-        lengths.append([x.shape[1] for x in result.memory])
+    def watched(features, segments, memories, first):
+        result = predict(features, segments, memories, first)
+        lengths.append([x.shape[1] for x in memories[0]])
         # copies, not views of something longer
-        assert all(x.untyped_storage().nbytes() == x.nbytes for x in result.memory)
+        assert all(x.untyped_storage().nbytes() == x.nbytes for x in memories[0])
         return result
 
     p.predict = watched
@@ -612,7 +654,7 @@ def test_the_stream_answers_at_once_and_forgets():
 
     stream = AudioStream(io.BytesIO(b""), p.config.samples)
     for *_, record in localize.localize(
-        p, localize.blocks_of_stream(Camera(), stream, 30, 20, 4.0)
+        p, localize.blocks_of_stream(Camera(), stream, 30, 20, 4.0), 4.0
     ):
         records.append(record)
         assert record["frame"] == len(records) - 1
@@ -647,7 +689,7 @@ def test_bad_streams(folder, checkpoint, capsys, monkeypatch):
 # Runs on files ------------------------------------------------------------------------------------
 
 PAPER = (
-    "--preset paper --encoders train --vision-weights= --audio-weights= --no-bottleneck "
+    "--preset paper --vision-weights= --audio-weights= --no-bottleneck "
     "--blocks 1 1 1 --width 8 --audio-width 4 "
     "--C 8 --image-size 32 --batch-size 2 --workers 0 --device cpu --held-out-list testSet.txt"
 )
@@ -664,7 +706,7 @@ def ave(tmp_path_factory):
 def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
-    flags = [*PAPER.split(), "--root", str(ave)]
+    flags = [*PAPER.split(), "--trained-encoders", "audio and vision", "--root", str(ave)]
     train.main(
         [
             *flags,
@@ -700,7 +742,7 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
             "a",
             "--box-map",
             "scores",
-            "--K-evaluated",
+            "--memory-seconds",
             "0",
             "--root",
             moved,
@@ -716,7 +758,7 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
         != metrics["frames/ciou_mean"]
         == metrics["attention/ciou_mean"]
     )
-    assert (metrics["K_evaluated"], again["K_evaluated"]) == (1, 0)
+    assert (metrics["memory_seconds"], again["memory_seconds"]) == (0.75, 0)
     train.main(
         [*flags, "--name", "b", "--steps", "1", "--background"]
     )  # no benchmark: trained, not evaluated
@@ -726,6 +768,8 @@ def test_the_paper_preset_on_published_layouts(ave, tmp_path, capsys, monkeypatc
     (tmp_path / "ave" / frame.relative_to(ave)).unlink()
     both = [
         *PAPER.split(),
+        "--trained-encoders",
+        "audio and vision",
         "--root",
         str(tmp_path / "ave"),
         "--train-list",
@@ -751,7 +795,7 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
     ).audio_encoder.body.state_dict()
     torch.save({f"features.{k}": x for k, x in sound.items()}, "vggish.pth")
     flags = (
-        "--encoders frozen --blocks 3 8 36 3 --width 64 --bottleneck --audio vggish "
+        "--blocks 3 8 36 3 --width 64 --bottleneck --audio vggish "
         "--audio-width 64 --last-stride 2 --image-size 64 --vision-weights resnet152.pth "
         "--audio-weights vggish.pth --scenes 4 --held-out 2 --test-videos 2 "
         "--video-seconds 2 --batch-size 2 --steps 2 --C 8 --name a --device cpu"
@@ -765,13 +809,13 @@ def test_frozen_encoders_stay_as_published(tmp_path, monkeypatch):
     assert (
         len(saved["optimizer"]["state"])
         == len(saved["optimizer"]["param_groups"][0]["params"])
-        == 18
+        == 28
     )  # projections, memory, classifier
 
 
 def test_proposals_of_a_detector():
     """Its boxes, in pixels of a frame, become parts of it, scored by the map; or background."""
-    p = predictor(grounded=1, area_normalised=True)
+    p = predictor(grounded=1)
     asked = []
 
     def proposals(images, top):
@@ -785,19 +829,20 @@ def test_proposals_of_a_detector():
     frames = [np.full((20, 40, 3), 255, np.uint8)] * 3
     prediction = evaluate.Prediction({"attention": alpha}, ["a", "b", "background"], None, None)
     found = p.boxes(frames, prediction)
-    assert asked == [((3, 20, 40), 1.0, 100)] * 2
+    assert asked == [((3, 20, 40), 1.0, 100)] * 3
     assert [f[:, :4].tolist() for f in found] == [[[0, 0, 0.5, 0.5]], [[0.5, 0.5, 1, 1]], []]
 
 
-@pytest.mark.parametrize("K", [0, 2])
-def test_cuts_of_a_video_do_not_matter(K):
+@pytest.mark.parametrize("seconds, fps", [(0.0, 4), (0.5, 4), (0.75, 13)])
+def test_cuts_of_a_video_do_not_matter(seconds, fps):
     """The whole network with its encoders, in evaluation mode: at once, or frame by frame."""
-    p = predictor(K=K)
-    video, past = SceneVideos(p.config).video(1), EMPTY
-    whole = p.predict(p.encode_frames(video.frames), video.segments).heatmaps["scores"]
+    p = predictor(memory_seconds=seconds)
+    video, memories = SceneVideos(p.config).video(1), p.start(fps)
+    features_v = p.encode_frames(video.frames)
+    whole = p.predict(features_v, video.segments, p.start(fps)).heatmaps["scores"]
     for t, frame in enumerate(video.frames):
-        prediction = p.predict(p.encode_frames([frame]), video.segments[t : t + 1], past)
-        past, maps = prediction.memory, prediction.heatmaps
+        prediction = p.predict(p.encode_frames([frame]), video.segments[t : t + 1], memories, t)
+        maps = prediction.heatmaps
         torch.testing.assert_close(maps["scores"][0], whole[t], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(maps["attention"].sum(), torch.tensor(1.0))
 

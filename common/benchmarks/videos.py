@@ -6,14 +6,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from common.io import InputError, atomic
+from common.io import InputError, atomic, read_audio, read_image
 
 from .prepare import extract, to_audio, to_frames
+from .readers import FRAME_RATE, listed_samples, load_samples
+from .samples import readable_samples
 
-GIF_WIDTH = 480  # pixels, at most
 IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
+GIF_WIDTH = 480  # pixels, at most
+AROUND = 1.0  # seconds
+ANNOTATED = {"ave-boxes": FRAME_RATE, "audioset-instrument": FRAME_RATE,  # frames a second, or
+             "ave-stm": None, "audioset-instrument-stm": None}  # the video's own rate
 
 
 class VideoFile(NamedTuple):
@@ -84,3 +90,46 @@ def write_video(path, images, fps, audio) -> None:
                        duration=round(1000 / fps), loop=0)
         with atomic(path) as file:
             file.write(Path(made).read_bytes())
+
+
+class ImageFiles:
+    """A list of images (H, W, 3) uint8 that are read when they are asked for."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, k):
+        return ImageFiles(self.paths[k]) if isinstance(k, slice) else read_image(self.paths[k])
+
+
+class AnnotatedVideos:
+    """The videos of a benchmark of which frames have boxes, by `ids`. Raises InputError."""
+
+    def __init__(self, name: str, root, skip_bad=False):
+        if name not in ANNOTATED:
+            raise InputError(name, f"none of {', '.join(ANNOTATED)}, which have boxes of frames")
+        self.fps, self.groups = ANNOTATED[name], {}
+        self.num_listed, samples = len(listed_samples(name, root)), load_samples(name, root)
+        for field, read in (("image", read_image), ("audio", read_audio)) if skip_bad else ():
+            samples = readable_samples(samples, field, read)
+        self.events = {}  # labels of AVE's videos: ave_box.json has numbers
+        if name == "ave-boxes" and (Path(root) / "metadata" / "Annotations.txt").is_file():
+            self.events = {s.id: s.label for s in listed_samples("ave", root)}
+        for sample in samples:
+            self.groups.setdefault(sample.group, []).append(sample)
+        self.ids = sorted(self.groups)
+
+    def video(self, i) -> tuple:
+        """→ frames, from AROUND seconds before the first annotated one to the last; the number of
+        the first; frames a second; and of the annotated ones: numbers among these, Samples, labels.
+        """
+        samples = sorted(self.groups[self.ids[i]], key=lambda s: s.seconds)
+        fps = self.fps or 1 / (samples[0].seconds[1] - samples[0].seconds[0])
+        paths = numbered_images(samples[0].image.parent)
+        rows = np.array([paths.index(s.image) for s in samples])
+        first = max(0, rows[0] - round(AROUND * fps))
+        labels = [self.events.get(s.group, s.label) for s in samples]
+        return ImageFiles(paths[first:rows[-1] + 1]), first, fps, rows - first, samples, labels

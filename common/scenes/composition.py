@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .objects import Directory, Procedural, hiss
-from .videos import Video, animate, out_of_focus, owner_at, schedule, soundtrack
+from .videos import (CLEAR, Conditions, Video, animate, cover_with_bars, cover_with_noise,
+                     out_of_focus, owner_at, schedule, soundtrack)
 
 # Streams of random numbers, one for each kind of sample.
 PAIR, INTERACTIVE, INTERACTIVE_AUDIO, EXTENDED, GROUNDING, CAPTION = range(6)
@@ -215,25 +216,29 @@ class Scenes:
         return Caption(waveform, captions, False, cls)
 
     def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False,
-              blurred: float = 0.0) -> Video:
+              conditions: Conditions = CLEAR) -> Video:
         """Moving objects, of which one (with `turns`, each of two in turn) sounds, with gaps.
         Classes 2i and 2i + 1 share the audio of 2i and are never in one image: audio narrows the
-        label down to two classes, and only the object in the image tells which. A share `blurred`
-        of the frames is out of focus: objects can be seen in them, textures cannot."""
+        label down to two classes, and only the object in the image tells which."""
         rng = self.rng(VIDEO_TURNS if turns else VIDEO, index)
         classes = 2 * rng.choice(len(self.names) // 2, self.objects, replace=False)
         classes = classes + rng.integers(0, 2, self.objects)
         frames, samples = round(fps * seconds), round(seconds * self.sample_rate)
         owners = schedule(rng, seconds, 2 if turns else 1)
-        owner = owner_at(owners, (np.arange(frames) + 0.5) / fps)  # (T,)
+        times = (np.arange(frames) + 0.5) / fps
+        owner = owner_at(owners, times)  # (T,)
         waveform = soundtrack(self.bank, rng, classes, owners, samples, self.sample_rate)
         wall = background(rng, self.size)
+        classes = np.append(classes, classes[0]) if conditions.twins else classes  # (K,)
         places = self._place(rng, classes, VIDEO_SCALE * self.object_scale)
         extent = (places[:, 2:] - places[:, :2]).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(cls, rng, *extent[k])[:2] for k, cls in enumerate(classes)]
-        images, masks = animate(rng, wall, places[:, :2], cutouts, frames, fps)
-        for t in np.flatnonzero(rng.random(frames) < blurred):
+        is_shaking = owner[:, None] == np.arange(len(classes)) if conditions.twins else None
+        images, masks = animate(rng, wall, places[:, :2], cutouts, frames, fps, is_shaking)
+        for t in np.flatnonzero(rng.random(frames) < conditions.blurred):
             images[t] = out_of_focus(images[t])
+        cover_with_bars(rng, images, masks, conditions.occluded, fps)
+        waveform = cover_with_noise(rng, waveform, conditions.noisy, self.sample_rate)
         is_sounding = owner >= 0  # (T,)
         boxes = tight_boxes(masks)[np.arange(frames), owner] * is_sounding[:, None]  # (T, 4)
         labels, cls = np.where(is_sounding, classes[owner], -1), int(classes[0])

@@ -12,6 +12,20 @@ import numpy as np
 from PIL import Image
 
 TICK = 0.5  # seconds: audio begins and ends at multiples of it
+QUIET = 0.002  # deviation of the noise that is there when nothing sounds
+SPEED = 0.01, 0.02  # sides of the image a second: medians of AVE's boxes are 0.011 to 0.024
+
+
+class Conditions(NamedTuple):
+    """What makes single frames insufficient, the motive of stmnet's memory: shares of frames that
+    are out of focus, and of ticks in which noise covers the audio, or a bar covers the image."""
+    blurred: float = 0.0
+    noisy: float = 0.0
+    occluded: float = 0.0
+    twins: bool = False  # a second object of the sounding class is silent, and does not shake
+
+
+CLEAR = Conditions()
 
 
 class Video(NamedTuple):
@@ -50,7 +64,7 @@ def owner_at(owners: np.ndarray, times: np.ndarray) -> np.ndarray:
 def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) -> np.ndarray:
     """(samples,) float32: quiet noise, and each object's audio where it is the owner.
     The even one of two confusable classes lends its audio to both, see `Scenes.video`."""
-    waveform = np.float32(0.002) * rng.standard_normal(samples, dtype=np.float32)
+    waveform = quiet(rng, samples)
     owners = owner_at(owners, np.arange(samples) / rate)  # (samples,)
     for k in sorted(set(owners.tolist()) - {-1}):
         audio, times = bank.waveform(int(classes[k]) // 2 * 2, rng, samples, rate)
@@ -61,16 +75,32 @@ def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) 
     return waveform.clip(-1, 1)
 
 
-def animate(rng, background, corners, cutouts, frames: int, fps: float):
+def quiet(rng, samples: int) -> np.ndarray:
+    """(samples,) float32: what is heard when nothing sounds."""
+    return np.float32(QUIET) * rng.standard_normal(samples, dtype=np.float32)
+
+
+def cover_with_noise(rng, waveform: np.ndarray, share: float, rate: int) -> np.ndarray:
+    """The waveform, in a share of the ticks under noise that is about as loud as an object."""
+    is_noisy = rng.random(int(len(waveform) / rate / TICK) + 1) < share
+    noise = np.float32(0.1) * rng.standard_normal(len(waveform), dtype=np.float32)
+    return (waveform + noise * owner_at(is_noisy, np.arange(len(waveform)) / rate)).clip(-1, 1)
+
+
+def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaking=None):
     """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels: each object moves on a
-    straight line from its corner and bounces off the edges, the larger ones behind.
-    background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each.
+    straight line from its corner at SPEED and bounces off the edges, the larger ones behind.
+    background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each;
+    is_shaking (T, K): frames in which an object also moves by 3 % of the image to and fro.
     """
-    size = len(background)
+    size, count, times = len(background), len(corners), np.arange(frames) / fps
     extent = np.array([is_opaque.shape[::-1] for _, is_opaque in cutouts])  # (K, 2)
-    velocity = rng.uniform(-0.06, 0.06, corners.shape) * size  # pixels a second
+    angle = rng.uniform(0, 2 * np.pi, count)
+    velocity = rng.uniform(*SPEED, (count, 1)) * np.stack([np.cos(angle), np.sin(angle)], 1) * size
     room = np.maximum(size - extent, 1)
-    path = corners + velocity * (np.arange(frames) / fps)[:, None, None]  # (T, K, 2)
+    path = corners + velocity * times[:, None, None]  # (T, K, 2)
+    if is_shaking is not None:
+        path = path + 0.03 * size * (np.sin(9 * times)[:, None] * is_shaking)[..., None]
     path = room - np.abs(path % (2 * room) - room)  # a triangle wave
     path = np.minimum(path.astype(int), size - extent)
     images = np.repeat(background[None], frames, 0)
@@ -80,7 +110,18 @@ def animate(rng, background, corners, cutouts, frames: int, fps: float):
         for t, (x, y) in enumerate(path[:, k]):
             images[t, y:y + h, x:x + w][is_opaque] = rgb[is_opaque]
             top[t, y:y + h, x:x + w][is_opaque] = k
-    return images, top[:, None] == np.arange(len(cutouts))[:, None, None]
+    return images, top[:, None] == np.arange(count)[:, None, None]
+
+
+def cover_with_bars(rng, images, masks, share: float, fps: float) -> None:
+    """In a share of the ticks a grey bar, a third of the image wide, covers images and masks."""
+    size = images.shape[1]
+    is_covered = rng.random(int(len(images) / fps / TICK) + 1) < share
+    left = rng.integers(0, size - size // 3, len(is_covered))
+    for t in np.flatnonzero(owner_at(is_covered, np.arange(len(images)) / fps)):
+        x = left[min(int(t / fps / TICK), len(left) - 1)]
+        images[t, :, x:x + size // 3] = 96
+        masks[t, :, :, x:x + size // 3] = False
 
 
 def out_of_focus(image: np.ndarray) -> np.ndarray:

@@ -147,3 +147,13 @@ def from_dict(presets: dict, values: dict):
     check_ranges(config)
     config.validate()
     return config
+
+
+def check_settings(parser, presets: dict, args, names) -> dict:
+    """The fields that the command line sets; what training would refuse is its error."""
+    changes = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    try:
+        resolve(presets, changes)
+    except ValueError as error:
+        parser.error(str(error))
+    return changes
