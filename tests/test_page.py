@@ -102,6 +102,20 @@ def test_pick_takes_no_sample_twice():
     assert clips.pick(torch.tensor([0.5]), [True]) == {0: "first"}
 
 
+@pytest.mark.parametrize("protocol", ["ezvsl", "slavc"])
+def test_the_page_scores_by_the_protocol_of_the_test_set(protocol):
+    """Its thresholds give the scores by other protocols too, to the pixel at the threshold."""
+    test_set = SceneTestSet(CONFIG, "interactive", protocol)
+    audio = evaluation.encode_test_audio(Toy(), test_set)
+    scores, _ = evaluation.score_samples(Toy(), test_set, audio)
+    gallery = pair_gallery(Toy(), test_set, audio, scores, count=1)
+    packed = clips.pack(gallery, {})["samples"][0]["clips"][0]
+    clip = gallery.samples[0].clips[0]
+    large = metrics.resize(clip.heatmaps, 224, align_corners=gallery.align_corners)
+    mask = metrics.normalise(large) > packed["marks"]["top 50 %"][0]
+    assert metrics.ciou(mask, clip.gt).item() == pytest.approx(scores[""]["ciou"][0], abs=1e-3)
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_marks_are_thresholds_that_give_the_scores(align_corners):
     """min–max normalised, above the mark, is the region that the metrics score."""

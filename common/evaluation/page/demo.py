@@ -18,8 +18,7 @@ from .clips import Gallery, Sample, pack
 from .galleries import Model, locate_clips, trained_on
 from .report import render
 
-MAX_BODY = 32 * 2**20  # bytes of a request
-MAX_POSTS = 60  # a minute
+MAX_BODY, MAX_POSTS = 32 * 2**20, 60  # bytes of a request, requests a minute
 
 
 class Demo(TCPServer):

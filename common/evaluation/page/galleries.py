@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common import metrics
 from common.scenes import Scenes
 
 from ..scoring import Batch
-from ..test_sets import shuffled_partners
+from ..test_sets import SIZE, shuffled_partners
 from .clips import Clip, Gallery, Sample, mean_curves, pick
 
 
@@ -32,8 +33,7 @@ def trained_on(config) -> str:
 
 
 def locate_clips(model: Model, image, files: dict) -> list:
-    """A Clip for each of {name: audio file}, and for silence and noise as long as the first, whose
-    facts stand beside those of the files."""
+    """A Clip for each of {name: audio file}, for silence, and noise; their facts are in all."""
     clips, sounds = [], [(name, *model.read(path)) for name, path in files.items()]
     _, first, rate = sounds[0]
     noise = 0.1 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
@@ -52,11 +52,11 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
 
     audio: `encode_test_audio`. scores: of `score_samples`, of which the first column is shown.
     """
-    own, is_interactive = next(iter(scores.values())), "interactive" in test_set.metric_groups
-    groups, partners = np.asarray(test_set.groups), shuffled_partners(test_set.groups)
-    samples = []
+    own, samples, kinds = next(iter(scores.values())), [], test_set.metric_groups
+    partners = shuffled_partners(test_set.groups, test_set.labels)
+    groups = np.asarray(test_set.groups if "interactive" in kinds else test_set.ids)
     for i, group in pick(own["ciou"], test_set.has_source, count).items():
-        others = np.flatnonzero(groups == groups[i]) if is_interactive else []
+        others = np.flatnonzero(groups == groups[i])
         queries = [("its own", i, "matched"),  # name, sample of the audio, kind
                    *(("the other object's", j, "matched") for j in others if j != i)][:4]
         if "silent" in audio:  # else heatmaps are read from files
@@ -66,6 +66,8 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
         batch = Batch([test_set.image(i)] * len(queries), features, test_set.align_corners,
                       [test_set.ids[j] for _, j, _ in queries], test_set.protocol)
         heatmaps = next(iter(predictor.predict(batch).heatmaps.values()))
+        if metrics.PROTOCOLS[test_set.protocol].mode == "bicubic":  # the page's resizing is not
+            heatmaps = metrics.resize(heatmaps, SIZE, test_set.protocol, test_set.align_corners)
         clips = [make_clip(test_set, *query, i, heatmap, own)
                  for query, heatmap in zip(queries, heatmaps)]
         name = f"{test_set.labels[i] or ''} {test_set.ids[i]}".strip()
@@ -83,7 +85,7 @@ def make_clip(test_set, name, j, kind, i, heatmap, own) -> Clip:
     elif test_set.labels[j]:
         name = f"{name}: {test_set.labels[j]}"
     if kind == "matched":
-        facts |= {"cIoU top 50 %": own["ciou"][j], "cIoU adaptive": own["ciou_adaptive"][j]}
+        facts |= {"cIoU": own["ciou"][j], "cIoU adaptive": own["ciou_adaptive"][j]}
     gt = torch.as_tensor(test_set.gt_map(j if kind == "matched" else i))
     return Clip(name, waveform, test_set.config.sample_rate, heatmap[None], gt=gt[None],
                 facts=facts)

@@ -32,9 +32,8 @@ DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', r
 
 
 def write_page(path, title: str, galleries: list, **parts) -> None:
-    """Write the page `path`. parts: note, a text; facts, [[name, text]]; paper, {"title", "url"};
-    tables; series, {name: [[step, value]]}. While the page has more than MAX_BYTES, every second
-    sample is left out.
+    """Write the page `path`; parts: note, facts [[name, text]], paper, tables, series {name:
+    [[step, value]]}. While it has more than MAX_BYTES, every second sample is left out.
     """
     while True:
         audio = {}
