@@ -1,5 +1,6 @@
-"""SimCLR's augmentations (Chen et al. 2020, appendix A) for v^aug, section 3.3.
+"""Views of an image: v as previous works take it, v^aug by SimCLR's augmentations, section 3.3.
 
+SimCLR: Chen et al. 2020, appendix A. v as in LVS and EZ-VSL, whose views the authors' code has.
 An image is cropped where it is read, sample by sample; `distort` changes colours and sharpness of
 whole batches, on any device. All that is random is drawn from the caller's generator, one for each
 sample, so that a sample's view depends on nothing else.
@@ -20,6 +21,29 @@ from .backbones.views import to_planes
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey (Rec. 601)
 RATIO = 3 / 4, 4 / 3  # width to height of a random crop
 DRAWS = 7  # numbers that `draw_distortion` draws for a sample
+
+
+def train_view(image, size: int, rng: np.random.Generator) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, size, size) uint8: the shorter side is resized to 1.1 · size, which
+    keeps the aspect, then cropped anywhere and mirrored half of the time."""
+    view = shorter_side(image, int(1.1 * size))
+    x, y = rng.integers(0, view.width - size + 1), rng.integers(0, view.height - size + 1)
+    return to_planes(view.crop((x, y, x + size, y + size)), rng.random() < 0.5)
+
+
+def centre_view(image, size: int) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, size, size) float32 in [0, 1]: the centre, with the aspect kept, which
+    is the authors' other test view. backbones.views.test_view squeezes the image instead."""
+    view = shorter_side(image, size)
+    x, y = round((view.width - size) / 2), round((view.height - size) / 2)
+    return to_planes(view.crop((x, y, x + size, y + size)), False) / 255
+
+
+def shorter_side(image, side: int) -> Image.Image:
+    """The image, its shorter side resized to `side` pixels."""
+    height, width = image.shape[:2]
+    size = side * width // min(height, width), side * height // min(height, width)
+    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
 
 
 def crop_view(image, size: int, rng: np.random.Generator, scale=(0.08, 1.0)) -> torch.Tensor:

@@ -18,6 +18,7 @@ class Config(RunConfig):
 
     # Inputs (4.1.3)
     scenes: int = flag(9000, "training pairs of scenes")
+    link: bool = flag(False, "scenes in which hue goes with pitch, and light with noise")
     lone: float = flag(0.25, "share of training scenes of one object; the others have a silent one")
     held_out: int = flag(500, "pairs for validation; samples of each test set of scenes")
     image_size: int = flag(64, "side of the image in pixels")
@@ -35,6 +36,7 @@ class Config(RunConfig):
     blocks: tuple[int, ...] = flag((1, 1, 1), "blocks a stage of both ResNets (ResNet-18: 2 2 2 2)")
     width: int = flag(16, "channels of their first stage, doubled at each further one")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage (released: 1)", (1, 2))
+    audio_stride: int = flag(2, "stride of the audio ResNet's last stage (released: 1)", (1, 2))
     vision_weights: str = flag("", "published ResNet-18 to begin the visual encoder with", **FREE)
     projection: int = flag(128, "d, width of the projections p_v and p_a, Eq. (4)")
 
@@ -43,10 +45,11 @@ class Config(RunConfig):
     view_audio: bool = flag(True, "a_aug, hand-crafted positives of audio")
     semantic_image: bool = flag(True, "v_conc, semantically similar positives of images")
     semantic_audio: bool = flag(True, "a_conc, semantically similar positives of audio")
-    neighbours: str = flag("own", "folder of `python -m sslalign.neighbors`, or own: found anew in "
-                           "each epoch by the model's own features")
-    k: int = flag(5, "nearest neighbours to draw from (Table X)")
-    mine_from: int = flag(2, "epochs of --epochs without semantic positives, if --neighbours own")
+    neighbours: str = flag("encoders", "folder of `python -m sslalign.neighbors`, or encoders: of "
+                           "scenes, by two small classifiers")
+    k: int = flag(63, "nearest neighbours to draw from (Table X; the same share of the pairs)")
+    encoder_steps: int = flag(200, "steps in which either small classifier is trained")
+    semantic_from: int = flag(7, "passes without semantic positives, easy ones counted")
     sampling: str = flag("random", "which of the k nearest, or the anchor itself (Table XI)",
                          ("random", "nearest", "anchor"))
 
@@ -56,14 +59,14 @@ class Config(RunConfig):
     intra: bool = flag(False, "L_intra between positives of one modality (Table XII)")
     symmetric: bool = flag(False, "also contrast each audio clip with all images (3.1)")
 
-    benchmark: str = flag("", "test set at the end, as vggss or is3 (none: scenes)")
-    benchmark_root: str = flag("", "its folder", **FREE)
+    benchmark: tuple[str, ...] = flag((), "test sets at the end, as vggss is3 (none: scenes)")
+    benchmark_root: tuple[str, ...] = flag((), "the folder of each", **FREE)
     validate_every: int = flag(1, "epochs between validations; the last epoch always has one")
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range."""
         for name in ("scenes", "image_size", "sample_rate", "window", "hop", "width", "projection",
-                     "k", "validate_every"):
+                     "k", "validate_every", "encoder_steps"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         is_resnet18 = self.width == 64 and self.blocks == (2, 2, 2, 2)
@@ -77,8 +80,8 @@ class Config(RunConfig):
             f"--window {self.window}": is_crop_valid,
             f"--image-size {self.image_size} is not a multiple of 16 from 32 up":
                 self.image_size % 16 == 0 and self.image_size >= 32,
-            "--benchmark goes with --benchmark-root":
-                bool(self.benchmark) == bool(self.benchmark_root),
+            "--benchmark goes with --benchmark-root, one for each":
+                len(self.benchmark) == len(self.benchmark_root),
             "--blocks are two to four numbers, at least 1 each":
                 2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
             "--vision-weights are of a ResNet-18: --blocks 2 2 2 2 --width 64":
@@ -91,7 +94,7 @@ class Config(RunConfig):
 TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="vggsound", epochs=50, easy=0, batch_size=128, lr=1e-4,
-    schedule="constant", image_size=224, sample_rate=16000, seconds=10.0, crop=3.0, shift=1.0,
-    window=512, hop=159, crop_scale=0.08, jitter=1.0, blocks=(2, 2, 2, 2), width=64, projection=512,
-    neighbours="neighbours", k=1000, workers=8)
+    schedule="constant", image_size=224, sample_rate=16000, channel="left", seconds=10.0, crop=3.0,
+    shift=1.0, window=512, hop=159, crop_scale=0.08, jitter=1.0, blocks=(2, 2, 2, 2), width=64,
+    audio_stride=1, projection=512, neighbours="neighbours", semantic_from=0, k=1000, workers=8)
 PRESETS = {"tiny": TINY, "paper": PAPER}

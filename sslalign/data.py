@@ -8,42 +8,25 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.benchmarks.pairs import ScenePairs, cropped_waveform
-from common.scenes import Scenes
-from common.training import check_batch_size, dist, progress_bar
+from common.benchmarks.pairs import EasyPairs, cropped_waveform
+from common.training import check_batch_size, dist
 
-from .augment import crop_view, distort, draw_distortion
-from .backbones.views import draw_view, train_view
+from .augment import crop_view, distort, draw_distortion, train_view
 
 POSITIVES = {"images": ("v", "v_aug", "v_conc"), "waveforms": ("a", "a_aug", "a_conc")}
 ORDER, VIEWS = 20, 21  # streams of random numbers: [seed, ORDER, epoch], [seed, VIEWS, epoch, slot]
 
 
-class EasyPairs(ScenePairs):
-    """Pairs to begin with: scenes of one object of twice the area, in images of half the side.
-
-    Of the same seed as the ordinary scenes, with the indices after theirs.
-    """
-
-    def __init__(self, config):
-        scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate,
-                        config.seconds or config.crop, 1, config.objects or None, object_scale=2.0)
-        self.samples = [scenes.pair(config.scenes + i)
-                        for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
-        self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}"
-                    for i in range(config.scenes)]
-
-
 class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s: a function of configuration and s.
 
-    Without `neighbours` there are no semantically similar positives. The first `easy_epochs` are
-    of easy pairs, which have none.
+    The first `easy_epochs` are of easy pairs. neighbours: source → those of its images and of its
+    audio, (N, k) row numbers each; without, there are no semantically similar positives.
     """
 
     def __init__(self, source, config):
         check_batch_size(config.batch_size, len(source.ids), "pairs")
-        self.source, self.config, self.neighbours = source, config, None
+        self.source, self.config, self.neighbours = source, config, {}
         self.easy_epochs = config.easy if config.data == "scenes" else 0
         self.easy_source = EasyPairs(config) if self.easy_epochs else None
         self.steps_per_epoch = len(source.ids) // config.batch_size
@@ -57,9 +40,12 @@ class TrainingBatches(Dataset):
     def __getitem__(self, step: int) -> dict:
         """{"images": V (P, B, 3, H, W) uint8, "waveforms": A (Q, B, n)}."""
         c, (epoch, batch) = self.config, divmod(step, self.steps_per_epoch)
-        source, size, neighbours = self.source, c.image_size, self.neighbours
+        source, size = self.source, c.image_size
         if epoch < self.easy_epochs:
-            source, size, neighbours = self.easy_source, c.image_size // 2, None
+            source, size = self.easy_source, c.image_size // 2
+        neighbours = None if epoch < c.semantic_from else self.neighbours.get(source)
+        if c.sampling == "anchor" and epoch >= c.semantic_from:
+            neighbours = ()  # none are needed
         order = np.random.default_rng([c.seed, ORDER, epoch]).permutation(len(source.ids))
         slots = range(batch * c.batch_size, (batch + 1) * c.batch_size)[self.rank::self.world_size]
         rngs = {slot: np.random.default_rng([c.seed, VIEWS, epoch, slot]) for slot in slots}
@@ -75,20 +61,27 @@ class TrainingBatches(Dataset):
 def positives(source, i: int, size: int, neighbours, config, rng) -> dict:
     """The positives of sample i by name; of v_aug the crop, and what `distort` is to change in it.
 
-    neighbours: those of images and those of audio, (N, k) row numbers each, or None.
+    neighbours: those of images and those of audio, (N, k) row numbers each, or None. With
+    --sampling anchor (Table XI) the similar sample is the view itself.
     """
     c, image, waveform = config, source.image(i), source.waveform(i)
-    views = {"v": train_view(image, size, draw_view(size, rng)),
+    views = {"v": train_view(image, size, rng),
              "a": cropped_waveform(waveform, c)}
     if c.view_image:
         views["v_aug"] = crop_view(image, size, rng, (c.crop_scale, 1.0))
         views["distortion"] = torch.from_numpy(draw_distortion(rng, c.jitter))
     if c.view_audio:
         views["a_aug"] = cropped_waveform(waveform, c, shift=rng.uniform(-c.shift, c.shift))
-    if c.semantic_image and neighbours is not None:
+    if neighbours is None:
+        return views
+    if c.sampling == "anchor":
+        views |= {"v_conc": views["v"]} if c.semantic_image else {}
+        views |= {"a_conc": views["a"]} if c.semantic_audio else {}
+        return views
+    if c.semantic_image:
         similar_image = source.image(draw_similar(neighbours[0][i], c, rng))
-        views["v_conc"] = train_view(similar_image, size, draw_view(size, rng))
-    if c.semantic_audio and neighbours is not None:
+        views["v_conc"] = train_view(similar_image, size, rng)
+    if c.semantic_audio:
         similar_waveform = source.waveform(draw_similar(neighbours[1][i], c, rng))
         views["a_conc"] = cropped_waveform(similar_waveform, c)
     return views

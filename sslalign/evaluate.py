@@ -1,6 +1,7 @@
 """sslalign's evaluation (4.1.2 to 4.5, 4.8), of a checkpoint or of any method's saved heatmaps.
 
 `python -m sslalign.evaluate --checkpoint runs/sslalign/NAME/best.pt --data vggss --root DIR`
+`python -m sslalign.evaluate --released ours_sup_previs.pth.tar --data vggss --root DIR`
 `python -m sslalign.evaluate --maps DIR --data vggss --root DIR`, see common/evaluation/saved.py
 """
 import time
@@ -11,15 +12,17 @@ import torch
 
 from common import evaluation, metrics
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
-                               SavedMaps)
+                               SavedMaps, cross_modal_table, score_cross_modal)
 from common.io import load_published
 from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
                              select_device)
 
+from .augment import centre_view
+from .backbones.released import load_released
 from .backbones.resnet import resnet18
 from .backbones.views import normalise, test_view
-from .config import PRESETS, TINY
-from .crossmodal import cross_modal_table, draw_compositions, score_cross_modal
+from .config import PAPER, PRESETS, TINY
+from .crossmodal import draw_compositions
 from .model import Sslalign, cosine_map
 
 VARIANTS = {"": "model", "ogl/": "object-guided"}  # column → heading
@@ -28,11 +31,12 @@ AUDIO = {"matched": "", **CONTROLS}  # audio → column of its heatmaps
 
 class Predictor:
     """A trained model, and a network whose features show objects, or None. `report` is of its
-    validation.
+    validation. view: of an image, see augment.py.
     """
 
-    def __init__(self, model, config, device, report=None, object_net=None, note=""):
-        self.model, self.config, self.device = model.eval(), config, device
+    def __init__(self, model, config, device, report=None, object_net=None, note="",
+                 view=test_view):
+        self.model, self.config, self.device, self.view = model.eval(), config, device, view
         self.report, self.object_net, self.note = report or {}, object_net, note
 
     @torch.no_grad()
@@ -46,7 +50,7 @@ class Predictor:
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
         """Heatmaps of the model, refined ones and those of the controls; features of the pairs."""
-        views = [test_view(image, self.config.image_size) for image in batch.images]
+        views = [self.view(image, self.config.image_size) for image in batch.images]
         x = torch.stack(views).to(self.device)
         v = self.model.encode_image(x)  # once for all audio
         heatmaps = {AUDIO[kind]: cosine_map(v, a.to(self.device)).cpu()
@@ -92,35 +96,54 @@ def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
     return result
 
 
-def load_predictor(path, device, ogl=False, object_weights="") -> Predictor:
-    """The Predictor of a checkpoint; `ogl`: with refinement by objects. Raises InputError."""
-    checkpoint = load_checkpoint(path, "sslalign")
-    with building(path):
-        config = from_dict(PRESETS, checkpoint["config"])
-        model = Sslalign(replace(config, vision_weights=""))
-        model.load_state_dict(checkpoint["model"])
+def load_predictor(path, device, ogl=False, object_weights="", is_released=False,
+                   view=test_view) -> Predictor:
+    """The Predictor of a checkpoint, ours or one that the authors released; `ogl`: with refinement
+    by objects. Raises InputError."""
+    checkpoint, note, net = {}, "", None
+    if is_released:
+        config = replace(PAPER, align=False)  # there are no projections
+        model = Sslalign(config)
+        unused = load_released(path, model.visual, model.audio)
+        note = f"Of {path}, {len(unused)} entries are not used: {', '.join(unused)}."
+    else:
+        checkpoint = load_checkpoint(path, "sslalign")
+        with building(path):
+            config = from_dict(PRESETS, checkpoint["config"])
+            model = Sslalign(replace(config, vision_weights=""))
+            model.load_state_dict(checkpoint["model"])
     model = model.to(device, memory_format=torch.channels_last)
-    net, note = None, ""
     if ogl:
-        net, note = model.visual, "Objects are of the visual encoder of the model itself."
+        net, source = model.visual, "the visual encoder of the model itself"
     if object_weights:
         net = load_published(resnet18(), object_weights).to(device).eval()
-        note = f"Objects are of {object_weights}."
-    return Predictor(model, config, device, checkpoint.get("report"), net, note)
+        source = object_weights
+    note += f" Objects are of {source}." if net else ""
+    return Predictor(model, config, device, checkpoint.get("report"), net, note.strip(), view)
 
 
-def evaluate_best(run, benchmark) -> dict:
-    """The end of a training: best.pt on `benchmark` (a FileTestSet, or None) or on scenes."""
+def evaluate_best(run, benchmarks) -> dict:
+    """The end of a training: best.pt on each of `benchmarks` (FileTestSets), or else on scenes.
+
+    In metrics.json, metrics of the second benchmark and further ones begin with its name.
+    """
     run.end_training()
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path = run.folder / "best.pt"
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device))
-    test_sets = [benchmark] if benchmark else []
-    if run.config.data == "scenes" and not benchmark:
-        test_sets = evaluation.test_sets(run.config, "scenes", "")
-    result = evaluate(predictor, test_sets)
-    return result.finish(run, predictor.report)
+    found, groups = dict(predictor.report), [[benchmark] for benchmark in benchmarks] or [[]]
+    if run.config.data == "scenes" and not benchmarks:
+        groups = [evaluation.test_sets(run.config, "scenes", "")]
+    results = {test_sets[0].name if number else "": evaluate(predictor, test_sets)
+               for number, test_sets in enumerate(groups)}
+    for name, result in results.items():
+        found |= {f"{name}/{key}" if name else key: x for key, x in result.metrics.items()}
+    found = run.write_metrics(found)
+    for name, result in results.items():
+        result.write_sheets(run.folder, f"-{name}" if name else "")
+        result.print_tables()
+    return found
 
 
 def main(argv=None):
@@ -129,19 +152,27 @@ def main(argv=None):
                         "(Table II, w/ OGL)")
     parser.add_argument("--object-weights", default="",
                         help="published ResNet-18 for --ogl [the visual encoder]")
+    parser.add_argument("--released", default="",
+                        help="checkpoint of the authors' code instead of --checkpoint")
+    parser.add_argument("--keep-aspect", action="store_true", help="take the centre of an image "
+                        "instead of squeezing it, as the authors did for Flickr (85.2)")
     evaluation.add_map_flags(parser)
     args = evaluation.parse_flags(parser, argv)
     if args.maps and (args.ogl or args.save_maps):
         parser.error("--ogl and --save-maps need a model, not --maps")
+    if args.released and args.checkpoint:
+        parser.error("--released stands in the place of --checkpoint")
     if args.object_weights and not args.ogl:
         parser.error("--object-weights goes with --ogl")
     with cli(parser.prog):
         device, start = select_device(args.device), time.time()
         dist.start(device)
         path, config, predictor = None, TINY, None
-        if args.checkpoint or not args.maps:
-            path = best_checkpoint("sslalign", args.checkpoint)
-            predictor = load_predictor(path, device, args.ogl, args.object_weights)
+        if args.released or args.checkpoint or not args.maps:
+            path = Path(args.released or best_checkpoint("sslalign", args.checkpoint))
+            predictor = load_predictor(path, device, args.ogl, args.object_weights,
+                                       bool(args.released),
+                                       centre_view if args.keep_aspect else test_view)
             config = predictor.config
         if args.maps:
             predictor = SavedMaps(args.maps)

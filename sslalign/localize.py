@@ -33,10 +33,13 @@ def localize(predictor, image, waveform) -> Clip:
 
 def main(argv=None):
     parser = localization_parser("sslalign", __doc__.splitlines()[0])
+    parser.add_argument("--released", default="",
+                        help="checkpoint of the authors' code instead of --checkpoint")
     args = parser.parse_args(argv)
     with cli(parser.prog):
-        args.checkpoint = str(best_checkpoint("sslalign", args.checkpoint))
-        predictor = load_predictor(args.checkpoint, select_device(args.device))
+        args.checkpoint = args.released or str(best_checkpoint("sslalign", args.checkpoint))
+        predictor = load_predictor(args.checkpoint, select_device(args.device),
+                                   is_released=bool(args.released))
         model = Model("sslalign", predictor.config, partial(read, predictor.config),
                       partial(localize, predictor))
         write_localization(args, model, {})

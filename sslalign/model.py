@@ -71,9 +71,9 @@ class Sslalign(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        shape = config.blocks, config.width
-        self.visual = ResNet(BasicBlock, *shape, num_classes=None, last_stride=config.last_stride)
-        self.audio = ResNet(BasicBlock, *shape, in_channels=1, num_classes=None)
+        self.visual, self.audio = (
+            ResNet(BasicBlock, config.blocks, config.width, channels, None, last_stride=stride)
+            for channels, stride in ((3, config.last_stride), (1, config.audio_stride)))
         if config.vision_weights:
             published = load_published(resnet18(), config.vision_weights).state_dict()
             self.visual.load_state_dict({name: x for name, x in published.items()

@@ -9,26 +9,36 @@ from dataclasses import replace
 import torch
 
 from common import metrics
-from common.benchmarks.pairs import training_pairs
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation import FileTestSet
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
                              step_loader)
 
-from . import neighbors
+from .backbones.views import test_view
 from .config import PRESETS
 from .data import TrainingBatches
 from .evaluate import evaluate_best
 from .losses import contrast, losses, s_L
-from .mining import MinedNeighbours, encode_pairs, mined_batches
 from .model import Sslalign
+from .neighbors import load_neighbours, scene_neighbours
+
+BATCH = 64  # of a validation
 
 
 @torch.no_grad()
 def validate(model, held_out, config, device) -> dict:
     """Eq. (2) with s_L over all held-out pairs, by which best.pt is chosen, and their retrieval."""
-    image, audio = encode_pairs(model, held_out, config, device, "validation")
-    loss = contrast(s_L(image.mean, audio.a), 1, 1, config.tau).mean().item()
-    recall = metrics.retrieval(image.mean, audio.a, k=(10,))
+    model.eval()
+    rows, v_bar, a = list(dist.split(len(held_out.ids))), [], []
+    for start in progress_bar(range(0, len(rows), BATCH), name="validation"):
+        batch = rows[start:start + BATCH]
+        images = torch.stack([test_view(held_out.image(i), config.image_size) for i in batch])
+        waveforms = torch.stack([cropped_waveform(held_out.waveform(i), config) for i in batch])
+        v_bar.append(model.image_features(model.encode_image(images.to(device))).mean.cpu())
+        a.append(model.encode_audio(waveforms.to(device)).float().cpu())
+    v_bar, a = (dist.merge_rows(x, len(held_out.ids)) for x in (v_bar, a))  # (N, c) each
+    loss = contrast(s_L(v_bar, a), 1, 1, config.tau).mean().item()
+    recall = metrics.retrieval(v_bar, a, k=(10,))
     return {"validation/score": -loss,
             "validation/i2a_r@10": recall["forward"][10],
             "validation/a2i_r@10": recall["backward"][10]}
@@ -50,23 +60,28 @@ def loss_terms(image, audio, config) -> dict:
 def train(config) -> dict:
     run = Run("sslalign", config)
     source, held_out = training_pairs(config)
-    benchmark = config.benchmark and FileTestSet(config, config.benchmark, config.benchmark_root)
+    benchmarks = [FileTestSet(config, *pair)
+                  for pair in zip(config.benchmark, config.benchmark_root)]
     batches = TrainingBatches(source, config)
     has_semantic = config.semantic_image or config.semantic_audio
-    is_mining = has_semantic and config.neighbours == "own"
-    mined = MinedNeighbours(len(source.ids) * is_mining, min(config.k, len(source.ids) - 1))
-    if has_semantic and not is_mining:
-        batches.neighbours = neighbors.load(config.neighbours, source.ids, config.k)
+    if has_semantic and config.sampling != "anchor":
+        if config.neighbours == "encoders":
+            sources = [source]
+            if config.semantic_from < batches.easy_epochs:
+                sources.append(batches.easy_source)
+            batches.neighbours = {x: scene_neighbours(x, config, run.device) for x in sources}
+        else:
+            neighbours = load_neighbours(config.neighbours, source.ids, config.k)
+            batches.neighbours = {source: neighbours}
 
     weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
     model = dist.sync_batchnorm(Sslalign(replace(config, **weights)))
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
-    run.start({"model": model, "optimizer": optimizer, "mined": mined},
+    run.start({"model": model, "optimizer": optimizer},
               {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
-    loader = (mined_batches(batches, run, model, mined) if is_mining else
-              step_loader(batches, run.step, batches.total_steps, config.workers))
+    loader = step_loader(batches, run.step, batches.total_steps, config.workers)
 
     bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
     before = time.perf_counter()
@@ -99,7 +114,7 @@ def train(config) -> dict:
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(epoch_ended)
     bar.close()
-    return evaluate_best(run, benchmark)
+    return evaluate_best(run, benchmarks)
 
 
 def main(argv=None):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from common.io import InputError, read_image
+from common.io import InputError, crop_audio, read_image
 from tests.layouts import write
 from common.scenes import Scenes
-from sslalign.backbones import supervised as f
+from common.training import nearest
+from sslalign import encoders as f
 from sslalign import neighbors as n
-from sslalign.config import PAPER
+from sslalign.backbones.pretrained import standardised
 from common.benchmarks.pairs import training_pairs
 from sslalign.backbones.resnet import resnet18
 from tests.test_neighbors import Stopped, fails, is_top_k
@@ -31,8 +32,19 @@ def vggsound(tmp_path_factory):
     return root
 
 
+def pairs(root):
+    return training_pairs(replace(f.INPUTS, data="vggsound", root=str(root), held_out=2))[0]
+
+
 def samples(root):
-    return training_pairs(replace(PAPER, data="vggsound", root=str(root), held_out=2))[0].samples
+    return pairs(root).samples
+
+
+def extract(source, modality, net, folder, weights, **options):
+    """The features that `write_features` writes, in a new folder or one where it stopped."""
+    folder.mkdir(exist_ok=True)
+    n.write_features(folder, source, {modality: (net, weights)}, f.INPUTS, **options)
+    return np.load(folder / f"{modality}_features.npy", allow_pickle=False)
 
 
 class Mean:
@@ -43,6 +55,9 @@ class Mean:
     def __init__(self, stop=99):
         self.seen, self.stop = 0, stop
 
+    def parameters(self):
+        yield torch.zeros(1)
+
     def features(self, x):
         if self.seen >= self.stop:
             raise Stopped
@@ -51,7 +66,7 @@ class Mean:
 
 
 def test_images_are_normalised(vggsound, tmp_path):
-    found = f.extract(samples(vggsound), "image", Mean(), tmp_path / "a.npy", {}, batch_size=4)
+    found = extract(pairs(vggsound), "image", Mean(), tmp_path / "a", 1, batch_size=4)
     images = np.stack([read_image(s.image) for s in samples(vggsound)]).mean((1, 2)) / 255
     expected = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found, expected, atol=0.02)  # 224 x 224 from 48 x 48
@@ -60,8 +75,7 @@ def test_images_are_normalised(vggsound, tmp_path):
 def test_the_spectrogram_of_vggsound():
     """257 × 1004 of ten seconds: the log of a one-sided density, mean 0 and deviation 1."""
     x = np.random.default_rng(8).uniform(-0.5, 0.5, 48000) * np.linspace(0, 1, 48000)
-    waveform = f.crop_audio(torch.from_numpy(x).float(), f.RATE, clip=f.SECONDS, crop=f.SECONDS)
-    got = f.standardised(waveform)
+    got = standardised(crop_audio(torch.from_numpy(x).float(), 16000, clip=10, crop=10))
     assert got.shape == (1, 257, 1004)
     t = np.minimum(np.arange(512), 512 - np.arange(512)) / 64
     taper = np.where(t < 1, (1 - np.cos(np.pi * t)) / 2, 1)
@@ -77,32 +91,30 @@ def test_the_spectrogram_of_vggsound():
 
 def test_silence_is_zero():
     """And not the rounding of its mean, divided by a deviation of nothing."""
-    assert f.standardised(torch.zeros(160000)).abs().max() < 0.01
+    assert standardised(torch.zeros(160000)).abs().max() < 0.01
 
 
 def test_extraction_goes_on_where_it_stopped(vggsound, tmp_path):
-    whole = f.extract(
-        samples(vggsound), "image", Mean(), tmp_path / "whole.npy", {"ids": 1}, batch_size=2
-    )
-    path, net = tmp_path / "a.npy", Mean(stop=4)
+    source, options = pairs(vggsound), {"batch_size": 2}
+    whole = extract(source, "image", Mean(), tmp_path / "whole", 1, **options)
+    path, net = tmp_path / "a", Mean(stop=4)
     with pytest.raises(Stopped):
-        f.extract(samples(vggsound), "image", net, path, {"ids": 1}, batch_size=2)
-    for made_of, seen in (({"ids": 1}, len(whole) - 4), ({"ids": 1}, 0), ({"ids": 2}, len(whole))):
+        extract(source, "image", net, path, 1, **options)
+    for weights, seen in ((1, len(whole) - 4), (1, 0), (2, len(whole))):
         net = Mean()
-        np.testing.assert_array_equal(
-            f.extract(samples(vggsound), "image", net, path, made_of, batch_size=2), whole
-        )
+        found = extract(source, "image", net, path, weights, **options)
+        np.testing.assert_array_equal(found, whole)
         assert net.seen == seen
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_file_is_named(workers, vggsound, tmp_path):
-    broken = samples(vggsound)
+    broken = pairs(vggsound)
     (tmp_path / "broken.wav").write_bytes(b"RIFF of nothing")
-    broken[3] = replace(broken[3], audio=tmp_path / "broken.wav")
+    broken.samples[3] = replace(broken.samples[3], audio=tmp_path / "broken.wav")
     with pytest.raises(InputError, match=r"broken\.wav: "):
-        f.extract(broken, "audio", Mean(), tmp_path / "a.npy", {}, batch_size=2, workers=workers)
-    assert not (tmp_path / "a.npy").exists()
+        extract(broken, "audio", Mean(), tmp_path / "a", 1, batch_size=2, workers=workers)
+    assert not (tmp_path / "a" / "audio_features.npy").exists()
 
 
 # The command --------------------------------------------------------------------------------------
@@ -141,7 +153,7 @@ def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, c
     source = samples(vggsound)
     n.main(command(vggsound, tmp_path))
     for modality, found in zip(
-        n.MODALITIES, n.load(tmp_path, [s.id for s in source])
+        n.MODALITIES, n.load_neighbours(tmp_path, [s.id for s in source])
     ):  # the samples that training has
         features = np.load(tmp_path / f"{modality}_features.npy", allow_pickle=False)
         assert features.dtype == np.float16 and features.shape == (len(source), 512)
@@ -154,15 +166,10 @@ def test_the_command_from_files_to_neighbours(vggsound, tmp_path, monkeypatch, c
             else {k[7:]: v for k, v in state["model_state_dict"].items()}
         )
         with torch.no_grad():
-            x = f.Inputs(source, modality)[1][None]
-            expected = (
-                net.eval()
-                .maps(f.normalise(x) if modality == "image" else x)[-1][0]
-                .flatten(1)
-                .mean(1)
-            )
+            x = f.view(pairs(vggsound), 1, modality, f.INPUTS)[None]
+            expected = net.eval().maps(x)[-1][0].flatten(1).mean(1)
         np.testing.assert_allclose(features[1], expected, rtol=2e-3, atol=1e-3)
-    monkeypatch.setattr(n, "topk_blocks", None)  # a second call has nothing to do
+    monkeypatch.setattr(nearest, "topk_blocks", None)  # a second call has nothing to do
     monkeypatch.setattr(f, "DataLoader", None)
     n.main(command(vggsound, tmp_path))
     assert capsys.readouterr().out.count("the 3 nearest of") == 4
@@ -200,7 +207,17 @@ def test_ids_for_encoders_of_ones_own(vggsound, tmp_path, capsys):
             np.random.default_rng(9).standard_normal((len(ids), 5), dtype=np.float32),
         )
     n.main([*map(str, args), "--device", "cpu"])
-    assert n.load(tmp_path, ids)[0].shape == (len(ids), 3)
+    assert n.load_neighbours(tmp_path, ids)[0].shape == (len(ids), 3)
     assert "not made by this command" in fails(
         capsys, *args, "--image-weights", vggsound / "image.pth"
     )
+
+
+def test_neighbours_of_scenes(tmp_path, monkeypatch):
+    """By small encoders, for the scenes that a training with the same settings has."""
+    tiny = replace(n.TINY, scenes=24, held_out=4, encoder_steps=4, width=8, out=str(tmp_path / "o"))
+    monkeypatch.setattr(n, "TINY", tiny)
+    n.main([str(tmp_path), "--data", "scenes", "--k", "3", "--device", "cpu"])
+    source = training_pairs(tiny)[0]
+    for found in n.load_neighbours(tmp_path, source.ids, 3):
+        assert found.shape == (24, 3)

@@ -75,7 +75,7 @@ def test_turn_learns_its_training_set_by_heart(tmp_path, monkeypatch):
 SSLALIGN = (
     "--scenes 64 --held-out 8 --image-size 48 --width 8 --projection 32 --sample-rate 4000 "
     "--seconds 0.5 --crop 0.4 --shift 0.05 --window 64 --hop 64 --batch-size 16 --easy 0 "
-    "--epochs 50 --lr 4e-3 --k 3 --mine-from 47 --no-view-image --no-view-audio "
+    "--epochs 50 --lr 4e-3 --no-semantic-image --no-semantic-audio --no-view-image --no-view-audio "
     "--validate-every 1000 --device cpu --name a"
 )
 

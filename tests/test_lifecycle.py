@@ -36,7 +36,7 @@ TINY = {
     "turn": "--scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 "
     f"--epochs 2 --save-every 3 --dropout 0.1 {NARROW}",
     "sslalign": "--scenes 48 --held-out 8 --batch-size 8 --easy 1 --epochs 1 --save-every 3 "
-    "--image-size 32 --width 8 --projection 8 --k 4 --mine-from 0 "
+    "--image-size 32 --width 8 --projection 8 --k 4 --encoder-steps 4 --semantic-from 0 "
     "--seconds 0.5 --crop 0.25 --shift 0.1 --window 128 --hop 64",
     "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 "
     "--image-size 32 --width 8 --channels 16 --augment --teacher-steps 4 "
@@ -46,10 +46,10 @@ TINY = {
     "--clip-seconds 2 --video-seconds 3 --encoder-steps 4",
 }
 # Changes one thing that a resumed run needs besides the weights: the state of the random numbers
-# (dropout), the neighbours of the epoch, Adam's means
+# (dropout), Adam's means
 ALTER = {
     "turn": lambda saved: saved["rng"][0].update(cpu=torch.Generator().manual_seed(99).get_state()),
-    "sslalign": lambda saved: saved["mined"]["audio"].copy_(saved["mined"]["audio"].flip(0)),
+    "sslalign": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
     "avkd": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
     "stmnet": lambda saved: saved["optimizer"]["state"][0]["exp_avg"].zero_(),
 }

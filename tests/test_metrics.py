@@ -122,6 +122,17 @@ def test_exact_rules_take_exactly_their_pixels_the_largest_first(scene):
     np.testing.assert_array_equal(perfect, np.where(area > 0, 1.0, 0.0 if half else np.nan))
 
 
+@quick
+@given(scenes())
+def test_the_top_pixels_of_an_empty_mask_are_none(scene):
+    """Else the rule for masks is the adaptive one."""
+    maps, gt = scene
+    mask, has_gt = m.binarize(maps, "adaptive_mask", gt), gt.any((1, 2))
+    assert not mask[~has_gt].any()
+    np.testing.assert_array_equal(mask[has_gt], m.binarize(maps, "adaptive", gt)[has_gt])
+    assert (m.mask_iou(mask, gt > 0)[~has_gt] == 1).all()
+
+
 @pytest.mark.slow
 @quick
 @given(scenes())

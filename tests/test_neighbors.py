@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.io import InputError
+from common.training import nearest as s
 from sslalign import neighbors as n
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,20 +71,20 @@ def test_exact(data, count, width, seed, half, tmp_path_factory):
     x *= (
         np.random.default_rng(seed).uniform(0.1, 30, (count, 1)).astype(x.dtype)
     )  # cosine, not the product
-    found = n.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy", block=block)
+    found = s.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy", block=block)
     assert found.shape == (count, k) and isinstance(found, np.memmap)
     is_top_k(found, x)
-    is_top_k(n.nearest(torch.from_numpy(x), k), x)
+    is_top_k(s.nearest(torch.from_numpy(x), k), x)
 
 
 def test_duplicates_and_zeros(tmp_path):
     """A row is not its own neighbour, though others are as similar; zeros have cosine 0."""
     x = np.repeat(np.random.default_rng(0).standard_normal((5, 8), dtype=np.float32), 6, axis=0)
     x[[3, 11]] = 0
-    found = n.search(x, 29, tmp_path / "a.npy", block=7)
+    found = s.search(x, 29, tmp_path / "a.npy", block=7)
     is_top_k(found, x)
     assert (np.sort(found, 1) == [[j for j in range(30) if j != i] for i in range(30)]).all()
-    is_top_k(n.nearest(torch.from_numpy(x), 4), x)
+    is_top_k(s.nearest(torch.from_numpy(x), 4), x)
 
 
 def test_scales_of_float32(tmp_path):
@@ -91,23 +92,23 @@ def test_scales_of_float32(tmp_path):
     x = np.random.default_rng(1).standard_normal((20, 6), dtype=np.float32)
     scale = np.resize(np.float32([1e-30, 1e30, 1]), (20, 1))
     assert (
-        n.search(x * scale, 5, tmp_path / "a.npy") == n.search(x, 5, tmp_path / "b.npy")
+        s.search(x * scale, 5, tmp_path / "a.npy") == s.search(x, 5, tmp_path / "b.npy")
     ).mean() > 0.98
-    is_top_k(n.search(x * scale, 5, tmp_path / "a.npy"), x)
+    is_top_k(s.search(x * scale, 5, tmp_path / "a.npy"), x)
 
 
 def test_full_precision_within_mixed_training():
     x = torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        found = n.nearest(x.requires_grad_(), 10)
+        found = s.nearest(x.requires_grad_(), 10)
     assert not found.requires_grad
     is_top_k(found, x.detach())
-    is_top_k(n.nearest(x.detach().bfloat16(), 10), x.detach().bfloat16().float())
+    is_top_k(s.nearest(x.detach().bfloat16(), 10), x.detach().bfloat16().float())
 
 
 @pytest.mark.parametrize("k", [0, -1, 5, 1000])
 def test_k_out_of_range(k, tmp_path):
-    for search in (lambda x: n.search(x.numpy(), k, tmp_path / "a.npy"), lambda x: n.nearest(x, k)):
+    for search in (lambda x: s.search(x.numpy(), k, tmp_path / "a.npy"), lambda x: s.nearest(x, k)):
         with pytest.raises(InputError, match=f"--k: {k}: each of 5 samples has 4"):
             search(torch.eye(5))
     assert list(tmp_path.iterdir()) == []
@@ -118,16 +119,16 @@ def test_not_finite(bad, tmp_path, monkeypatch):
     x = np.ones((50, 4), np.float16)
     x[37, 2] = bad
     np.save(tmp_path / "image_features.npy", x)
-    monkeypatch.setattr(n, "ROWS", 16)
+    monkeypatch.setattr(s, "ROWS", 16)
     with pytest.raises(InputError, match=r"image_features\.npy: row 37 is not finite"):
-        n.search(
+        s.search(
             np.load(tmp_path / "image_features.npy", mmap_mode="r", allow_pickle=False),
             3,
             tmp_path / "a.npy",
         )
     assert [p.name for p in tmp_path.iterdir()] == ["image_features.npy"]
     with pytest.raises(FloatingPointError):
-        n.nearest(torch.from_numpy(x), 3)
+        s.nearest(torch.from_numpy(x), 3)
 
 
 # Files that grow ----------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ class Stopped(Exception):
     pass
 
 
-BLOCKS = n.topk_blocks
+BLOCKS = s.topk_blocks
 
 
 def stops(after, begun):
@@ -155,19 +156,19 @@ def stops(after, begun):
 
 def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     x = np.random.default_rng(2).standard_normal((50, 8), dtype=np.float32)
-    whole = n.search(x, 9, tmp_path / "whole.npy", block=4)
+    whole = s.search(x, 9, tmp_path / "whole.npy", block=4)
     path, begun = tmp_path / "found.npy", []
-    monkeypatch.setattr(n, "topk_blocks", stops(5, begun))
+    monkeypatch.setattr(s, "topk_blocks", stops(5, begun))
     for _ in range(2):
         with pytest.raises(Stopped):
-            n.search(x, 9, path, block=4)
+            s.search(x, 9, path, block=4)
         assert not path.exists()
     with open(path.with_name("found.npy.part"), "ab") as part:
         part.write(b"a torn block")
-    np.testing.assert_array_equal(n.search(x, 9, path, block=4), whole)
+    np.testing.assert_array_equal(s.search(x, 9, path, block=4), whole)
     assert begun == [0, 20, 40]
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    n.search(x, 9, path, block=4)  # finished: nothing is computed
+    s.search(x, 9, path, block=4)  # finished: nothing is computed
     assert begun == [0, 20, 40] and not path.with_name("found.npy.part").exists()
 
 
@@ -177,9 +178,9 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_begins_again(change, tmp_path, monkeypatch):
     x = np.random.default_rng(3).standard_normal((30, 8), dtype=np.float32)
     k, path, begun = 6, tmp_path / "found.npy", []
-    monkeypatch.setattr(n, "topk_blocks", stops(3, begun))
+    monkeypatch.setattr(s, "topk_blocks", stops(3, begun))
     with pytest.raises(Stopped):
-        n.search(x, k, path, block=4)
+        s.search(x, k, path, block=4)
     part, record = path.with_name("found.npy.part"), path.with_name("found.npy.json")
     if change == "features":
         x = x.copy()
@@ -196,28 +197,28 @@ def test_begins_again(change, tmp_path, monkeypatch):
         os.truncate(part, part.stat().st_size - 1)
     else:
         record.write_text(json.dumps([1]))
-    monkeypatch.setattr(n, "topk_blocks", stops(None, begun))
-    is_top_k(n.search(x, k, path, block=4), x)
+    monkeypatch.setattr(s, "topk_blocks", stops(None, begun))
+    is_top_k(s.search(x, k, path, block=4), x)
     assert begun == [0, 0]
 
 
 def test_a_finished_file_of_other_features_is_replaced(tmp_path):
     x = np.random.default_rng(4).standard_normal((2, 20, 4), dtype=np.float32)
     for part in x:
-        is_top_k(n.search(part, 3, tmp_path / "a.npy"), part)
+        is_top_k(s.search(part, 3, tmp_path / "a.npy"), part)
 
 
 def test_a_file_of_somebody_else_stays(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     with pytest.raises(InputError, match="not made by this command"):
-        n.search(np.eye(5, dtype=np.float32), 2, tmp_path / "a.npy")
+        s.search(np.eye(5, dtype=np.float32), 2, tmp_path / "a.npy")
     assert np.load(tmp_path / "a.npy").shape == (3,)
 
 
 KILLED = """
     import sys
     import numpy as np, torch
-    from sslalign import neighbors
+    from common.training import nearest as neighbors
     torch.set_num_threads(1)
     begin = neighbors.topk_blocks
     def slowly(x, k, first=0, block=0):
@@ -262,7 +263,7 @@ def test_killed(tmp_path):
 MEMORY = """
     import resource, sys
     import numpy as np, torch
-    from sslalign.neighbors import search
+    from common.training.nearest import search
     torch.set_num_threads(1)
     x = np.load(sys.argv[1], mmap_mode="r", allow_pickle=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -304,7 +305,7 @@ def folder(tmp_path):
 
 def test_loads(folder, capsys):
     folder, ids = folder
-    for modality, found in zip(n.MODALITIES, n.load(folder, ids)):
+    for modality, found in zip(n.MODALITIES, n.load_neighbours(folder, ids)):
         assert isinstance(found, np.memmap) and not found.flags.writeable and found.shape == (12, 4)
         is_top_k(found, np.load(folder / f"{modality}_features.npy", allow_pickle=False))
 
@@ -323,7 +324,7 @@ def test_loads(folder, capsys):
 )
 def test_ids_of_others(folder, change, message):
     with pytest.raises(InputError, match=message):
-        n.load(folder[0], change(folder[1]))
+        n.load_neighbours(folder[0], change(folder[1]))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_ids_of_others(folder, change, message):
 def test_files_that_are_not_neighbours(folder, array, message):
     np.save(folder[0] / "audio_neighbours.npy", array)
     with pytest.raises(InputError, match=rf"audio_neighbours\.npy: .*{message}"):
-        n.load(*folder)
+        n.load_neighbours(*folder)
 
 
 def test_unfinished_and_missing(folder):
@@ -351,10 +352,10 @@ def test_unfinished_and_missing(folder):
     with pytest.raises(
         InputError, match=r"not finished; `python -m sslalign\.neighbors .*` continues it"
     ):
-        n.load(*folder)
+        n.load_neighbours(*folder)
     path.with_name("audio_neighbours.npy.part").unlink()
     with pytest.raises(InputError, match=r"no such file: .* makes it"):
-        n.load(*folder)
+        n.load_neighbours(*folder)
     whole = path.with_name("image_neighbours.npy").read_bytes()
     for damaged in (
         b"what is this",
@@ -365,10 +366,10 @@ def test_unfinished_and_missing(folder):
     ):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"not a \.npy file"):
-            n.load(*folder)
+            n.load_neighbours(*folder)
     (folder[0] / "ids.txt").unlink()
     with pytest.raises(InputError, match=r"ids\.txt"):
-        n.load(*folder)
+        n.load_neighbours(*folder)
 
 
 # The command --------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The embedded data: reproducible, of the sizes it documents, and labelled correctly."""
 
+import colorsys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from common.io import InputError
 from common.scenes import Scenes
 from common.scenes.composition import COUNTS, PLACES, background, place, tight_boxes
 from common.scenes.objects import COLOURS
@@ -484,3 +487,30 @@ def test_an_odd_length_and_rate_keeps_audio_and_labels_together():
             part = video.waveform[round((tick + 0.03) * 22050) : round((tick + 0.47) * 22050)]
             if len(part) > 4000:
                 assert (np.sqrt(np.mean(part**2)) > 0.01) == (video.labels[t] >= 0)
+
+
+def test_linked_instances():
+    """Hue goes with pitch, and the light of the background with the noise; else nothing changes."""
+    linked, plain = (Scenes(3, 48, 8000, 0.5, objects=1, link=x) for x in (True, False))
+    tones, pitches, hues, lights, noises = [], [], [], [], []
+    for i in range(60):
+        rng = linked.rng(0, i)
+        scene = linked.scene(rng, [3])  # tremolo at four times the pitch
+        sample = linked._sample(scene, 0, rng, i)
+        spectrum = np.abs(np.fft.rfft(linked.waveform(3, rng, tone=scene.tones[0])[0]))
+        pitches.append(np.fft.rfftfreq(4000, 1 / 8000)[spectrum.argmax()])
+        colour = sample.image[sample.mask].mean(0) / 255
+        hues.append(colorsys.rgb_to_hsv(*colour)[0])
+        tones += scene.tones
+        lights.append(scene.light)
+        high = np.abs(np.fft.rfft(sample.waveform))[1600:]  # above the tones
+        noises.append(np.log(high.mean() / np.abs(sample.waveform).mean()))
+    assert np.corrcoef(tones, hues)[0, 1] > 0.8 and np.corrcoef(tones, pitches)[0, 1] > 0.5
+    assert np.corrcoef(lights, noises)[0, 1] > 0.2
+    assert plain.scene(plain.rng(0, 0), [2]).tones == [None]
+
+
+def test_a_folder_has_nothing_to_link(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(InputError, match="no hue and no pitch to link"):
+        Scenes(0, 48, 8000, 0.5, folder=tmp_path, link=True)

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sslalign.augment import DRAWS, LUMA, RATIO, blur, distort, crop_box, crop_view, draw_distortion
-from sslalign.backbones.views import MEAN, STD, draw_view, normalise
-from sslalign.backbones.views import train_view as view_drawn
+from sslalign.augment import centre_view, train_view
+from sslalign.backbones.views import MEAN, STD, normalise
 from sslalign.backbones.views import test_view as view_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "logspec_ezvsl.npz")
@@ -23,10 +23,6 @@ seeds = st.integers(0, 10**6)
 
 def rng(seed):
     return np.random.default_rng(seed)
-
-
-def train_view(image, size, generator):
-    return view_drawn(image, size, draw_view(size, generator))
 
 
 def batch(n=6, height=12, width=15, low=0, high=256, seed=0):
@@ -88,17 +84,28 @@ def places(view):
     return min(x0, x1), max(x0, x1), y0, y1, x0 > x1
 
 
-def test_a_train_view_is_ten_elevenths_of_the_image_anywhere_in_it():
-    seen = np.array([places(train_view(ramps(120, 200), 60, rng(seed))) for seed in range(300)])
+def test_a_train_view_keeps_the_aspect():
+    """Ten elevenths of the shorter side, the same length of the other, anywhere in the image."""
+    seen = np.array([places(train_view(ramps(120, 180), 60, rng(seed))) for seed in range(300)])
     left, right, top, bottom, mirrored = seen.T
+    np.testing.assert_allclose(bottom - top, 60 / 66, atol=0.01)
+    np.testing.assert_allclose(right - left, 60 / 99, atol=0.01)
     for low, high in (left, right), (top, bottom):
-        np.testing.assert_allclose(high - low, 60 / 66, atol=0.01)
-        assert low.min() == pytest.approx(0, abs=0.008) and high.max() == pytest.approx(
-            1, abs=0.008
-        )
-        assert len(np.unique(np.round(low * 66))) == 7  # each of the seven offsets
+        assert low.min() == pytest.approx(0, abs=0.01) and high.max() == pytest.approx(1, abs=0.01)
+    assert len(np.unique(np.round(top * 66))) == 7 and len(np.unique(np.round(left * 99))) > 30
     assert 0.4 < mirrored.mean() < 0.6
     assert abs(np.corrcoef(left, top)[0, 1]) < 0.2 and abs(np.corrcoef(left, mirrored)[0, 1]) < 0.2
+
+
+def test_a_centre_view_keeps_the_aspect():
+    left, right, top, bottom, mirrored = places(centre_view(ramps(120, 180), 60) * 255)
+    assert (left, right) == (pytest.approx(1 / 6, abs=0.01), pytest.approx(5 / 6, abs=0.01))
+    assert (top, bottom, mirrored) == (
+        pytest.approx(0, abs=0.01),
+        pytest.approx(1, abs=0.01),
+        False,
+    )
+    assert centre_view(ramps(180, 120), 64).shape == (3, 64, 64)
 
 
 def test_a_crop_view_shows_its_box():

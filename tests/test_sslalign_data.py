@@ -12,8 +12,9 @@ from common.training import step_loader
 from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
-from sslalign.data import EasyPairs, TrainingBatches
+from sslalign.data import TrainingBatches
 from common.benchmarks.pairs import (
+    EasyPairs,
     VALIDATION,
     FilePairs,
     ScenePairs,
@@ -21,7 +22,7 @@ from common.benchmarks.pairs import (
     training_pairs,
     read_waveform_around,
 )
-from sslalign.backbones.views import train_view
+from sslalign.augment import train_view
 
 CONFIG = replace(
     TINY,
@@ -35,6 +36,7 @@ CONFIG = replace(
     window=64,
     hop=32,
     k=3,
+    semantic_from=0,
 )
 
 
@@ -76,11 +78,11 @@ def test_a_step_is_a_function_of_its_number(source):
 
 def test_two_processes_take_the_samples_of_one(source, monkeypatch):
     steps = TrainingBatches(source, CONFIG)
-    steps.neighbours = neighbours()
+    steps.neighbours = {source: neighbours()}
     whole = parts(steps[1])
     for rank in range(2):
         half = TrainingBatches(source, CONFIG)
-        half.neighbours, half.rank, half.world_size = neighbours(), rank, 2
+        half.neighbours, half.rank, half.world_size = {source: neighbours()}, rank, 2
         for ours, theirs in zip(parts(half[1]), whole):
             assert torch.equal(ours, theirs[:, rank::2])
 
@@ -88,7 +90,7 @@ def test_two_processes_take_the_samples_of_one(source, monkeypatch):
 def test_the_positives_are_those_of_section_3_3(source):
     """v and v_conc are views of a sample and of a neighbour, v_aug is distorted; likewise audio."""
     steps = TrainingBatches(source, CONFIG)
-    steps.neighbours = neighbours()
+    steps.neighbours = {source: neighbours()}
     v, a = parts(steps[2])
     assert v.shape == (3, 6, 3, 32, 32) and v.dtype == torch.uint8 and a.shape == (3, 6, 2000)
     found = []
@@ -114,30 +116,38 @@ def test_the_positives_are_those_of_section_3_3(source):
     assert len(set(found)) > 1  # random among the k
 
 
-def every_view(image):
-    """All that train_view can give of an image: every place of the crop, mirrored or not."""
-    return [
-        train_view(image, 32, (x, y, m)) for x in range(4) for y in range(4) for m in (False, True)
-    ]
+class Chosen:
+    """A generator whose draws are given: left, top, and whether a view is mirrored."""
+
+    def __init__(self, x, y, is_mirrored):
+        self.draws, self.is_mirrored = [x, y], is_mirrored
+
+    def integers(self, low, high):
+        assert low == 0 and self.draws[0] < high
+        return self.draws.pop(0)
+
+    def random(self):
+        return 0.0 if self.is_mirrored else 1.0
+
+
+def every_view(image, size=32, offsets=4):
+    """All that train_view can give of a square image: every place of the crop, mirrored or not."""
+    places = [(x, y) for x in range(offsets) for y in range(offsets)]
+    return [train_view(image, size, Chosen(*place, m)) for place in places for m in (False, True)]
 
 
 def test_easy_epochs(source):
-    """They come first, without semantic positives; the ordinary epochs are as without them."""
+    """They come first; the ordinary epochs are as without them."""
     config, easy = replace(CONFIG, easy=2, epochs=1), EasyPairs(CONFIG)
     steps, ordinary = TrainingBatches(source, config), TrainingBatches(source, CONFIG)
     assert len(steps) == 12 and len(TrainingBatches(source, replace(config, steps=5))) == 5
-    steps.neighbours = ordinary.neighbours = neighbours()
+    steps.neighbours = ordinary.neighbours = {source: neighbours()}
     for s in (0, 7):
         v, a = parts(steps[s])
         assert v.shape == (2, 6, 3, 16, 16) and a.shape == (2, 6, 2000)
         for n, i in enumerate(anchors(config, s)):
             assert torch.equal(a[0, n], cropped_waveform(easy.waveform(i), config))
-            assert any(
-                torch.equal(v[0, n], train_view(easy.image(i), 16, (x, y, m)))
-                for x in range(3)
-                for y in range(3)
-                for m in (0, 1)
-            )
+            assert any(torch.equal(v[0, n], x) for x in every_view(easy.image(i), 16, 2))
     for s in range(8, 12):
         assert all(
             torch.equal(x, y) for x, y in zip(parts(steps[s]), parts(ordinary[s]), strict=True)
@@ -173,7 +183,7 @@ def test_easy_pairs(source):
 def test_sampling(source):
     """Table XI: the nearest always."""
     steps = TrainingBatches(source, replace(CONFIG, sampling="nearest"))
-    steps.neighbours = neighbours()
+    steps.neighbours = {source: neighbours()}
     a = parts(steps[0])[1]
     assert len(a) == 3
     for n, i in enumerate(anchors(CONFIG, 0)):
@@ -199,7 +209,7 @@ def test_what_is_switched_off_is_not_there(source, off, P, Q):
         TrainingBatches(source, CONFIG),
         TrainingBatches(source, replace(CONFIG, **dict.fromkeys(off, False))),
     )
-    steps.neighbours = fewer.neighbours = neighbours()
+    steps.neighbours = fewer.neighbours = {source: neighbours()}
     v, a = parts(fewer[1])
     assert len(v) == P and len(a) == Q
     assert torch.equal(v[0], parts(steps[1])[0][0]) and torch.equal(a[0], parts(steps[1])[1][0])
@@ -278,3 +288,12 @@ def test_a_frame_hears_its_own_second(tmp_path):
 def test_other_objects_are_other_pairs(source):
     assert source.ids == ScenePairs(0, 24, CONFIG).ids and len(set(source.ids)) == 24
     assert not set(source.ids) & set(ScenePairs(1, 24, CONFIG).ids)
+
+
+def test_the_anchor_itself(source):
+    """Table XI: the similar sample is the identical view, with neighbours or without."""
+    steps = TrainingBatches(source, replace(CONFIG, sampling="anchor"))
+    v, a = parts(steps[2])
+    assert torch.equal(v[2], v[0]) and torch.equal(a[2], a[0]) and not torch.equal(v[1], v[0])
+    steps.neighbours = {source: neighbours()}
+    assert all(torch.equal(x, y) for x, y in zip(parts(steps[2]), (v, a)))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +23,15 @@ from common.evaluation import (
     CONTROLS,
     FileTestSet,
     SceneTestSet,
+    aggregate,
     draw_samples,
     score_samples,
+    scoring,
     shuffled_partners,
     test_sets,
 )
 from common.evaluation.scoring import make_batch
+from common.evaluation.tables import images_line
 
 pytestmark = pytest.mark.slow
 
@@ -279,6 +283,74 @@ def test_partners_are_half_the_list_away():
         (["a", "a", "a", "b"], [3, 3, 3, 1]),
     ):
         assert shuffled_partners(groups).tolist() == partners
+
+
+def test_shuffled_audio_is_off_screen_where_labels_say_so():
+    labels = ["dog", "cat", "dog", "owl", "owl", "cow"]
+    assert shuffled_partners(list("aabbcc"), labels).tolist() == [3, 4, 5, 1, 1, 2]
+    assert shuffled_partners(list("aabb"), ["dog", "cat"] * 2).tolist() == [2, 3, 0, 1]  # none is left
+    assert shuffled_partners(list("aabb"), [None, "cat"] * 2).tolist() == [2, 2, 0, 0]
+
+
+def test_lit_areas_have_one_threshold_for_all():
+    """Own maps light up as much as their gt has; half as bright audio lights up less of it."""
+    ramp, area = np.linspace(0, 1, 101), np.array([0.2, 0.4, 0.6])
+    own = {"levels": np.stack([ramp] * 3), "area": area}
+    scores = {"": own, "control/silent_": {"levels": own["levels"] / 2}, "ogl/": dict(own)}
+    found = scoring.lit_areas(scores, np.ones(3, bool))
+    assert found == {"": pytest.approx(0.4), "control/silent_": pytest.approx(0)}
+    scores["control/noise_"] = {"levels": own["levels"] + 0.2}
+    assert scoring.lit_areas(scores, np.ones(3, bool))["control/noise_"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("protocol", ["ezvsl", "slavc", "acl", "fixed"])
+def test_saved_maps_by_another_protocol(protocol, disk, tmp_path, capsys):
+    """The scores are those of the protocol's resizing and threshold."""
+    test, rng = FileTestSet(CONFIG, "vggss", disk["vggss"]), np.random.default_rng(0)
+    maps = rng.random((len(test.ids), 7, 7)).astype(np.float32)
+    for key, x in zip(test.ids, maps):
+        np.save(tmp_path / f"{key}.npy", x)
+    evaluate.main(
+        f"--maps {tmp_path} --data vggss --root {disk['vggss']} --out {tmp_path} "
+        f"--protocol {protocol}".split()
+    )
+    assert f"protocol {protocol}, %" in capsys.readouterr().out
+    found = read_json(tmp_path / "metrics-vggss.json")
+    large = metrics.resize(torch.from_numpy(maps), 224, protocol)
+    gt = torch.from_numpy(np.stack([test.gt_map(i) for i in range(len(maps))]))
+    ciou = metrics.ciou(metrics.binarize(large, protocol=protocol), gt)
+    assert found["protocol"] == protocol
+    assert found["pairs/auc"] == pytest.approx(metrics.auc(ciou), abs=1e-9)
+
+
+def test_ids_and_the_published_list_of_vggss(disk, tmp_path, capsys):
+    """--ids takes a list; metadata/ours_vggss.txt is the default of the protocol sslalign alone."""
+    root = shutil.copytree(disk["vggss"], tmp_path / "vggss")
+    every = FileTestSet(CONFIG, "vggss", root).ids
+    (tmp_path / "ids.txt").write_text("".join(f"{x}\n" for x in every[:2]))
+    assert FileTestSet(CONFIG, "vggss", root, tmp_path / "ids.txt").ids == every[:2]
+    (root / "metadata").mkdir(exist_ok=True)
+    (root / "metadata" / "ours_vggss.txt").write_text(f"{every[3]}\n")
+    assert FileTestSet(CONFIG, "vggss", root).ids == every[3:4]
+    assert FileTestSet(CONFIG, "vggss", root, protocol="ezvsl").ids == every
+
+
+def test_an_image_that_lacks_a_source_is_left_out_of_iiou(disk, tmp_path):
+    root = shutil.copytree(disk["is3"], tmp_path / "is3")
+    whole = FileTestSet(CONFIG, "is3", root)
+    whole.samples[0].audio.unlink()
+    test = FileTestSet(CONFIG, "is3", root)
+    assert len(test.ids) == len(whole.ids) - 1 and whole.is_complete.all()
+    assert [test.ids[i] for i in np.flatnonzero(~test.is_complete)] == [whole.ids[1]]
+    found = aggregate(
+        {"ciou": np.arange(len(test.ids)) > 0},
+        ("interactive",),
+        test.groups,
+        None,
+        test.is_complete,
+    )
+    assert found["interactive/iiou"] == 1  # the first sample, a miss, is of the image left out
+    assert "1 left out that lack a source" in images_line(test)
 
 
 def test_shuffled_audio_is_of_another_image(checkpoint):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from common.evaluation import SIZE, aggregate, scoring
+from common.evaluation import SIZE, aggregate, score_cross_modal, scoring
 from common.evaluation.tables import HEADINGS, metric_keys, spell
-from sslalign import crossmodal, evaluate
+from sslalign import evaluate
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -250,7 +250,7 @@ def test_retrieval_both_ways_and_alignment():
     """Audio 1 is nearest to image 0; image 1 is nearest to its own audio."""
     visual = np.array([[1, 0.0], [0, 1], [-1, 0.2]])
     audio = np.array([[1, 0.1], [0.9, 0.5], [-1, 0]])
-    found = crossmodal.score_cross_modal(
+    found = score_cross_modal(
         {"visual": visual, "audio": audio, "visual_projected": audio, "audio_projected": audio},
         ["a", "a", "b"],
     )
@@ -265,7 +265,7 @@ def test_retrieval_both_ways_and_alignment():
     assert [found["alignment/magnitude"], found["alignment/magnitude_std"]] == pytest.approx(
         [distance.mean(), distance.std()]
     )
-    plain = crossmodal.score_cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
+    plain = score_cross_modal({"visual": visual, "audio": audio}, ["a", None, "b"])
     assert plain and not [name for name in plain if "category" in name or "projected" in name]
 
 

@@ -22,8 +22,8 @@ LONE = 23  # stream of random numbers: which scenes have one object
 
 def make_scenes(seed: int, config, objects: int = 2) -> Scenes:
     scenes = Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop,
-                    objects, config.objects or None)
-    scenes.clutter = getattr(config, "clutter", 0.0)  # a setting of avkd
+                    objects, config.objects or None, link=getattr(config, "link", False))
+    scenes.clutter = getattr(config, "clutter", 0.0)  # a setting of avkd, as link is of sslalign
     return scenes
 
 
@@ -69,6 +69,22 @@ class ScenePairs:
 
     def waveform(self, i):
         return torch.from_numpy(self.samples[i].waveform)
+
+
+class EasyPairs(ScenePairs):
+    """Pairs to begin with: scenes of one object of twice the area, in images of half the side.
+
+    Of the same seed as the ordinary scenes, with the indices after theirs.
+    """
+
+    def __init__(self, config):
+        scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate,
+                        config.seconds or config.crop, 1, config.objects or None, object_scale=2.0,
+                        link=config.link)
+        self.samples = [scenes.pair(config.scenes + i)
+                        for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
+        self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}"
+                    for i in range(config.scenes)]
 
 
 class FilePairs:

@@ -1,5 +1,6 @@
 """What image–audio methods share after the model: test sets, scores, tables, figures, boxes."""
 from .boxes import boxes_from_maps
+from .crossmodal import cross_modal_table, score_cross_modal
 from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_localization,
                       write_video_page)
 from .page.demo import serve
@@ -11,7 +12,7 @@ from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partn
 
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
            "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
-           "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples", "encode_test_audio",
-           "evaluation_parser", "localization_parser", "pair_gallery", "parse_flags",
-           "score_samples", "serve", "shuffled_partners", "test_sets", "trained_on",
-           "with_objects", "write_localization", "write_video_page"]
+           "add_map_flags", "aggregate", "boxes_from_maps", "cross_modal_table", "draw_samples",
+           "encode_test_audio", "evaluation_parser", "localization_parser", "pair_gallery",
+           "parse_flags", "score_cross_modal", "score_samples", "serve", "shuffled_partners",
+           "test_sets", "trained_on", "with_objects", "write_localization", "write_video_page"]

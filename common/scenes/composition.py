@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from common.io import InputError
+
 from .objects import Directory, Procedural, hiss
 from .videos import (CLEAR, Conditions, Video, animate, cover_with_bars, cover_with_noise,
                      out_of_focus, owner_at, schedule, soundtrack)
@@ -29,6 +31,7 @@ AREA_QUANTILES = (0.05, 0.17, 0.32, 0.49, 0.72)
 VIDEO_SCALE = 0.8  # of areas in videos, for room to move: 0.13 / 0.24 / 0.37
 PLACES = {"on the left": (0, -1), "on the right": (0, 1),
           "at the top": (1, -1), "at the bottom": (1, 1)}  # axis, direction
+NOISE = 0.6  # of linked instances: the noise of a white background, as a share of the signal
 COUNTS = ("nearby", "once", "twice", "three times")  # by the number of events, 0 if unknown
 NOISE_CAPTIONS = ("a steady background hiss", "distant noise with no clear source",
                   "static noise goes on and on", "a constant low rushing noise",
@@ -44,6 +47,8 @@ class Scene(NamedTuple):
     masks: np.ndarray  # (K, S, S) bool
     classes: np.ndarray  # (K,) int
     colours: list  # K names
+    tones: list  # K numbers in [0, 1] if instances are linked, else None
+    light: float  # mean of the background, in [0, 1]
 
 
 class Sample(NamedTuple):
@@ -78,25 +83,30 @@ class Caption(NamedTuple):
 class Scenes:
     """Makes samples by index. size: pixels a side; seconds: of audio at sample_rate Hz; objects: in
     an image; folder: take them from a `Directory` (raises InputError) instead of the procedural
-    bank; object_scale: multiplies the area of each; `exclusive`, which may be set, is the share of
-    TURN's samples that have no meaning in the other domain; `clutter`, likewise, is how loud
-    another object and noise sound beside the source, relative to it."""
+    bank; object_scale: multiplies the area of each; link: an instance links image and audio beyond
+    its class, its hue goes with its pitch and the light of the background with the noise (pairs of
+    the procedural bank); `exclusive`, which may be set, is the share of TURN's samples that have no
+    meaning in the other domain; `clutter`, likewise, is how loud another object and noise sound
+    beside the source, relative to it."""
     exclusive, clutter = 1 / 8, 0.0
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
-                 object_scale=1.0, bank=None):
+                 object_scale=1.0, bank=None, link=False):
+        self.link = link
         self.seed, self.size, self.objects, self.object_scale = seed, size, objects, object_scale
         self.sample_rate, self.seconds = sample_rate, seconds
         self.bank = bank or (load_directory(str(folder)) if folder else Procedural())
         self.names = self.bank.names
+        if link and folder:
+            raise InputError(folder, "its objects have no hue and no pitch to link")
 
     def rng(self, stream: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, index])
 
-    def waveform(self, cls: int, rng, seconds: float | None = None):
-        """→ waveform (n,) float32, the number of events in it."""
+    def waveform(self, cls: int, rng, seconds: float | None = None, tone: float | None = None):
+        """→ waveform (n,) float32, the number of events in it. tone: see `Procedural`."""
         samples = round((seconds or self.seconds) * self.sample_rate)
-        waveform, times = self.bank.waveform(cls, rng, samples, self.sample_rate)
+        waveform, times = self.bank.waveform(cls, rng, samples, self.sample_rate, tone)
         if self.clutter:
             other, rate = int(rng.integers(len(self.names))), self.sample_rate
             for noise in self.bank.waveform(other, rng, samples, rate)[0], hiss(rng, samples):
@@ -112,18 +122,20 @@ class Scenes:
     def scene(self, rng, classes) -> Scene:
         """Objects of these classes at random places and sizes, the larger ones behind."""
         image = background(rng, self.size)
+        light, count = float(image.mean()) / 255, len(classes)
+        tones = rng.random(count).tolist() if self.link else [None] * count
         boxes = self._place(rng, classes, self.object_scale)
         top = np.full((self.size, self.size), -1, np.int8)  # the object that is visible there
         colours = [""] * len(classes)
         for k in np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable"):
             (x, y), (width, height) = boxes[k, :2], (boxes[k, 2:] - boxes[k, :2]).clip(4)
-            rgb, is_opaque, colours[k] = self.bank.cutout(classes[k], rng, width, height)
+            rgb, is_opaque, colours[k] = self.bank.cutout(classes[k], rng, width, height, tones[k])
             is_opaque = is_opaque[:self.size - y, :self.size - x]
             h, w = is_opaque.shape
             image[y:y + h, x:x + w][is_opaque] = rgb[:h, :w][is_opaque]
             top[y:y + h, x:x + w][is_opaque] = k
         masks = top == np.arange(len(classes))[:, None, None]  # (K, S, S)
-        return Scene(image, tight_boxes(masks), masks, np.array(classes), colours)
+        return Scene(image, tight_boxes(masks), masks, np.array(classes), colours, tones, light)
 
     def _place(self, rng, classes, scale) -> np.ndarray:
         """(K, 4) int boxes in pixels."""
@@ -158,7 +170,12 @@ class Scenes:
 
     def _sample(self, scene, k, rng, group) -> Sample:
         cls = int(scene.classes[k])
-        waveform, phrase = self.waveform(cls, rng)[0], self.phrase(scene, k, rng)
+        waveform = self.waveform(cls, rng, tone=scene.tones[k])[0]
+        phrase = self.phrase(scene, k, rng)
+        if self.link:
+            noise = hiss(rng, len(waveform))
+            level = NOISE * scene.light * np.std(waveform) / np.std(noise)
+            waveform = np.clip(waveform + np.float32(level) * noise, -1, 1)
         return Sample(scene.image, waveform, scene.boxes[k], scene.masks[k], cls, self.names[cls],
                       phrase, group, True)
 

@@ -25,7 +25,8 @@ COLOURS = {"red": 0.0, "orange": 0.083, "yellow": 0.153, "green": 0.333, "cyan":
 
 
 class Procedural:
-    """12 classes, each a shape with a texture. The colour is random, whatever the class."""
+    """12 classes, each a shape with a texture. Colour and pitch are random, whatever the class, or
+    both follow the `tone` of an instance, in [0, 1]: from red to pink, from low to high."""
 
     names = [f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES]
     fingerprint = zlib.crc32("\n".join(names).encode())  # identifies the bank in cached results
@@ -34,13 +35,15 @@ class Procedural:
         """Width over height."""
         return 2 ** rng.uniform(-0.5, 0.5)
 
-    def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
-        """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, the name of the colour."""
+    def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int, tone=None):
+        """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, the name of the colour ("" of a tone)."""
         x, y = (((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in (width, height))
         u, v = _rotate(x, y[:, None], rng.uniform(-0.25, 0.25))  # (h, w), in [-1, 1]²
         is_opaque = list(SHAPES.values())[cls // len(TEXTURES)](u, v)
         colour = list(COLOURS)[rng.integers(len(COLOURS))]
         hue = COLOURS[colour] + rng.uniform(-0.02, 0.02)
+        if tone is not None:
+            hue, colour = 0.85 * tone, ""
         first = _rgb(hue, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
         second = (first * rng.uniform(0.15, 0.45) if rng.random() < 0.5  # darker
                   else 1 - (1 - first) * rng.uniform(0.1, 0.4))  # lighter
@@ -50,13 +53,14 @@ class Procedural:
         rgb = 255 * palette[is_first.astype(np.intp)] * shade[..., None]
         return rgb.clip(0, 255).astype(np.uint8), is_opaque, colour
 
-    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
+    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int, tone=None):
         """→ waveform (samples,) float32 of 1 to 3 equal events, the number of events.
         Pitch, loudness, onset and phase are random."""
         times = int(rng.integers(1, 4))
         slot = samples // times
         length = int(slot * rng.uniform(0.6, 0.95))
-        pitch = np.float32(220 * 2 ** rng.uniform(-0.4, 0.4))
+        octaves = rng.uniform(-0.4, 0.4) if tone is None else 0.8 * tone - 0.4
+        pitch = np.float32(220 * 2 ** octaves)
         event = TIMBRES[cls](rng, np.arange(length, dtype=np.float32) / rate, pitch)
         fade = min(length // 2, rate // 50)
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
@@ -114,7 +118,7 @@ class Directory:
     def aspect(self, cls: int, rng: np.random.Generator) -> float:
         return self.images[cls].width / self.images[cls].height * 2 ** rng.uniform(-0.15, 0.15)
 
-    def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int):
+    def cutout(self, cls: int, rng: np.random.Generator, width: int, height: int, tone=None):
         """→ rgb (h, w, 3) uint8, is_opaque (h, w) bool, "" (no name of a colour).
         Mirrored, rotated, scaled, at another brightness and contrast."""
         image = self.images[cls]
@@ -126,7 +130,7 @@ class Directory:
         rgb = ImageEnhance.Contrast(rgb).enhance(rng.uniform(0.75, 1.25))
         return np.asarray(rgb), np.asarray(image.getchannel("A")) > 127, ""
 
-    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int):
+    def waveform(self, cls: int, rng: np.random.Generator, samples: int, rate: int, tone=None):
         """→ waveform (samples,) float32 of the recording, 0 since the number of events is unknown.
         It is repeated to length from a random offset, at a random loudness and speed (±5 %)."""
         recording, recording_rate = self.recordings[cls]
