@@ -106,7 +106,9 @@ def test_what_another_encoder_would_be_is_filed_elsewhere(tmp_path, monkeypatch)
         Image.fromarray(image).save(tmp_path / f"{name}.png")
         write_audio(tmp_path / f"{name}.wav", np.sin(np.arange(8000) / (9 + k)), 16000)
     folders.append(small.encoders_folder(replace(SMALL, objects=str(tmp_path))))
-    assert small.encoders_folder(replace(SMALL, C=8, seed=3, lr=1.0, K=1)) == folders[0]
+    assert (
+        small.encoders_folder(replace(SMALL, C=8, seed=3, lr=1.0, memory_seconds=0.5)) == folders[0]
+    )
     monkeypatch.setattr(small, "RECIPE", 0)
     folders.append(small.encoders_folder(SMALL))
     assert len(set(folders)) == len(folders)
