@@ -29,7 +29,7 @@ def train_repeatedly(train, config) -> None:
         folder = Path(config.out) / "avkd" / one.name
         check_same_config(folder, one)
         if (folder / "metrics.json").is_file():
-            runs.append(read_json(folder / "metrics.json"))
+            runs.append(read_json(folder / "metrics.json", dict))
         else:
             runs.append(train(replace(one, resume=(folder / "last.pt").is_file())))
     if dist.rank() == 0:
@@ -39,7 +39,7 @@ def train_repeatedly(train, config) -> None:
 def check_same_config(folder: Path, config) -> None:
     if not (folder / "config.json").is_file():
         return
-    saved, ours = read_json(folder / "config.json"), json.loads(json.dumps(as_dict(config)))
+    saved, ours = read_json(folder / "config.json", dict), json.loads(json.dumps(as_dict(config)))
     names = set(ours) - fields_free_on_resume(type(config))
     if odd := sorted(name for name in names if saved.get(name) != ours[name]):
         raise InputError(folder, f"is of another configuration ({', '.join(odd[:6])}): take "

@@ -299,6 +299,13 @@ def test_json_that_is_none(tmp_path, text, reason):
     refused(tmp_path / "a.json", reason, read_json)
 
 
+def test_json_of_another_kind(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    assert read_json(tmp_path / "a.json", list) == [1]
+    with pytest.raises(InputError, match=r"a\.json: holds a list, not a dict"):
+        read_json(tmp_path / "a.json", dict)
+
+
 def test_text_is_bounded(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", "x" * 100)
     monkeypatch.setattr(text_module, "MAX_TEXT", 103)

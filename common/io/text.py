@@ -35,12 +35,17 @@ def append_jsonl(file, value):
     file.flush()
 
 
-def read_json(path):
-    """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long."""
+def read_json(path, kind=object):
+    """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long, or
+    not a `kind`, as dict.
+    """
     def refuse(name):
         raise ValueError(f"{name} is not JSON")
     with decoding(path), limited_memory(path):
-        return json.loads(_read_text(path), parse_constant=refuse)
+        value = json.loads(_read_text(path), parse_constant=refuse)
+        if not isinstance(value, kind):
+            raise InputError(path, f"holds a {type(value).__name__}, not a {kind.__name__}")
+        return value
 
 
 def read_lines(path) -> list[str]:
