@@ -74,6 +74,7 @@ class Config(RunConfig):
         rules = {
             "--held-out must be at least 2, to be compared": self.held_out >= 2,
             "--epochs or --steps must not be 0": self.epochs or self.steps,
+            "--link is of the built-in objects, not of --objects": not (self.link and self.objects),
             "--tau must be positive, --crop-scale in (0, 1]":
                 self.tau > 0 and 0 < self.crop_scale <= 1,
             f"--crop {self.crop:g} must be at most --seconds {self.seconds:g} and hold one "

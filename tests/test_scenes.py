@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.io import InputError
 from common.scenes import Scenes
 from common.scenes.composition import COUNTS, PLACES, background, place, tight_boxes
 from common.scenes.objects import COLOURS
@@ -508,9 +507,3 @@ def test_linked_instances():
     assert np.corrcoef(tones, hues)[0, 1] > 0.8 and np.corrcoef(tones, pitches)[0, 1] > 0.5
     assert np.corrcoef(lights, noises)[0, 1] > 0.2
     assert plain.scene(plain.rng(0, 0), [2]).tones == [None]
-
-
-def test_a_folder_has_nothing_to_link(tmp_path):
-    write_folder(tmp_path)
-    with pytest.raises(InputError, match="no hue and no pitch to link"):
-        Scenes(0, 48, 8000, 0.5, folder=tmp_path, link=True)

@@ -290,6 +290,12 @@ def test_other_objects_are_other_pairs(source):
     assert not set(source.ids) & set(ScenePairs(1, 24, CONFIG).ids)
 
 
+def test_linked_scenes_are_of_built_in_objects():
+    with pytest.raises(ValueError, match="--link is of the built-in objects"):
+        replace(CONFIG, link=True, objects="folder").validate()
+    replace(CONFIG, link=True).validate()
+
+
 def test_the_anchor_itself(source):
     """Table XI: the similar sample is the identical view, with neighbours or without."""
     steps = TrainingBatches(source, replace(CONFIG, sampling="anchor"))

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from common.io import InputError
-
 from .objects import Directory, Procedural, hiss
 from .videos import (CLEAR, Conditions, Video, animate, cover_with_bars, cover_with_noise,
                      out_of_focus, owner_at, schedule, soundtrack)
@@ -83,22 +81,18 @@ class Caption(NamedTuple):
 class Scenes:
     """Makes samples by index. size: pixels a side; seconds: of audio at sample_rate Hz; objects: in
     an image; folder: take them from a `Directory` (raises InputError) instead of the procedural
-    bank; object_scale: multiplies the area of each; link: an instance links image and audio beyond
-    its class, its hue goes with its pitch and the light of the background with the noise (pairs of
-    the procedural bank); `exclusive`, which may be set, is the share of TURN's samples that have no
-    meaning in the other domain; `clutter`, likewise, is how loud another object and noise sound
-    beside the source, relative to it."""
+    bank; object_scale: multiplies the area of each; link: the hue of a procedural object goes with
+    its pitch, the light of the background with noise; `exclusive`, which may be set, is the share
+    of TURN's samples that have no meaning in the other domain; `clutter`, likewise, is how loud
+    another object and noise sound beside the source, relative to it."""
     exclusive, clutter = 1 / 8, 0.0
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, bank=None, link=False):
-        self.link = link
         self.seed, self.size, self.objects, self.object_scale = seed, size, objects, object_scale
-        self.sample_rate, self.seconds = sample_rate, seconds
+        self.sample_rate, self.seconds, self.link = sample_rate, seconds, link
         self.bank = bank or (load_directory(str(folder)) if folder else Procedural())
         self.names = self.bank.names
-        if link and folder:
-            raise InputError(folder, "its objects have no hue and no pitch to link")
 
     def rng(self, stream: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, index])
@@ -122,8 +116,8 @@ class Scenes:
     def scene(self, rng, classes) -> Scene:
         """Objects of these classes at random places and sizes, the larger ones behind."""
         image = background(rng, self.size)
-        light, count = float(image.mean()) / 255, len(classes)
-        tones = rng.random(count).tolist() if self.link else [None] * count
+        light = float(image.mean()) / 255
+        tones = rng.random(len(classes)).tolist() if self.link else [None] * len(classes)
         boxes = self._place(rng, classes, self.object_scale)
         top = np.full((self.size, self.size), -1, np.int8)  # the object that is visible there
         colours = [""] * len(classes)
