@@ -136,8 +136,9 @@ def exclude_test_samples(samples, config) -> list:
             lines.append(f"test samples of {name} among them: unknown, {error}")
             continue
         count = sum(sample.id in test for sample in samples)
-        lines.append(f"{count} of {len(samples)} are test samples of {name}, "
-                     f"{'left out' if name == exclude else '--exclude-test leaves them out'}")
+        advice = ", --exclude-test leaves them out" * hasattr(config, "exclude_test")
+        lines.append(f"{count} of {len(samples)} are test samples of {name}"
+                     f"{', left out' if name == exclude else advice}")
         if name == exclude:
             kept = [sample for sample in samples if sample.id not in test]
     if dist.rank() == 0:
