@@ -173,4 +173,4 @@ def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
     matched, shuffled = (np.mean(pointing[kind]) for kind in ("matched", "shuffled"))
     # audio alone: 0.68, which is silence and half of the rest; places by chance: 0.28
     scores = np.mean(is_right), matched, shuffled
-    assert scores[0] > 0.8 and matched > 0.45 and matched > shuffled, scores
+    assert scores[0] > 0.8 and matched > 0.38 and matched > shuffled + 0.08, scores
