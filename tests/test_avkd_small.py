@@ -109,14 +109,15 @@ def test_what_the_small_networks_know(tmp_path):
         > 0.7
     )
     counts = (confidence >= guidance.CONFIDENCE).sum(1)
-    assert has_detection.float().mean() > 0.9 and (counts <= 2).float().mean() > 0.9
+    assert has_detection.float().mean() > 0.9 and (counts <= 2).float().mean() > 0.85
     clips = [small.make_scenes(5, config).rng(10, i) for i in range(120)]
     classes = [int(rng.integers(12)) for rng in clips]
     waveforms = [
         torch.from_numpy(scenes.waveform(c, rng, config.crop)[0]) for c, rng in zip(classes, clips)
     ]
+    listener = small.make_network("e_a", config)
     with torch.no_grad():
-        found = small.make_network("e_a", config)(torch.stack(waveforms)).argmax(1)
+        found = listener(torch.stack(waveforms)).argmax(1)
     assert (found == torch.tensor(classes)).float().mean() > 0.5
 
 
