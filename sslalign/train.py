@@ -63,6 +63,9 @@ def train(config) -> dict:
     benchmarks = [FileTestSet(config, *pair)
                   for pair in zip(config.benchmark, config.benchmark_root)]
     batches = TrainingBatches(source, config)
+    weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
+    model = dist.sync_batchnorm(Sslalign(replace(config, **weights)))
+    model = model.to(run.device, memory_format=torch.channels_last)
     has_semantic = config.semantic_image or config.semantic_audio
     if has_semantic and config.sampling != "anchor":
         if config.neighbours == "encoders":
@@ -74,9 +77,6 @@ def train(config) -> dict:
             neighbours = load_neighbours(config.neighbours, source.ids, config.k)
             batches.neighbours = {source: neighbours}
 
-    weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
-    model = dist.sync_batchnorm(Sslalign(replace(config, **weights)))
-    model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     run.start({"model": model, "optimizer": optimizer},
               {"pairs": zlib.crc32("\n".join(source.ids).encode())})

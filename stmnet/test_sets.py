@@ -14,7 +14,7 @@ from common.io import read_audio
 from .backbones.vggish import RATE, segments_at
 from .data import BACKGROUND, INT16, TEST, conditions, make_scenes
 
-GRAIN = 4  # frames a second of scenes, all of which are annotated
+GRAIN = 4  # frames a second of scenes, of which one is annotated
 
 
 class Video(NamedTuple):
@@ -31,7 +31,8 @@ class Video(NamedTuple):
 
 
 class SceneVideos:
-    """Held-out scenes, GRAIN steps a second. turns: two objects take turns (Figure 6)."""
+    """Held-out scenes with GRAIN steps a second, one of them annotated. turns: two objects take
+    turns (Figure 6)."""
 
     def __init__(self, config, turns: bool = False):
         self.config, self.turns, self.num_listed = config, turns, None
@@ -42,17 +43,17 @@ class SceneVideos:
     def video(self, i) -> Video:
         c = self.config
         scene = self.scenes.video(i, GRAIN, c.video_seconds, self.turns, conditions(c))
-        steps = np.arange(len(scene.frames))  # (T,)
-        times, half = (steps + 0.5) / GRAIN, c.segment_seconds / 2
+        times, half = (np.arange(len(scene.frames)) + 0.5) / GRAIN, c.segment_seconds / 2  # (N,)
         waveform = torch.from_numpy(np.rint(scene.waveform * INT16) / INT16).float()
-        first = np.maximum(0, ((times - half) * GRAIN).astype(int))
-        end = np.ceil((times + half) * GRAIN).astype(int)
+        rows = np.arange(GRAIN // 2, len(times), GRAIN)  # (T,)
+        first = np.maximum(0, ((times[rows] - half) * GRAIN).astype(int))
+        end = np.ceil((times[rows] + half) * GRAIN).astype(int)
         is_silent = np.array([not scene.sounding[a:b].any() for a, b in zip(first, end)])
-        boxes = [box[None][:int(box[2:].any())] for box in scene.boxes]
-        labels = [self.scenes.names[k] if k >= 0 else BACKGROUND for k in scene.labels]
+        boxes = [box[None][:int(box[2:].any())] for box in scene.boxes[rows]]
+        labels = [self.scenes.names[k] if k >= 0 else BACKGROUND for k in scene.labels[rows]]
         sounds = set((scene.labels[scene.sounding] // 2).tolist())  # 2i and 2i + 1 sound alike
-        return Video(list(scene.frames), segments_at(waveform, times, c.samples), GRAIN, steps,
-                     times, boxes, labels, is_silent, sounds)
+        return Video(list(scene.frames), segments_at(waveform, times, c.samples), GRAIN, rows,
+                     times[rows], boxes, labels, is_silent, sounds)
 
 
 class FileVideos:

@@ -24,8 +24,6 @@ METRICS = {"pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", me
            "stability": ("stability", metrics.mean)}
 
 
-
-
 class FrameScores(NamedTuple):
     """Each (T,), NaN in frames where it is not defined; None if not measured."""
     iou: torch.Tensor  # protocol "paper": boxes of Otsu and components, union against union
