@@ -10,7 +10,7 @@ B clips, T steps, which in the paper all have the label of the clip.
 >>> event_loss(logits, labels=torch.tensor([[1, 1], [0, 0]]), of_clip=False).round(decimals=3)
 tensor([0.3470, 0.0000])
 >>> event_loss(logits, labels=torch.tensor([[1, 1], [0, 0]]), of_clip=True).round(decimals=3)
-tensor([0.0000, 0.0000])
+tensor([0., 0.])
 >>> event_accuracy(logits, labels=torch.tensor([[1, 1], [0, 1]]), of_clip=False)
 tensor([0.5000, 0.5000])
 """

@@ -189,8 +189,8 @@ def test_most_of_every_object_is_visible():
     whole, visible = {}, []
 
     class Counting(type(Scenes(0).bank)):
-        def cutout(self, cls, rng, width, height):
-            cutout = super().cutout(cls, rng, width, height)
+        def cutout(self, cls, rng, width, height, tone):
+            cutout = super().cutout(cls, rng, width, height, tone)
             whole[cls] = cutout[1].sum()
             return cutout
 
@@ -262,7 +262,7 @@ def test_half_of_the_extended_samples_have_no_source_in_view():
 
 def test_audio_from_off_screen_is_of_a_class_that_is_not_in_the_image():
     class Named(type(Scenes(0).bank)):
-        def waveform(self, cls, rng, samples, rate):  # audio that is its class
+        def waveform(self, cls, rng, samples, rate, tone):  # audio that is its class
             return np.full(samples, cls + 1, np.float32), 1
 
     scenes, elsewhere = Scenes(4, size=32, bank=Named()), 0
