@@ -157,8 +157,8 @@ function card(sample, gallery, audio, moved = () => {}) {
     if (!isPlaying && sample.clips[k].audio >= 0) {
       player.src = `data:audio/ogg;base64,${audio[sample.clips[k].audio]}`;
       if (state.frame === T - 1) state.frame = 0;
-      player.onloadedmetadata = seek; // play from the frame that one looks at
-      player.play().catch((error) => { more.textContent = `cannot play: ${error.message}`; });
+      player.onerror = (e) => { more.textContent = `cannot play: ${e.message ?? "no Ogg here"}`; };
+      player.onloadedmetadata = () => { seek(); player.play().catch(player.onerror); };
     }
     draw();
   }
