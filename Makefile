@@ -28,14 +28,14 @@ train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print
 eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
 	$(LAUNCH) -m $*.evaluate $(FLAGS)
 
-localize-%: $(VENV)/ready  ## find audio in an image: IMAGE=… AUDIO="a.wav b.wav" OUT=x.png or x.html (stmnet: VIDEO=… OUT=…)
+localize-%: $(VENV)/ready  ## find audio in an image: IMAGE= AUDIO="a.wav b.wav" OUT= (or VIDEO=)
 	$(RUN) -m $*.localize $(if $(VIDEO),--video "$(VIDEO)",--image "$(IMAGE)" --audio "$(AUDIO)") \
 		--out "$(or $(OUT),localized.$(if $(VIDEO),gif,png))" $(ARGS)
 
-report-%: $(VENV)/ready  ## write report.html of the newest run of M anew, during training too (NAME=… of another), and name it
+report-%: $(VENV)/ready  ## write report.html of the newest run anew, or of NAME=
 	$(RUN) -m common.evaluation.page "runs/$*$(NAME:%=/%)"
 
-demo-%: $(VENV)/ready  ## a page on 127.0.0.1 on which one drops an image and audio clips (PORT=8000)
+demo-%: $(VENV)/ready  ## a page on 127.0.0.1 to drop an image and audio on (PORT=8000)
 	$(RUN) -m $*.localize --demo $(or $(PORT),8000) $(ARGS)
 
 ablate-%: $(VENV)/ready  ## the paper's ablation on scenes: ARGS="--table … --seeds 3"

@@ -66,12 +66,12 @@ def problems(results: dict) -> list:
 
 
 def cell(value) -> str:
-    """One decimal; mean ± standard deviation of several seeds; – where nothing was measured."""
+    """One decimal; mean ± standard deviation of seeds that differ; – where nothing was measured."""
     if value is None:
         return "–"
     if isinstance(value, dict):
         return f"{value['mean']:.1f} ± {value['std']:.1f}"
-    deviation = f" ± {statistics.stdev(value):.1f}" if len(value) > 1 else ""
+    deviation = f" ± {statistics.stdev(value):.1f}" if len(set(value)) > 1 else ""
     return f"{statistics.mean(value):.1f}{deviation}"
 
 

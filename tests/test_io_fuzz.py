@@ -1,8 +1,10 @@
 """Damaged files, and files that are small but are large in memory: a value or an InputError."""
 
 import io
+import os
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from common.benchmarks.annotations import read_ids
 from common.io import InputError, read_audio
 from common.scenes import Scenes
-from tests import fuzz
+from tests import fuzz, processes
 
 
 @pytest.mark.slow
@@ -128,3 +130,25 @@ def test_a_link_in_a_folder_of_objects_does_not_lead_out(tmp_path, capsys, name)
     with pytest.raises(InputError, match="at least 4"):
         Scenes(0, 32, 8000, 0.5, 2, str(linked))
     assert "leaves" in capsys.readouterr().out
+
+
+MANY_THREADS = """
+import torch
+from common.io import read_checkpoint
+from common.training.run import building
+
+torch.set_num_threads(128)
+with building("model"):
+    layers = torch.nn.Linear(2048, 2048).state_dict()
+torch.save(layers, "layers.pt")
+assert set(read_checkpoint("layers.pt")) == {"weight", "bias"}
+assert torch.get_num_threads() == 128
+"""
+
+
+def test_the_limit_of_memory_leaves_a_machine_of_many_cores_alone(tmp_path):
+    """Each thread that torch starts reserves addresses, which the limit would count."""
+    root = str(Path(__file__).resolve().parents[1])
+    process = processes.start(MANY_THREADS, [], tmp_path, {**os.environ, "PYTHONPATH": root})
+    out, err = process.communicate(60)
+    assert process.returncode == 0, out + err

@@ -52,11 +52,13 @@ def decoding(path):
 @contextmanager
 def limited_memory(path, extra=None):
     """Around a parser, to which a small file can be a large value: it may take `extra` bytes (if
-    None, MAX_MEMORY) more than are in use, or it is an InputError. The limit is of the whole
-    process, and only on Linux.
+    None, MAX_MEMORY) more than are in use, or it is an InputError. The limit is one of addresses,
+    of the whole process, and only on Linux. Torch works in one thread meanwhile, since each thread
+    that it starts reserves up to 72 MB of them.
     """
-    extra = extra or MAX_MEMORY
+    extra, threads = extra or MAX_MEMORY, torch.get_num_threads()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    torch.set_num_threads(1)
     if Path("/proc/self/statm").exists():
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         if soft == resource.RLIM_INFINITY or used + extra < soft:
@@ -67,6 +69,7 @@ def limited_memory(path, extra=None):
         raise InputError(path, f"takes more than {extra >> 20} MB of memory") from error
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -9,14 +9,13 @@ import json
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from common.io import atomic, load_published
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Scenes
-from common.training import cosine_schedule, dist, progress_bar
+from common.training import dist, fit, progress_bar
 from common.training.array_files import exclusive_lock
 
 from .encoders import AudioEncoder, VisualEncoder
@@ -111,19 +110,8 @@ def train_task(encoder, draw, loss, steps: int, config, name: str) -> None:
     inputs, is_present = (x.to(device) for x in draw(config, count))
     head = nn.Conv2d(encoder.channels, is_present.shape[1], 1).to(device)
     nn.init.constant_(head.bias, -2)  # most classes are absent
-    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], LR, fused=True)
-    for step in progress_bar(range(steps), name=f"training the {name} encoder"):
-        rng = np.random.default_rng([SEED, BATCH_ROWS, step])
-        rows = torch.from_numpy(rng.integers(len(inputs), size=BATCH)).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = LR * cosine_schedule(step, steps, max(steps // 20, 1))
-        value = loss(head(encoder(inputs[rows])), is_present[rows])
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-    if not torch.isfinite(value):
-        raise FloatingPointError(f"the loss of the {name} encoder is {value.item()} after {steps} "
-                                 "steps")
+    fit(nn.Sequential(encoder, head), loss, inputs, is_present, steps=steps, batch_size=BATCH,
+        lr=LR, seed=[SEED, BATCH_ROWS], name=f"training the {name} encoder")
 
 
 def load_encoders(model, config, device) -> None:
