@@ -81,24 +81,24 @@ def locate(predictor, image, waveform) -> page.Clip:
 
 
 def localize_file(predictor, args, model):
-    out, records, shown, config = Path(args.out), [], [], predictor.config
-    drawn = out.with_suffix(".gif") if out.suffix.lower() == ".html" else out
+    out, records, page_frames, config = Path(args.out), [], [], predictor.config
+    gif = out.with_suffix(".gif") if out.suffix.lower() == ".html" else out
     videos = Path(args.video).glob("*") if Path(args.video).is_dir() else [args.video]
-    io.keep_inputs([out, drawn, out.with_suffix(".json")], [*videos, args.checkpoint])
+    io.keep_inputs([out, gif, out.with_suffix(".json")], [*videos, args.checkpoint])
 
     def images(video):
         blocks = blocks_of_file(video, config.samples)
         for frame, heatmap, boxes, record in localize(predictor, blocks, video.fps):
             records.append(record)
-            if drawn != out and len(shown) < PAGE_FRAMES:
-                shown.append((frame, heatmap, boxes, record["label"]))
+            if gif != out and len(page_frames) < PAGE_FRAMES:
+                page_frames.append((frame, heatmap, boxes, record["label"]))
             labels = [f"{record['label']} {score:.2f}" for score in record["scores"]]
             yield io.overlay(frame, enlarge(heatmap[None])[0], boxes[:, :4], labels=labels)
 
     with open_video(args.video, args.fps) as video:
-        write_video(drawn, images(video), args.fps, video.audio)
-        if shown:
-            write_video_page(out, model, args, video.audio, shown, SIZE, PAGE_RULES)
+        write_video(gif, images(video), args.fps, video.audio)
+        if page_frames:
+            write_video_page(out, model, args, video.audio, page_frames, SIZE, PAGE_RULES)
     io.write_json(out.with_suffix(".json"), {
         "video": args.video, "fps": args.fps, "frames": records, "model": trained_on(config),
         "memory_seconds": config.memory_seconds, "box_map": config.box_map,

@@ -98,7 +98,7 @@ class AudioPool:
     """Audio by class: files FOLDER/CLASS/*.wav, .flac or .ogg. Raises InputError."""
 
     def __init__(self, folder, seed: int = 0):
-        self.folder, self.files, self.drawn = Path(folder), {}, {}
+        self.folder, self.files, self.remaining = Path(folder), {}, {}
         self.rng = np.random.default_rng(seed)
         if not self.folder.is_dir():
             raise InputError(folder, "no such folder of audio, with a folder for each class")
@@ -112,9 +112,9 @@ class AudioPool:
         once before any is drawn again. path: for what. Raises InputError."""
         if category not in self.files:
             raise InputError(path, f"no audio of the class {category!r} in {self.folder}")
-        if not self.drawn.get(category):
-            self.drawn[category] = self.rng.permutation(len(self.files[category])).tolist()
-        file = self.files[category][self.drawn[category].pop()]
+        if not self.remaining.get(category):
+            self.remaining[category] = self.rng.permutation(len(self.files[category])).tolist()
+        file = self.files[category][self.remaining[category].pop()]
         waveform = read_audio(file, RATE, seconds=SECONDS)[0].numpy()
         if not np.abs(waveform).max() > 1e-4:
             raise InputError(file, "the audio is silent")
