@@ -7,10 +7,10 @@ do, and its commit message says with what measurement. `tests/test_pins.py` hold
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("pins.json")
@@ -29,10 +29,12 @@ FLAGS = {  # several epochs each, so that what changes from epoch to epoch is in
 
 def losses(method: str, folder: Path) -> dict:
     """Train `method` for STEPS steps in `folder`, on one thread: name of each term → its values."""
-    command = [sys.executable, "-m", f"{method}.train", *FLAGS[method].split()]
-    command += ["--steps", str(STEPS), "--name", "pins", "--device", "cpu", "--out", str(folder)]
+    flags = f"{FLAGS[method]} --steps {STEPS} --name pins --device cpu".split()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    argv = [*flags, "--out", str(folder)]
+    command = processes.start(f"{method}.train", argv, folder, environment)
+    _, err = command.communicate()
+    assert command.returncode == 0, err
     log = (folder / method / "pins" / "log.jsonl").read_text("utf-8")
     rows = [row for row in map(json.loads, log.splitlines()) if "loss" in row]
     terms = sorted(set(rows[0]) - {"step", "lr", "data_s", "step_s", "mem_mb"})

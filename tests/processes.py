@@ -1,7 +1,8 @@
 """Commands of the project in processes of their own that start at once.
 
-`python -m METHOD.train` takes two seconds to import torch. Here a server process imports it once,
-and each command is a fork of the server, with its own folder, environment and output.
+`python -m METHOD.train` takes two seconds to import torch, and its optimizer two more. Here
+a server process does that once, and each command is a fork of the server, with its own folder,
+environment and output.
 """
 
 import multiprocessing
@@ -12,14 +13,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch.distributed", "common.training", "common.evaluation"])
+SERVER.set_forkserver_preload(
+    ["torch.distributed", "torch._dynamo", "common.training", "common.evaluation"]
+)
 
 
 def _run(program: str, argv: list, cwd: str, env: dict, out: str, err: str) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 1)))  # the server read its own value
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY), number)
     sys.argv, sys.path[0] = [program, *argv], env.get("PYTHONPATH", cwd)

@@ -191,7 +191,7 @@ def test_two_processes_with_uneven_parts_equal_one(tmp_path):
     torch.manual_seed(0)
     batches = torch.randn(8, 18, 8)
     batches[:, 9:] = batches[:, 9:] * 0.01 + 4
-    mp.spawn(run, (2, batches, str(tmp_path)), nprocs=2)
+    mp.start_processes(run, (2, batches, str(tmp_path)), nprocs=2, start_method="forkserver")
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     whole = train(batches, slice(None))
     for name in ("codes", "average_count", "average_sum", "steps", "counts"):

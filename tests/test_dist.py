@@ -148,7 +148,7 @@ def results(request, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (world, port, folder), nprocs=world)
+    mp.start_processes(work, (world, port, folder), nprocs=world, start_method="forkserver")
     files = [folder / f"{world}-{rank}.pt" for rank in range(world)]
     outputs = [torch.load(file, weights_only=True) for file in files]
     return world, outputs, folder

@@ -274,9 +274,9 @@ MEMORY = """
 
 @pytest.mark.slow
 def test_memory(tmp_path):
-    """30 000 rows have 3600 MB of similarities, of which 134 MB are in memory at a time."""
+    """16 000 rows have 1024 MB of similarities, of which 134 MB are in memory at a time."""
     np.save(
-        tmp_path / "x.npy", np.random.default_rng(6).standard_normal((30000, 128), dtype=np.float32)
+        tmp_path / "x.npy", np.random.default_rng(6).standard_normal((16000, 128), dtype=np.float32)
     )
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY), tmp_path / "x.npy", tmp_path / "found.npy"],
