@@ -22,6 +22,8 @@ COLUMNS = {
     "avc/iiou_adaptive": "IIoU adap.", "og/ciou@0.5": "OG: cIoU",
     "og/ciou_adaptive@0.5": "OG: cIoU adap.",
     "og_detr/ciou@0.5": "OG-DETR: cIoU", "og_detr/ciou_adaptive@0.5": "OG-DETR: cIoU adap.",
+    "one/avc/ciou_adaptive@0.5": "one object: cIoU adap.",
+    "one/og/ciou_adaptive@0.5": "one object: OG: cIoU adap.",
     "baseline/centre_ciou@0.5": "centre: cIoU",
     "baseline/centre_ciou_adaptive@0.5": "centre: cIoU adap.",
     "control/silent_ciou_adaptive@0.5": "silence: cIoU adap."}

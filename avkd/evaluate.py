@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from common import evaluation, metrics
-from common.evaluation import CONTROLS, SIZE, Batch, Evaluation, FileTestSet, Prediction
+from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, FileTestSet, Prediction,
+                               SceneTestSet)
 from common.io import load_published
 from common.training import (add_flags, best_checkpoint, building, cli, dist, from_dict,
                              given_flags, load_checkpoint, resolve, select_device)
@@ -25,6 +26,7 @@ from .model import Avkd, localization_map
 
 VARIANTS = {"avc/": "AVC", "og/": "OG-AVC", "og_detr/": "OG-AVC-DETR"}  # column → heading
 AUDIO = {"matched": "avc/", **CONTROLS}  # audio → column of its heatmaps
+NUM_LONE = 250  # scenes of one object in the test
 
 
 class Predictor:
@@ -70,19 +72,12 @@ class Predictor:
 
 
 def evaluate(predictor, test_sets) -> Evaluation:
-    """Metrics, tables and contact sheets of all test sets.
-
-    Of several benchmarks, each one's metrics are named NAME/….
-    """
-    result, files = Evaluation(), [x.name for x in test_sets if isinstance(x, FileTestSet)]
+    """Metrics, tables and contact sheets of all test sets."""
+    result = Evaluation()
     for test_set in test_sets:
-        audio, earlier = predictor.encode_test_audio(test_set), result.metrics
+        audio = predictor.encode_test_audio(test_set)
         scores, _ = evaluation.score_samples(predictor, test_set, audio)
-        result.metrics = {} if len(files) > 1 else earlier
         result.add(test_set, scores, VARIANTS, predictor.note)
-        if len(files) > 1:
-            own = {f"{test_set.name}/{key}": x for key, x in result.metrics.items()}
-            result.metrics = {"samples": len(test_set.ids), **earlier, **own}
         name = "sounds" if "interactive" in test_set.metric_groups else "samples"
         if dist.rank() == 0 and name not in result.sheets:
             result.sheets[name] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
@@ -127,12 +122,25 @@ def has_small_networks(config) -> bool:
                                for name in ("objects", "e_v"))
 
 
+def scene_test_sets(config, protocol: str) -> list:
+    """Scenes of two objects, and at most NUM_LONE of one, whose metrics are named one/…."""
+    lone = replace(config, held_out=min(config.held_out, NUM_LONE))
+    return [*evaluation.test_sets(config, "scenes", "", protocol=protocol),
+            SceneTestSet(lone, "pair", protocol, objects=1)]
+
+
 def load_test_sets(config) -> list:
-    """Those of --benchmark, or without it, of a training on scenes, scenes. Raises InputError."""
+    """Those of --benchmark, or without it, of a training on scenes, scenes. Raises InputError.
+
+    Of several benchmarks, each one's metrics are named NAME/….
+    """
     if not config.benchmark and config.data == "scenes":
-        return evaluation.test_sets(config, "scenes", "", protocol=config.protocol)
-    return [FileTestSet(config, name, root, protocol=config.protocol)
+        return scene_test_sets(config, config.protocol)
+    sets = [FileTestSet(config, name, root, protocol=config.protocol)
             for name, root in zip(config.benchmark, config.benchmark_root)]
+    for test_set in sets:
+        test_set.prefix = f"{test_set.name}/" * (len(sets) > 1)
+    return sets
 
 
 def evaluate_best(run, test_sets) -> dict:
@@ -174,7 +182,8 @@ def main(argv=None):
         path = best_checkpoint("avkd", args.checkpoint)
         predictor = dist.main_process_first(lambda: load_predictor(path, device, changes))
         config = evaluation.with_objects(predictor.config, args)
-        sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
+        sets = (scene_test_sets(config, args.protocol) if args.data == "scenes" else
+                [FileTestSet(config, args.data, args.root, args.ids, args.protocol)])
         result = evaluate(predictor, sets)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:

@@ -30,7 +30,9 @@ from common import metrics
 from common.training import as_dict
 from common.io import InputError, read_image, read_json, write_audio, write_image
 from tests.layouts import write
+from common.benchmarks.pairs import TEST, make_scenes
 from common.scenes import Scenes
+from common.scenes.composition import PAIR
 from common.io import load_published
 from tests.goldens import fill
 
@@ -283,6 +285,23 @@ def test_a_model_that_does_not_listen(checkpoint):
             np.testing.assert_array_equal(merged["avc/"][name], merged[column][name])
 
 
+def test_scenes_of_one_object(monkeypatch):
+    """A smaller set beside the others, which stay as they were."""
+    monkeypatch.setattr(evaluate, "NUM_LONE", 4)
+    *sets, lone = evaluate.scene_test_sets(CONFIG, "ezvsl")
+    assert [len(x.ids) for x in sets] == [6, 6, 6] and len(lone.ids) == 4
+    plain = SceneTestSet(CONFIG, "pair", "ezvsl")
+    for i, sample in enumerate(sets[0].samples):
+        np.testing.assert_array_equal(sample.image, plain.image(i))
+    assert [x.prefix for x in (*sets, lone)] == ["", "", "", "one/"] and lone.name != plain.name
+    scenes = make_scenes(TEST, CONFIG, 1)
+    for i, sample in enumerate(lone.samples):
+        rng = scenes.rng(PAIR, i)
+        scene = scenes.scene(rng, scenes.classes(rng))
+        assert len(scene.boxes) == 1 and sample.cls == scene.classes[0]
+        np.testing.assert_array_equal(sample.mask, scene.masks[0])
+
+
 @pytest.mark.slow
 def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
     command = f"--checkpoint {checkpoint} --out {tmp_path} --out-results {tmp_path}/table.json"
@@ -309,13 +328,16 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         for prefix in ("avc/", "og/", "og_detr/", "control/silent_", "control/shuffled_")
         for name in of_each
     }
+    expected |= {f"one/{v}/ciou_adaptive@0.5" for v in ("avc", "og", "og_detr")}
     expected |= {f"baseline/{name}_ciou@0.5" for name in ("centre", "whole", "upper_bound")} | {
+        "one/control/silent_ciou@0.5",
+        "one/baseline/centre_ciou_adaptive@0.5",
         "avc/ciou_exact@0.5",
         "avc/iiou_adaptive_exact",
     }
     assert expected <= set(found), expected - set(found)
     assert (
-        found["samples"] == 6
+        found["samples"] == found["one/samples"] == 6
         and found["protocol"] == "ezvsl"
         and found["preset"] == "tiny"
         and found["seed"] == 0
@@ -341,8 +363,10 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         "baseline: whole image",
         "upper bound",
         "small detector",
+        "scenes, pair, one object, N = 6",
     ):
         assert heading in text
+    assert not [name for name in found if re.match("one/.*(iiou|extended)", name)]
     for name in ("samples", "sounds"):
         assert read_image(tmp_path / f"{name}-scenes.png").shape[2] == 3
     assert {p.name for p in tmp_path.iterdir()} == {

@@ -93,6 +93,7 @@ AVKD = [
         "iiou_adaptive",
     )
 ]
+AVKD += ["one/avc/ciou_adaptive@0.5", "one/og/ciou_adaptive@0.5"]
 AVKD += [
     f"control/{control}_{name}"
     for control in ("silent", "shuffled")

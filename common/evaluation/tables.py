@@ -58,8 +58,9 @@ class Evaluation:
             results[column]["negatives/lit_area"] = area
         ciou = next(iter(scores.values()))["ciou"][test_set.has_source]
         table = results_table(test_set, results, headings, metrics.undefined(ciou))
-        self.metrics = {"samples": len(test_set.ids), **self.metrics, **metric_keys(results),
-                        "protocol": test_set.protocol}
+        own = {"samples": table.n, **metric_keys(results), "protocol": test_set.protocol}
+        self.metrics = {"samples": table.n, **self.metrics,
+                        **{f"{test_set.prefix}{key}": x for key, x in own.items()}}
         self.tables.append(table)
         self.texts.append("\n".join([str(table), *filter(None, notes)]))
 

@@ -5,8 +5,8 @@ A set has `name`; of each sample `ids`, `groups` (samples of one image, or video
 (how many samples the annotations list, None for scenes); `is_complete`, (N,) bool, whether all
 listed samples of its image are there; `protocol` (of common.metrics) and
 `align_corners`, how its heatmaps are resized and cut; `metric_groups`, the metrics that it is for;
-and of sample i `image(i)` (H, W, 3) uint8, `waveform(i)` as the model takes it, `gt_map(i)` and
-`gt_mask(i)` (SIZE, SIZE) in [0, 1].
+`prefix` of their names; and of sample i `image(i)` (H, W, 3) uint8, `waveform(i)` as the model
+takes it, `gt_map(i)` and `gt_mask(i)` (SIZE, SIZE) in [0, 1].
 """
 from collections import Counter
 from itertools import chain
@@ -30,13 +30,15 @@ INTERACTIVE = ("is3", "vpo-ms")  # benchmarks with several sources in each image
 
 
 class SceneTestSet:
-    """Held-out scenes, the same for every seed of training. kind: a key of SCENES."""
+    """Held-out scenes, the same for every seed of training. kind: a key of SCENES; objects: in an
+    image, 2 or 1."""
 
-    def __init__(self, config, kind: str, protocol: str = PROTOCOL):
+    def __init__(self, config, kind: str, protocol: str = PROTOCOL, objects: int = 2):
         self.config, self.name, self.metric_groups = config, f"scenes, {kind}", SCENES[kind]
-        self.num_listed, self.protocol = None, protocol
+        self.name += ", one object" * (objects == 1)
+        self.num_listed, self.protocol, self.prefix = None, protocol, "one/" * (objects == 1)
         self.align_corners = metrics.PROTOCOLS[protocol].align_corners
-        draw, indices = getattr(make_scenes(TEST, config), kind), range(config.held_out)
+        draw, indices = getattr(make_scenes(TEST, config, objects), kind), range(config.held_out)
         self.samples = [draw(i) for i in progress_bar(indices, name=f"drawing {self.name}")]
         self.ids = [f"{kind}-{i:06d}" for i in indices]
         self.groups = [s.group for s in self.samples]
@@ -70,7 +72,7 @@ class FileTestSet:
     def __init__(self, config, name: str, root: str, ids: str = "", protocol: str = PROTOCOL):
         if name in benchmarks.UNANNOTATED:
             raise InputError("--data", f"{name} has no boxes: it cannot be evaluated on")
-        self.config, self.name = config, name
+        self.config, self.name, self.prefix = config, name, ""
         if protocol == PROTOCOL and name.endswith("-extended"):
             protocol = "slavc"
         self.protocol, self.align_corners = protocol, metrics.PROTOCOLS[protocol].align_corners
