@@ -144,7 +144,7 @@ def test_the_small_encoders_learn_what_is_where(stmnet_out):
 STMNET = (
     "--image-size 48 --audio-width 8 --encoder-steps 350 --scenes 300 --held-out 2 "
     "--test-videos 2 --video-seconds 2 --batch-size 20 "
-    "--epochs 12 --blurred 0 --validate-every 1000 --device cpu --name a"
+    "--epochs 18 --blurred 0 --validate-every 1000 --device cpu --name a"
 )
 
 
@@ -173,4 +173,4 @@ def test_stmnet_learns_what_sounds_and_where(stmnet_out, monkeypatch):
     matched, shuffled = (np.mean(pointing[kind]) for kind in ("matched", "shuffled"))
     # audio alone: 0.68, which is silence and half of the rest; places by chance: 0.28
     scores = np.mean(is_right), matched, shuffled
-    assert scores[0] > 0.8 and matched > 0.38 and matched > shuffled + 0.08, scores
+    assert scores[0] > 0.8 and matched > 0.45 and matched > shuffled + 0.08, scores
