@@ -143,15 +143,18 @@ def load_test_sets(config) -> list:
     return sets
 
 
-def evaluate_best(run, test_sets) -> dict:
-    """The end of a training: best.pt on `test_sets`, or on scenes."""
+def evaluate_best(run, test_sets, cosines) -> dict:
+    """The end of a training: best.pt on `test_sets`, or on scenes. cosines: `hint_cosines`."""
     run.end_training()
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path, changes = run.folder / "best.pt", {name: getattr(run.config, name) for name in EVALUATION}
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device, changes, True))
     result = evaluate(predictor, test_sets or load_test_sets(run.config))
-    return result.finish(run, predictor.report)
+    if cosines:
+        texts = [f"{key.removeprefix('hints/')} {x:.2f}" for key, x in cosines.items()]
+        result.texts.append(f"\nMean cosine of the hints e_a and e_v: {', '.join(texts)}")
+    return result.finish(run, {**predictor.report, **cosines})
 
 
 def evaluation_changes(parser, args) -> dict:

@@ -32,6 +32,7 @@ from .config import PRESETS
 from .guidance import CONFIDENCE, confident_mean, detr_confidence
 
 BATCH = 32
+NUM_COMPARED = 200  # scenes whose hints are compared
 ADVICE = "`python -m avkd.teachers` with the flags of this training makes it"
 
 
@@ -231,6 +232,31 @@ def training_hints(config, source, device="cpu") -> tuple:
         dist.gather_objects(None)  # the files are there
         config = replace(config, hints=str(folder))
     return load_hints(config, source.ids)
+
+
+def hint_cosines(e_v, e_a, source) -> dict:
+    """Whether both hints pull one way: the mean cosine of e_a with e_v at positions of an object of
+    its class, of an object of another class, and of nothing, in scenes of one object.
+
+    Attention (N, h, w) asks for f_v^xy · (1, …, 1) = c · e_v^xy, see losses.py: as much of f_v^xy
+    lies along (1, …, 1), so e_v^xy (1, …, 1) stands for the features. {} without such scenes or
+    without one of the hints.
+    """
+    rows = np.flatnonzero(source.is_alone)[:NUM_COMPARED]
+    if e_v is None or e_a is None or not len(rows):
+        return {}
+    e_v, e_a = (torch.from_numpy(np.array(x[rows], np.float32)) for x in (e_v, e_a))
+    e_a, is_attention = F.normalize(e_a, dim=1), e_v.ndim == 3
+    e_v = e_v[:, None].expand(-1, e_a.shape[1], -1, -1) if is_attention else F.normalize(e_v, dim=1)
+    cosine = torch.einsum("nchw,mc->nmhw", e_v, e_a)
+    masks = torch.from_numpy(np.array([source.samples[i].mask for i in rows], np.float32))
+    share = F.adaptive_avg_pool2d(masks[:, None], e_v.shape[2:])  # (n, 1, h, w), of the object
+    classes = torch.tensor([source.samples[i].cls for i in rows])
+    is_own = (classes[:, None] == classes)[..., None, None]  # (n, n, 1, 1)
+    where = {"own_class": is_own & (share > 0.5), "other_classes": ~is_own & (share > 0.5),
+             "nothing": (share == 0).expand_as(cosine)}
+    values = {name: cosine[x & cosine.isfinite()] for name, x in where.items()}
+    return {f"hints/{name}": x.mean().item() for name, x in values.items() if len(x)}
 
 
 def main(argv=None):

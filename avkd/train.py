@@ -22,7 +22,7 @@ from .evaluate import evaluate_best, load_test_sets
 from .losses import L_a, L_S, L_total, L_v, L_v_attention, similarity
 from .model import Avkd, resnet
 from .repeats import train_repeatedly
-from .teachers import training_hints
+from .teachers import hint_cosines, training_hints
 
 
 @torch.no_grad()
@@ -87,6 +87,7 @@ def train(config) -> dict:
     model = model.to(run.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     batches.e_v, batches.e_a = training_hints(config, source, run.device)
+    cosines = hint_cosines(batches.e_v, batches.e_a, source) if config.data == "scenes" else {}
     run.start({"model": model, "optimizer": optimizer},
               {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
@@ -122,7 +123,7 @@ def train(config) -> dict:
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(epoch_ended)
     bar.close()
-    return evaluate_best(run, benchmarks)
+    return evaluate_best(run, benchmarks, cosines)
 
 
 def main(argv=None):

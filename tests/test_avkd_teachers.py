@@ -301,6 +301,35 @@ def test_one_teacher_makes_one_file(scenes, tmp_path):
     assert len(list(tmp_path.rglob("ids.txt"))) == 2
 
 
+@pytest.mark.parametrize("is_attention", [True, False])
+def test_whether_both_hints_pull_one_way(is_attention):
+    """Against loops: of the scenes of one object, objects of the class that sounds, of others, and
+    positions that no object touches; a row of NaN counts nowhere."""
+    source = ScenePairs(0, 24, TINIER, 0.5)
+    rng = np.random.default_rng(0)
+    e_v = rng.random((24, 6, 6) if is_attention else (24, 16, 6, 6)).astype(np.float16)
+    e_a = rng.random((24, 16)).astype(np.float16)
+    lone = np.flatnonzero(source.is_alone)
+    e_v[lone[1]] = np.nan
+    values = {"hints/own_class": [], "hints/other_classes": [], "hints/nothing": []}
+    for i in lone:
+        for j in lone:
+            a = e_a[j].astype(float) / np.linalg.norm(e_a[j].astype(float))
+            for y, x in np.ndindex(6, 6):
+                v = e_v[i, ..., y, x].astype(float)
+                cosine = (v * np.ones(16) if is_attention else v / np.linalg.norm(v)) @ a
+                share = source.samples[i].mask[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].mean()
+                is_own = source.samples[i].cls == source.samples[j].cls
+                kind = "own_class" if is_own else "other_classes"
+                kind = "nothing" if share == 0 else kind if share > 0.5 else None
+                if kind and not np.isnan(cosine):
+                    values[f"hints/{kind}"].append(cosine)
+    found = teachers.hint_cosines(e_v, e_a, source)
+    assert found == pytest.approx({name: np.mean(x) for name, x in values.items()}, rel=1e-5)
+    assert teachers.hint_cosines(None, e_a, source) == {}
+    assert teachers.hint_cosines(e_v * np.nan, e_a, source) == {}
+
+
 # DETR ---------------------------------------------------------------------------------------------
 
 

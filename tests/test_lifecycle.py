@@ -332,6 +332,7 @@ def test_the_files_of_a_run(runs):
         assert set(SSLALIGN) <= set(metrics) and (folder / "whole" / "compositional.png").is_file()
     if method == "avkd":
         assert set(AVKD) <= set(metrics) and (folder / "whole" / "sounds.png").is_file()
+        assert {"hints/own_class", "hints/nothing"} <= set(metrics)
     if method == "stmnet":
         assert set(STMNET) <= set(metrics) and (folder / "whole" / "turns.png").is_file()
         assert any(key.startswith("class/") for key in metrics)

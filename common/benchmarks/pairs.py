@@ -58,8 +58,8 @@ class ScenePairs:
 
     def __init__(self, seed: int, count: int, config, lone: float = 0.0):
         scenes, alone = make_scenes(seed, config, 2), make_scenes(seed, config, 1)
-        is_alone = np.random.default_rng([seed, LONE]).random(count) < lone
-        self.samples = [(alone if is_alone[i] else scenes).pair(i)
+        self.is_alone = np.random.default_rng([seed, LONE]).random(count) < lone
+        self.samples = [(alone if self.is_alone[i] else scenes).pair(i)
                         for i in progress_bar(range(count), name="drawing scenes")]
         bank = scenes.bank.fingerprint  # other objects are other pairs
         self.ids = [f"{bank:08x}-{seed}-{lone:g}-{i}" for i in range(count)]
