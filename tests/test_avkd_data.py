@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from avkd.data import TrainingBatches, crop_hint
 from common.benchmarks.pairs import ScenePairs, cropped_waveform, training_pairs
 from avkd.backbones.views import test_view as whole_view
 from avkd.backbones.views import train_view
-from common.io import InputError
+from common.io import InputError, read_audio
 from common.scenes import Scenes
 from common.training import step_loader
 from tests.layouts import write
@@ -295,13 +296,29 @@ def test_test_samples_in_a_training_list(flickr, capsys):
     assert ids[0] not in parts[0].ids + parts[1].ids and len(parts[0].ids + parts[1].ids) == 8
 
 
-def test_lists_in_the_spellings_in_which_they_are_published(tmp_path):
-    """YOUTUBE_SECONDS of EZ-VSL's lists, and YOUTUBE_START_END in milliseconds of this paper's."""
+@pytest.mark.parametrize("layout", ["seconds", "milliseconds", "both"])
+def test_lists_and_files_in_the_spellings_in_which_they_are_published(layout, tmp_path):
+    """YOUTUBE_SECONDS of EZ-VSL's lists, and YOUTUBE_START_END in milliseconds of this paper's,
+    whose files are called so too, with audio in FLAC."""
     write(Scenes(3, 48, 4000, 0.5), tmp_path, "vggsound", 6)
     ids = sorted(path.stem for path in (tmp_path / "frames").iterdir())
+    before = {x: read_audio(tmp_path / "audio" / f"{x}.wav")[0] for x in ids}
     (tmp_path / "vggss_10k.txt").write_text("\n".join(ids))  # without a newline at the end
     spelt = [f"{x[:11]}_{int(x[12:]) * 1000}_{int(x[12:]) * 1000 + 10000}" for x in ids]
     (tmp_path / "metadata" / "vggsound_10k_random.txt").write_text("\n".join(spelt))
+    for name, new in zip(ids, spelt) if layout != "seconds" else ():
+        wav = tmp_path / "audio" / f"{name}.wav"
+        soundfile.write(wav.with_name(f"{new}.flac"), *soundfile.read(wav))
+        if layout == "milliseconds":
+            wav.unlink()
+            image = tmp_path / "frames" / f"{name}.jpg"
+            image.rename(image.with_name(f"{new}.jpg"))
+    suffix = ".flac" if layout == "milliseconds" else ".wav"  # of both, the name that is asked for
     for name in ("vggss_10k.txt", "vggsound_10k_random.txt", "vggsound_10k_random.csv"):
-        parts = training_pairs(files(tmp_path, data="vggsound", ids=name))
+        parts = training_pairs(files(tmp_path, data="vggsound", ids=name, sample_rate=4000))
         assert sorted(parts[0].ids + parts[1].ids) == ids
+        for part in parts:
+            for i, expected in enumerate(before[name] for name in part.ids):
+                assert part.samples[i].audio.suffix == suffix
+                assert part.image(i).shape == (48, 48, 3)
+                torch.testing.assert_close(part.waveform(i), expected, atol=1e-4, rtol=0)

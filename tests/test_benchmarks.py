@@ -13,7 +13,7 @@ from common.benchmarks import (
     READERS,
     UNANNOTATED,
     gt_map,
-    is_on_disk,
+    find_on_disk,
     listed_samples,
     load_samples,
 )
@@ -288,7 +288,8 @@ def test_lists(root):
     for sample in samples:
         touch(sample.image)
         touch(sample.audio)
-    assert is_on_disk("vggss", samples) == [True, True, False]
+    found = find_on_disk("vggss", samples)
+    assert [s and s.image for s in found] == [samples[0].image, samples[1].image, None]
     assert len(listed_samples("vggss", root, "vggss_10k.txt")) == 40
     assert [s.label for s in listed_samples("vggsound", root, "vggsound_test.csv")][:2] == [
         "playing hammond organ",

@@ -222,6 +222,14 @@ def test_prepare_goes_on_after_a_killed_run(tmp_path, run, fake):
     assert fake.read_text() == ""  # the same frames
 
 
+def test_videos_named_in_milliseconds(tmp_path, run, fake):
+    """VGGSound's clips are called YOUTUBE_START_END or YOUTUBE_SECONDS."""
+    (tmp_path / "own.txt").write_text("-aaaaaaaaaa_90000_100000\n")
+    videos = clips(tmp_path / "videos", "-aaaaaaaaaa_90000_100000")
+    assert run("prepare", "vggsound", videos, tmp_path, "--list", tmp_path / "own.txt")[0] == 0
+    assert (tmp_path / "audio/-aaaaaaaaaa_000090.wav").is_file()
+
+
 def test_prepare_music_takes_the_numbered_frame(tmp_path, run, fake):
     shutil.copytree(Path(__file__).parent / "annotations", tmp_path / "metadata")
     videos = clips(tmp_path / "videos", "HnUOaSfTA6c_0_1000")

@@ -49,8 +49,8 @@ def read_ids(path) -> list[str]:
 
 def clip_id(name: str) -> str:
     """A name in a list → the name of the files on disk, YOUTUBEID_SECONDS.
-    Lists have `.mp4` behind it, or start and end in milliseconds (sslalign)."""
-    name = name.strip().removesuffix(".mp4")
+    Lists, and other files, have a suffix behind it, or start and end in milliseconds."""
+    name = re.sub(r"\.(mp4|flac|wav|jpg)$", "", name.strip())
     clip = re.fullmatch(r"(.{11})_(\d+)_\d+", name)
     return f"{clip[1]}_{int(clip[2]) // 1000:06d}" if clip else name
 

@@ -13,7 +13,8 @@ import soundfile
 from common.io import InputError, atomic, read_audio, read_image
 from common.training import cli
 
-from .readers import FRAME_RATE, READERS, is_on_disk, listed_samples
+from .annotations import clip_id
+from .readers import FRAME_RATE, READERS, find_on_disk, listed_samples
 from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
@@ -78,9 +79,9 @@ def check(name, root, lists, missing, jobs) -> bool:
     """Read every image, mask and audio file, and print how many samples there are.
     missing: a file for the ids of missing samples, or None. True if all that exist can be read."""
     samples = listed_samples(name, root, lists)
-    exists = is_on_disk(name, samples)
-    found = [sample for sample, here in zip(samples, exists) if here]
-    lost = [sample.id for sample, here in zip(samples, exists) if not here]
+    on_disk = find_on_disk(name, samples)
+    found = [sample for sample in on_disk if sample]
+    lost = [sample.id for sample, here in zip(samples, on_disk) if not here]
     if missing:
         with atomic(missing, "w") as file:
             file.writelines(f"{sample_id}\n" for sample_id in lost)
@@ -129,8 +130,8 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
         raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
-    sources = {path.stem: path.resolve() for path in sorted(Path(videos).rglob("*"))
-               if path.suffix.lower() in SUFFIXES}
+    sources = {name: path.resolve() for path in sorted(Path(videos).rglob("*"))
+               if path.suffix.lower() in SUFFIXES for name in (clip_id(path.stem), path.stem)}
     targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
         targets[sample.audio] = sample.audio.stem, to_audio(rate)

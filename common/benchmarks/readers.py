@@ -4,7 +4,7 @@ A benchmark is a folder, laid out as in the repositories of this field (EZ-VSL, 
 
     ROOT/metadata/                     annotation files and lists of ids (they may be in ROOT too)
     ROOT/frames/ID.jpg                 images; of a video, frames/ID/0000.jpg …, FRAME_RATE a second
-    ROOT/audio/ID.wav
+    ROOT/audio/ID.wav                  or ID.flac
     ROOT/Annotations/ID.xml            Flickr-SoundNet
     ROOT/extend_frames, extend_audio   the extended sets
     ROOT/visual_frames, audio_wav, gt_masks             AVSBench, VPO (gray_masks)
@@ -45,7 +45,7 @@ def load_samples(name: str, root, lists=None) -> list[Sample]:
     """The samples of benchmark `name` whose files are in `root`. Prints to stderr how many of how
     many those are. Raises InputError if there is none, or an annotation is malformed."""
     samples = listed_samples(name, root, lists)
-    found = [sample for sample, exists in zip(samples, is_on_disk(name, samples)) if exists]
+    found = [sample for sample in find_on_disk(name, samples) if sample]
     if not found:
         example = f", for example {samples[0].image}, its audio and boxes" if samples else ""
         raise InputError(root, f"none of the {len(samples)} samples of {name} is here{example}")
@@ -73,17 +73,23 @@ def listed_samples(name: str, root, lists=None) -> list[Sample]:
     return list(reader(root, lists and Path(lists)))
 
 
-def is_on_disk(name: str, samples) -> list[bool]:
-    """Whether image, audio and (except for UNANNOTATED) boxes of each sample exist."""
-    names = {}  # of each folder, listed once
+def find_on_disk(name: str, samples) -> list:
+    """The samples with the paths of their files, or None where image, audio or (except for
+    UNANNOTATED) boxes are missing. A file may have any name that `clip_id` knows; audio, FLAC."""
+    folders = {}  # of each, listed once: name or id → name
 
-    def exists(path):
-        if path.parent not in names:
-            names[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else ()
-        return path.name in names[path.parent]
+    def find(path):
+        if path.parent not in folders:
+            files = os.listdir(path.parent) if path.parent.is_dir() else ()
+            folders[path.parent] = {clip_id(x): x for x in files if "." in x}
+            folders[path.parent] |= {x: x for x in files}
+        files = folders[path.parent]
+        file = files.get(path.name) or files.get(path.stem)
+        return file and path.with_name(file)
 
-    return [exists(s.image) and exists(s.audio) and (s.boxes is not None or name in UNANNOTATED)
-            for s in samples]
+    found = [replace(s, image=find(s.image), audio=find(s.audio)) for s in samples]
+    return [s if s.image and s.audio and (s.boxes is not None or name in UNANNOTATED) else None
+            for s in found]
 
 
 def _files(root, name):

@@ -30,8 +30,7 @@ INTERACTIVE = ("is3", "vpo-ms")  # benchmarks with several sources in each image
 
 
 class SceneTestSet:
-    """Held-out scenes, the same for every seed of training. kind: a key of SCENES; objects: in an
-    image, 2 or 1."""
+    """Held-out scenes, the same for all seeds. kind: a key of SCENES; objects: 2 or 1 an image."""
 
     def __init__(self, config, kind: str, protocol: str = PROTOCOL, objects: int = 2):
         self.config, self.name, self.metric_groups = config, f"scenes, {kind}", SCENES[kind]
