@@ -5,8 +5,8 @@
     python -m sslalign.neighbors DIR
 
 DIR holds `ids.txt` (one id a line, the order of the rows), `image_features.npy` and
-`audio_features.npy` (N, d). The first two forms write them with the encoders of encoders.py; the
-third takes those of your own. DIR gets `image_neighbours.npy` and `audio_neighbours.npy` (N, k)
+`audio_features.npy` (N, d). The first two forms write them with the encoders of backbones/small.py;
+the third takes those of your own. DIR gets `image_neighbours.npy` and `audio_neighbours.npy` (N, k)
 int32: row i holds the rows most similar to row i by cosine, best first, never i. A killed command
 continues.
 """
@@ -25,8 +25,9 @@ from common.training.array_files import (check_ids, file_crc32, fill_array, open
 from common.training.nearest import ROWS, check_k, nearest, search
 
 from .backbones.pretrained import published_encoder
+from .backbones.small import INPUTS, MODALITIES, Views, features, small_encoders
 from .config import PAPER, TINY
-from .encoders import INPUTS, MODALITIES, Views, features, small_encoders
+
 
 def load_neighbours(folder, ids, k: int = 1) -> tuple[np.memmap, np.memmap]:
     """The neighbours by images and by audio of the samples `ids`, (N, ≥ k) int32, memory-mapped.

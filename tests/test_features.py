@@ -10,8 +10,8 @@ from common.io import InputError, crop_audio, read_image
 from tests.layouts import write
 from common.scenes import Scenes
 from common.training import nearest
-from sslalign import encoders as f
 from sslalign import neighbors as n
+from sslalign.backbones import small as f
 from sslalign.backbones.pretrained import standardised
 from common.benchmarks.pairs import training_pairs
 from sslalign.backbones.resnet import resnet18

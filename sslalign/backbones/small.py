@@ -1,8 +1,8 @@
 """Pre-trained encoders of images and of audio, by which neighbours are found (section 3.3).
 
-On files they are the paper's supervised encoders, backbones/pretrained.py. On scenes they are two
-small classifiers, trained on labelled scenes of one object that no training, validation or test
-draws. A feature is the mean of an encoder's last map.
+On files they are the paper's supervised encoders, see pretrained.py. On scenes they are two small
+classifiers, trained on labelled scenes of one object that no training, validation or test draws.
+A feature is the mean of an encoder's last map.
 """
 import json
 import zlib
@@ -18,10 +18,10 @@ from common.io import atomic, load_published
 from common.training import fit
 from common.training.array_files import exclusive_lock
 
-from .backbones.pretrained import CHANNELS, standardised
-from .backbones.resnet import BasicBlock, ResNet
-from .backbones.views import normalise, test_view
-from .config import PAPER
+from ..config import PAPER
+from .pretrained import CHANNELS, standardised
+from .resnet import BasicBlock, ResNet
+from .views import normalise, test_view
 
 MODALITIES = "image", "audio"
 INPUTS = replace(PAPER, channel="mean", crop=PAPER.seconds)  # of the published: ten seconds
