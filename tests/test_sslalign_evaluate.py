@@ -351,6 +351,30 @@ def test_an_image_that_lacks_a_source_is_left_out_of_iiou(disk, tmp_path):
     )
     assert found["interactive/iiou"] == 1  # the first sample, a miss, is of the image left out
     assert "1 left out that lack a source" in images_line(test)
+    assert "one source" not in images_line(test)  # it lacks one, and does not have one
+    assert not {"single-source", "multi-source"} & {*whole.metric_groups}
+
+
+def test_images_of_one_source_are_counted_and_scored_apart(checkpoint, tmp_path, capsys):
+    """As VPO-MS has them: 759 of its 1432 images."""
+    write(Scenes(4, 48, 4000, 0.4), tmp_path, "vpo-ms", 6)  # three images of two sources
+    for path in tmp_path.rglob("vpo_ms_*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text())[1:]))
+    test = FileTestSet(CONFIG, "vpo-ms", tmp_path)
+    assert {"interactive", "single-source", "multi-source"} <= {*test.metric_groups}
+    ciou = np.array([0.9, 0.6, 0.7, 0.8, 0.1])
+    found = aggregate({"ciou": ciou}, test.metric_groups, test.groups, None, test.is_complete)
+    assert found["interactive/iiou"] == pytest.approx(2 / 3)
+    assert (found["single-source/iiou"], found["multi-source/iiou"]) == (1, 0.5)
+    assert found["single-source/iauc"] == pytest.approx(metrics.auc(ciou[:1]))
+    assert "3 images, 1 of them with one source" in images_line(test)
+    evaluate.main(
+        f"--checkpoint {checkpoint} --data vpo-ms --root {tmp_path} --out {tmp_path} "
+        "--device cpu".split()
+    )
+    keys = read_json(tmp_path / "metrics-vpo-ms.json")
+    assert {"single-source/iiou_adaptive", "control/silent_multi-source_iauc"} <= {*keys}
+    assert "multi-source: IIoU adaptive" in capsys.readouterr().out
 
 
 def test_shuffled_audio_is_of_another_image(checkpoint):

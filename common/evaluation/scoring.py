@@ -180,13 +180,13 @@ def baseline_scores(gt, masks=None, has_confidence=False, protocol=PROTOCOL) -> 
     return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
 
 
+IIOU = {"iiou{}": ("ciou{}", metrics.interactive), "iauc{}": ("ciou{}", metrics.interactive_auc)}
 METRICS = {  # group → metric → the score that it is of, and how; {} is one of RULES
     "pairs": {"ciou{}@0.5": ("ciou{}", metrics.success_rate),
               "auc{}": ("ciou{}", metrics.auc),
               "pointing": ("pointing", metrics.success_rate)},
-    "interactive": {"iiou{}": ("ciou{}", metrics.interactive),
-                    "iauc{}": ("ciou{}", metrics.interactive_auc),
-                    "pointing": ("pointing", metrics.interactive)},
+    "interactive": {**IIOU, "pointing": ("pointing", metrics.interactive)},
+    "single-source": IIOU, "multi-source": IIOU,  # of sets that have images of both
     "masks": {"miou{}": ("mask_iou{}", metrics.mean),
               "f_score{}": ("mask_f{}", metrics.best_f),
               "ciou{}@0.5": ("mask_ciou{}", metrics.success_rate),
@@ -201,9 +201,13 @@ def aggregate(scores: dict, metric_groups, groups=None, has_source=None, is_comp
     """
     has_source = np.ones(len(scores["ciou"]), bool) if has_source is None else has_source
     result, is_complete = {}, has_source if is_complete is None else is_complete & has_source
+    groups = np.asarray(range(len(has_source)) if groups is None else groups)
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    of_images = {"interactive": is_complete, "single-source": is_complete & (sizes[index] == 1),
+                 "multi-source": is_complete & (sizes[index] > 1)}
     for group in [group for group in METRICS if group in metric_groups]:
-        is_used = is_complete if group == "interactive" else has_source
-        images = [np.asarray(groups)[is_used]] if group == "interactive" else []
+        is_used = of_images.get(group, has_source)
+        images = [groups[is_used]] if group in of_images else []
         if not is_used.any():
             continue
         for rule in RULES:

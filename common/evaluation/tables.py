@@ -124,10 +124,10 @@ def results_table(test_set, results: dict, headings: dict, num_undefined: int) -
 def images_line(test_set) -> str:
     """How many images an interactive set has, of one source, and of which one is not here."""
     sizes = Counter(test_set.groups)
-    left_out = len({g for g, is_here in zip(test_set.groups, test_set.is_complete) if not is_here})
-    one = sum(size == 1 for size in sizes.values())
+    left_out = {g for g, is_here in zip(test_set.groups, test_set.is_complete) if not is_here}
+    one = sum(size == 1 for group, size in sizes.items() if group not in left_out)
     return ", ".join(filter(None, [f"{len(sizes)} images", one and f"{one} of them with one source",
-                                   left_out and f"{left_out} left out that lack a source"]))
+                                   left_out and f"{len(left_out)} left out that lack a source"]))
 
 
 def spell(metric: str) -> str:
@@ -149,7 +149,7 @@ def metric_keys(results: dict) -> dict:
     for column, values in results.items():
         for metric, x in values.items():
             group, name = metric.split("/")
-            short = name if group == "pairs" or name.startswith("i") else f"{group}_{name}"
+            short = name if metric.startswith(("pairs/", "interactive/i")) else f"{group}_{name}"
             keys[f"{column}{short}" if column else metric] = x
     return keys
 

@@ -94,6 +94,7 @@ class FileTestSet:
         self.clip = max(5.0, config.crop) if name.startswith("avsbench") else config.seconds
         has_masks = all(s.masks for s in self.samples if s.sounding)
         is_for = {"pairs": True, "interactive": name in INTERACTIVE,
+                  **dict.fromkeys(("single-source", "multi-source"), name == "vpo-ms"),
                   "extended": not self.has_source.all(), "masks": has_masks,
                   **dict.fromkeys(CROSS_MODAL, self.has_source.sum() > 1)}
         self.metric_groups = tuple(group for group, is_fit in is_for.items() if is_fit)
