@@ -10,6 +10,7 @@ FREE = {"free_on_resume": True}
 class Config(RunConfig):
     data: str = flag("scenes", "image–audio pairs: scenes, vggsound or flickr-soundnet; no labels")
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all)", **FREE)
+    exclude_test: str = flag("", "benchmark, as vggss, whose test samples are left out of them")
     epochs: int = flag(3, "passes over the pairs (4.1.3)")
     easy: int = flag(5, "passes before them over easy scenes: one large object, half the side")
     batch_size: int = flag(32, "pairs a step, over all processes (not in the paper)")

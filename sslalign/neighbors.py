@@ -111,6 +111,7 @@ def make_parser() -> Parser:
             ("data", "", "write ids.txt for training with this --data: vggsound, flickr-soundnet, "
              "or scenes, with small encoders and the other settings of tiny"),
             ("root", "", "the training's --root"), ("ids", "", "the training's --ids"),
+            ("exclude-test", "", "the training's --exclude-test"),
             ("image-weights", "", "ResNet-18 of ImageNet; none: image_features.npy is yours"),
             ("audio-weights", "", "ResNet-18 of VGGSound with average pooling; none: likewise"),
             ("audio-key", "model_state_dict", "entry of this file with the weights"),
@@ -135,7 +136,8 @@ def main(argv=None):
         folder, device = Path(args.folder), select_device(args.device)
         if args.data:
             config = TINY if is_scenes else replace(INPUTS, data=args.data, root=args.root,
-                ids=args.ids, held_out=args.held_out, skip_bad=args.skip_bad)
+                ids=args.ids, held_out=args.held_out, skip_bad=args.skip_bad,
+                exclude_test=args.exclude_test)
             source = training_pairs(config)[0]
             encoders = {modality: (published_encoder(modality, *file, device), file_crc32(file[0]))
                         for modality, file in weights.items() if file[0]}

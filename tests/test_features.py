@@ -1,5 +1,7 @@
 """Features of pre-trained encoders for the neighbours: inputs, files that go on, the command."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from sslalign.backbones import small as f
 from sslalign.backbones.pretrained import standardised
 from common.benchmarks.pairs import training_pairs
 from sslalign.backbones.resnet import resnet18
+from sslalign.config import TINY
 from tests.test_neighbors import Stopped, fails, is_top_k
 
 pytestmark = pytest.mark.slow
@@ -211,6 +214,21 @@ def test_ids_for_encoders_of_ones_own(vggsound, tmp_path, capsys):
     assert "not made by this command" in fails(
         capsys, *args, "--image-weights", vggsound / "image.pth"
     )
+
+
+def test_test_samples_are_left_out_of_pairs_and_neighbours(vggsound, tmp_path, capsys):
+    """--exclude-test of the training and of this command leave out the same samples."""
+    root = shutil.copytree(vggsound, tmp_path / "root")
+    test = {"file": samples(root)[1].id, "class": "cat", "bbox": [[0, 0, 1, 1]]}
+    (root / "metadata" / "vggss.json").write_text(json.dumps([test]))
+    args = tmp_path, "--data", "vggsound", "--root", root, "--held-out", 2
+    fails(capsys, *args, "--exclude-test", "vggss")  # there are no features yet
+    ids = (tmp_path / "ids.txt").read_text().split()
+    config = replace(TINY, data="vggsound", root=str(root), held_out=2)
+    assert test["file"] in training_pairs(config)[0].ids and test["file"] not in ids
+    assert "are test samples of vggss, --exclude-test" in capsys.readouterr().out
+    assert training_pairs(replace(config, exclude_test="vggss"))[0].ids == ids
+    assert "1 of 9 are test samples of vggss, left out" in capsys.readouterr().out
 
 
 def test_neighbours_of_scenes(tmp_path, monkeypatch):

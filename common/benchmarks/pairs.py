@@ -121,24 +121,19 @@ def exclude_test_samples(samples, config) -> list:
     that belongs to its data if ROOT has that list, and leaves out those of --exclude-test, whose
     list must be there. Raises InputError.
     """
-    exclude, own = getattr(config, "exclude_test", ""), TEST_SETS[config.data]
-    names, roots = ([x] if isinstance(x, str) else x
-                    for x in (config.benchmark, config.benchmark_root))
-    places = {own: config.root, exclude: config.root, **dict(zip(names, roots))}
-    places.pop("", None)
-    kept, lines = samples, []
-    for name, root in places.items():
+    exclude, kept, lines = config.exclude_test, samples, []
+    roots = dict(zip(config.benchmark, config.benchmark_root))
+    for name in dict.fromkeys(filter(None, [TEST_SETS[config.data], exclude, *roots])):
         try:
-            test = {sample.id for sample in listed_samples(name, root)}
+            test = {sample.id for sample in listed_samples(name, roots.get(name, config.root))}
         except InputError as error:
             if name == exclude:
                 raise
             lines.append(f"test samples of {name} among them: unknown, {error}")
             continue
         count = sum(sample.id in test for sample in samples)
-        advice = ", --exclude-test leaves them out" * hasattr(config, "exclude_test")
-        lines.append(f"{count} of {len(samples)} are test samples of {name}"
-                     f"{', left out' if name == exclude else advice}")
+        advice = "left out" if name == exclude else "--exclude-test leaves them out"
+        lines.append(f"{count} of {len(samples)} are test samples of {name}, {advice}")
         if name == exclude:
             kept = [sample for sample in samples if sample.id not in test]
     if dist.rank() == 0:
