@@ -3,6 +3,7 @@
 `python -m sslalign.evaluate --checkpoint runs/sslalign/NAME/best.pt --data vggss --root DIR`
 `python -m sslalign.evaluate --released ours_sup_previs.pth.tar --data vggss --root DIR`
 `python -m sslalign.evaluate --maps DIR --data vggss --root DIR`, see common/evaluation/saved.py
+`python -m sslalign.evaluate --checkpoint FILE --training-pairs 5000`, Table VI
 """
 import time
 from dataclasses import replace
@@ -11,11 +12,13 @@ from pathlib import Path
 import torch
 
 from common import evaluation, metrics
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
                                SavedMaps, cross_modal_table, score_cross_modal)
+from common.evaluation.scoring import batches
 from common.io import load_published
 from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
-                             select_device)
+                             progress_bar, select_device)
 
 from .augment import centre_view
 from .backbones.released import load_released
@@ -86,13 +89,33 @@ def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
             cross_modal = score_cross_modal(features, test_set.labels, test_set.has_source)
         text = f"\n{cross_modal_table(cross_modal)}" if cross_modal else ""
         result.add(test_set, scores, VARIANTS, text, predictor.note)
-        result.metrics |= cross_modal
-        if dist.rank() == 0 and ("samples" not in result.sheets or "interactive" in groups):
-            result.sheets["samples"] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
+        result.metrics |= {f"{test_set.prefix}{key}": x for key, x in cross_modal.items()}
+        name = f"samples-{test_set.name}" if test_set.prefix else "samples"
+        if dist.rank() == 0 and (name not in result.sheets or "interactive" in groups):
+            result.sheets[name] = evaluation.draw_samples(predictor, test_set, audio, VARIANTS)
         if dist.rank() == 0:
             result.galleries.append(evaluation.pair_gallery(predictor, test_set, audio, scores))
         if dist.rank() == 0 and cross_modal and "visual_projected" in features:
             result.sheets["compositional"] = draw_compositions(features, test_set)
+    return result
+
+
+def evaluate_training_pairs(predictor, config, count: int) -> Evaluation:
+    """Table VI, and Table V of instances, on the first `count` of the pairs that a training with
+    this configuration has. Raises InputError."""
+    source = training_pairs(replace(config, scenes=min(count, config.scenes)))[0]
+    count, parts = min(count, len(source.ids)), {}
+    for rows in progress_bar(batches(dist.split(count)), name="training pairs"):
+        waveforms = [cropped_waveform(source.waveform(i), config) for i in rows]
+        audio = {"matched": predictor.encode_audio(torch.stack(waveforms))}
+        batch = Batch([source.image(i) for i in rows], audio)
+        for name, x in predictor.predict(batch).features.items():
+            parts.setdefault(name, []).append(x)
+    features = {name: dist.merge_rows(parts.get(name, []), count).numpy()
+                for name in dist.gather_objects(list(parts))[0]}
+    result, scores = Evaluation(), score_cross_modal(features, [None] * count)
+    result.metrics = {"samples": count, **scores}
+    result.texts.append(f"{config.data}, {count} training pairs\n{cross_modal_table(scores)}")
     return result
 
 
@@ -122,28 +145,16 @@ def load_predictor(path, device, ogl=False, object_weights="", is_released=False
     return Predictor(model, config, device, checkpoint.get("report"), net, note.strip(), view)
 
 
-def evaluate_best(run, benchmarks) -> dict:
-    """The end of a training: best.pt on each of `benchmarks` (FileTestSets), or else on scenes.
-
-    In metrics.json, metrics of the second benchmark and further ones begin with its name.
-    """
+def evaluate_best(run, test_sets) -> dict:
+    """The end of a training: best.pt on `test_sets`, or on scenes."""
     run.end_training()
     if run.is_main:
         print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path = run.folder / "best.pt"
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device))
-    found, groups = dict(predictor.report), [[benchmark] for benchmark in benchmarks] or [[]]
-    if run.config.data == "scenes" and not benchmarks:
-        groups = [evaluation.test_sets(run.config, "scenes", "")]
-    results = {test_sets[0].name if number else "": evaluate(predictor, test_sets)
-               for number, test_sets in enumerate(groups)}
-    for name, result in results.items():
-        found |= {f"{name}/{key}" if name else key: x for key, x in result.metrics.items()}
-    found = run.write_metrics(found)
-    for name, result in results.items():
-        result.write_sheets(run.folder, f"-{name}" if name else "")
-        result.print_tables()
-    return found
+    if run.config.data == "scenes" and not test_sets:
+        test_sets = evaluation.test_sets(run.config, "scenes", "")
+    return evaluate(predictor, test_sets).finish(run, predictor.report)
 
 
 def main(argv=None):
@@ -156,8 +167,13 @@ def main(argv=None):
                         help="checkpoint of the authors' code instead of --checkpoint")
     parser.add_argument("--keep-aspect", action="store_true", help="take the centre of an image "
                         "instead of squeezing it, as the authors did for Flickr (85.2)")
+    parser.add_argument("--training-pairs", type=int, default=0, metavar="N", help="only retrieval "
+                        "and alignment (Tables V, VI), of the first N pairs of the training, or of "
+                        "--data vggsound or flickr-soundnet with --root and --ids")
     evaluation.add_map_flags(parser)
     args = evaluation.parse_flags(parser, argv)
+    if args.training_pairs and (args.training_pairs < 2 or args.maps or args.out_results):
+        parser.error("--training-pairs are at least 2, without --maps and --out-results")
     if args.maps and (args.ogl or args.save_maps):
         parser.error("--ogl and --save-maps need a model, not --maps")
     if args.released and args.checkpoint:
@@ -177,8 +193,14 @@ def main(argv=None):
         if args.maps:
             predictor = SavedMaps(args.maps)
         config = evaluation.with_objects(config, args)
-        sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
-        result = evaluate(predictor, sets, args.save_maps)
+        if args.training_pairs:
+            if args.root:
+                config = replace(config, data=args.data, root=args.root, ids=args.ids)
+            result = evaluate_training_pairs(predictor, config, args.training_pairs)
+            args.data = "training"
+        else:
+            sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
+            result = evaluate(predictor, sets, args.save_maps)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or args.maps or path.parent), args, config)

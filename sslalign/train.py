@@ -62,6 +62,8 @@ def train(config) -> dict:
     source, held_out = training_pairs(config)
     benchmarks = [FileTestSet(config, *pair)
                   for pair in zip(config.benchmark, config.benchmark_root)]
+    for test_set in benchmarks:
+        test_set.prefix = f"{test_set.name}/" * (len(benchmarks) > 1)
     batches = TrainingBatches(source, config)
     weights = {} if not config.resume else {"vision_weights": ""}  # in last.pt
     model = dist.sync_batchnorm(Sslalign(replace(config, **weights)))
@@ -74,18 +76,16 @@ def train(config) -> dict:
                 sources.append(batches.easy_source)
             batches.neighbours = {x: scene_neighbours(x, config, run.device) for x in sources}
         else:
-            neighbours = load_neighbours(config.neighbours, source.ids, config.k)
-            batches.neighbours = {source: neighbours}
+            batches.neighbours = {source: load_neighbours(config.neighbours, source.ids, config.k)}
 
     optimizer = torch.optim.Adam(model.parameters(), config.lr, fused=True)
     run.start({"model": model, "optimizer": optimizer},
               {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
-    loader = step_loader(batches, run.step, batches.total_steps, config.workers)
 
     bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
     before = time.perf_counter()
-    for batch in loader:
+    for batch in step_loader(batches, run.step, batches.total_steps, config.workers):
         fetched = time.perf_counter()
         model.train()
         batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}

@@ -36,6 +36,7 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     write(Scenes(4, 40, 8000, 0.5), root / "vggsound", "vggsound", 24)
     write(Scenes(5, 40, 8000, 0.5), root / "vggss", "vggss", 3)
+    write(Scenes(5, 40, 8000, 0.5), root / "is3", "is3", 4)
     with pytest.raises(SystemExit):  # ids.txt is written; whose rows are to be in it is said
         neighbors.main(
             [
@@ -85,10 +86,10 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, capsys, monkeypat
             "3",
             "--benchmark",
             "vggss",
-            "vggss",
+            "is3",
             "--benchmark-root",
             str(tree / "vggss"),
-            str(tree / "vggss"),
+            str(tree / "is3"),
         )
     )
     folder = tmp_path / "runs" / "sslalign" / "a"
@@ -96,11 +97,14 @@ def test_the_paper_preset_on_published_layouts(tree, tmp_path, capsys, monkeypat
     metrics = read_json(folder / "metrics.json")
     assert (
         metrics["preset"] == "paper"
-        and metrics["samples"] == 3
-        and "retrieval/a2i_r@1_projected_instance" in metrics
+        and metrics["vggss/samples"] == 3
+        and metrics["is3/samples"] == 4
+        and "vggss/retrieval/a2i_r@1_projected_instance" in metrics
     )
-    assert metrics["vggss/pairs/auc"] == metrics["pairs/auc"]  # of the second benchmark
-    assert (folder / "report-vggss.html").is_file()
+    capsys.readouterr()
+    assert "is3/interactive/iiou" in metrics and "vggss/interactive/iiou" not in metrics
+    assert (folder / "samples-vggss.png").is_file() and (folder / "samples-is3.png").is_file()
+    assert (folder / "report.html").read_text().count("upper bound") >= 2  # a table of each
     assert "--k asks for 4" in bad(
         "sslalign.train", flags(tree, "--name", "c", "--k", "4"), capsys, monkeypatch
     )
