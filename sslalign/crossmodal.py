@@ -4,14 +4,22 @@
 >>> nearest(compositional(visual[:1], visual[1:2]), visual, 2)
 tensor([[0, 1]])
 """
+import os
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.evaluation import SHEET_ROWS, TILE, shuffled_partners
-from common.io import overlay
+from common.benchmarks import load_samples
+from common.evaluation import SHEET_ROWS, TILE, Batch, SceneTestSet, shuffled_partners
+from common.evaluation.scoring import batches
+from common.io import InputError, contact_sheet, keep_inputs, overlay, read_image, write_image
+from common.training import progress_bar
 
 NUM_NEAREST = 5  # images of the figure
+SUFFIXES = ".jpg", ".jpeg", ".png", ".webp"
 
 
 def compositional(visual, audio, lam=0.5):
@@ -56,3 +64,51 @@ def draw_compositions(features: dict, test_set) -> dict:
                          for i, j, *rest in rows],
             "legend": "z = (v + a) / 2 of unit features; the image and that of the audio are "
                       "excluded"}
+
+
+def searched_images(args, config) -> dict:
+    """Path in the folder --search → function that reads the image: of all in it, of the data set
+    --data in it, or of scenes, if that is its name. --image is left out. Raises InputError."""
+    if args.search == "scenes":
+        scenes = SceneTestSet(config, "pair")
+        return {f"{name}, {scenes.labels[i]}": partial(scenes.image, i)
+                for i, name in enumerate(scenes.ids)}
+    own = Path(args.image).resolve()
+    paths = ([sample.image for sample in load_samples(args.data, args.search)] if args.data else
+             sorted(x for x in Path(args.search).rglob("*") if x.suffix.lower() in SUFFIXES))
+    if not (paths := [path for path in paths if path.resolve() != own]):
+        raise InputError(args.search, f"no folder with other images ({', '.join(SUFFIXES)})")
+    return {os.path.relpath(path, args.search): partial(read_image, path) for path in paths}
+
+
+def write_retrieved(args, predictor, waveform) -> None:
+    """Figure 7 with an image and audio of one's own, to OUT.png: for each λ a row of the nearest
+    images, by projected features or, of a released checkpoint, which has none, those of the
+    backbones. args: of localize.py. Prints their names and cosines. Raises InputError.
+    """
+    image, out = read_image(args.image), Path(args.out).with_suffix(".png")
+    images = searched_images(args, predictor.config)
+    files = [args.image, args.audio, args.checkpoint, *(Path(args.search, x) for x in images)]
+    keep_inputs([out], files)
+    names, a = list(images), predictor.encode_audio(waveform[None])  # (1, c)
+
+    def encode(part):  # n images → features (n, d) of them, and of the audio
+        found = predictor.predict(Batch(part, {"matched": a.expand(len(part), -1)})).features
+        suffix = "_projected" if "visual_projected" in found else ""
+        return found[f"visual{suffix}"], found[f"audio{suffix}"]
+
+    gallery = torch.cat([encode([images[name]() for name in part])[0]
+                         for part in progress_bar(batches(names), name="images")])  # (N, d)
+    query, rows, captions = encode([image]), [], []
+    for lam in args.lam:
+        z = compositional(*query, lam)  # (1, d)
+        best = nearest(z, gallery, min(NUM_NEAREST, len(names)))[0]
+        tiles = [image, *(images[names[i]]() for i in best)]
+        rows.append([overlay(tile, size=TILE) for tile in tiles])
+        cosines = F.cosine_similarity(z, gallery[best]).tolist()
+        captions.append(f"λ = {lam:g}: " + ", ".join(
+            f"{names[i]} ({cosine:.2f})" for i, cosine in zip(best, cosines)))
+    columns = ["image", *(f"nearest {k + 1}" for k in range(len(rows[0]) - 1))]
+    write_image(out, contact_sheet(rows, columns, captions, "z = λ v + (1 − λ) a of unit features, "
+                                   f"v of {args.image}, a of {args.audio}"))
+    print("\n".join([f"{out}: {len(names)} images are searched", *captions]))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
+from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.training import as_dict
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from tests.layouts import write
@@ -21,6 +22,7 @@ from sslalign.config import TINY
 from sslalign.model import Sslalign, cosine_map
 from common.evaluation import (
     CONTROLS,
+    Batch,
     FileTestSet,
     SceneTestSet,
     aggregate,
@@ -335,6 +337,33 @@ def test_ids_and_the_published_list_of_vggss(disk, tmp_path, capsys):
     assert FileTestSet(CONFIG, "vggss", root, protocol="ezvsl").ids == every
 
 
+def test_alignment_of_training_pairs(checkpoint, tmp_path, capsys):
+    """Table VI is of the pairs of the training: of its scenes, or of files without boxes."""
+    write(Scenes(4, 48, 4000, 0.4), tmp_path, "vggsound", 12)  # of which nine are for training
+    predictor, flags = evaluate.load_predictor(checkpoint, CPU), f"--out {tmp_path} --device cpu"
+    files = replace(CONFIG, data="vggsound", root=str(tmp_path))
+    for config, more, count in (
+        (CONFIG, "--training-pairs 4", 4),
+        (files, f"--training-pairs 99 --data vggsound --root {tmp_path}", 3),
+    ):
+        evaluate.main(f"--checkpoint {checkpoint} {flags} {more}".split())
+        found, (source, _) = read_json(tmp_path / "metrics-training.json"), training_pairs(config)
+        waves = [cropped_waveform(source.waveform(i), config) for i in range(count)]
+        with torch.no_grad():
+            v = encode_images(predictor, source, range(count)).mean((2, 3))
+            a = predictor.encode_audio(torch.stack(waves))
+        cosines = torch.nn.functional.cosine_similarity(v, a)
+        assert found["samples"] == count and "pairs/auc" not in found
+        assert found["alignment/cosine"] == pytest.approx(cosines.mean().item(), abs=1e-5)
+        assert f"{config.data}, {count} training pairs" in capsys.readouterr().out
+    for more, word in (
+        ("--training-pairs 1", "at least 2"),
+        (f"--training-pairs 2 --maps {tmp_path}", "without --maps"),
+        (f"--training-pairs 2 --data vggss --root {tmp_path}", "none of scenes, vggsound"),
+    ):
+        assert word in bad(evaluate, ["--checkpoint", checkpoint, *more.split()], capsys)
+
+
 def test_an_image_that_lacks_a_source_is_left_out_of_iiou(disk, tmp_path):
     root = shutil.copytree(disk["is3"], tmp_path / "is3")
     whole = FileTestSet(CONFIG, "is3", root)
@@ -595,6 +624,68 @@ def test_sheets(checkpoint, disk):
     assert (
         len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3
     )  # three images, of which two are asked with
+
+
+@pytest.fixture
+def album(disk, tmp_path):
+    """A folder of images, one of them twice, and audio."""
+    frames = sorted((disk["vggss"] / "frames").iterdir())
+    for n, path in enumerate([frames[0], *frames]):
+        (tmp_path / "in" / str(n % 2)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "in" / str(n % 2) / f"{n}.jpg")
+    shutil.copy(next((disk["vggss"] / "audio").iterdir()), tmp_path / "a.wav")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def retrieve(checkpoint, album, more):
+    localize.main(
+        f"--image {album}/in/0/0.jpg --audio {album}/a.wav --out {album}/found.png --device cpu "
+        f"--checkpoint {checkpoint} --search {more}".split()
+    )
+
+
+def test_compositional_retrieval_of_ones_own(checkpoint, album, disk, capsys):
+    """Figure 7. λ = 1 finds the image's copy, 0 what the audio alone is nearest to."""
+    retrieve(checkpoint, album, f"{album}/in --lam 1 0.3 0")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "found.png: 6 images are searched" in head
+    names = [f"{n % 2}/{n}.jpg" for n in range(1, 7)]
+    predictor = evaluate.load_predictor(checkpoint, CPU)
+    images = [read_image(album / "in" / name) for name in ["0/0.jpg", *names]]
+    a = predictor.encode_audio(localize.read(CONFIG, album / "a.wav")[0][None])
+    found = predictor.predict(Batch(images, {"matched": a.expand(7, -1)})).features
+    v, a = (torch.nn.functional.normalize(found[f"{x}_projected"]) for x in ("visual", "audio"))
+    for lam, row in zip((1, 0.3, 0), rows, strict=True):
+        z = torch.nn.functional.normalize(lam * v[0] + (1 - lam) * a[0], dim=0)
+        cosines = (v[1:] @ z).tolist()
+        best = sorted(zip(cosines, names), reverse=True)[:5]
+        assert row == f"λ = {lam}: " + ", ".join(f"{name} ({x:.2f})" for x, name in best)
+    assert rows[0].startswith("λ = 1: 1/1.jpg (1.00)")
+    assert read_image(album / "found.png").shape[1] > 6 * 144
+    retrieve(checkpoint, album, f"{disk['vggss']} --data vggss")
+    assert "frames/" in capsys.readouterr().out
+    retrieve(checkpoint, album, "scenes")
+    assert "found.png: 6 images" in (out := capsys.readouterr().out) and "pair-00000" in out
+
+
+def test_what_cannot_be_retrieved(checkpoint, album, capsys):
+    flags = ["--image", album / "in/0/0.jpg", "--audio", album / "a.wav"]
+    flags += ["--checkpoint", checkpoint, "--device", "cpu", "--search"]
+    (album / "alone").mkdir()
+    for more, word in (
+        ([album / "gone"], "gone: no folder with other images"),
+        ([album / "in" / "notes.txt"], "no folder with other images"),
+        ([album / "in", "--lam", "2"], "--lam from 0 to 1"),
+        ([album / "in", "--lam", "nan"], "--lam from 0 to 1"),
+        ([album / "in", "--data", "none"], "no such benchmark"),
+        ([album / "in", "--image", ""], "goes with --image"),
+        ([album / "in", "--out", album / "in/1/1.png"], "would be written over"),
+    ):
+        shutil.copy(album / "in/1/1.jpg", album / "in/1/1.png")
+        assert word in bad(localize, [*flags, *more], capsys)
+    (album / "in/1/1.jpg").write_bytes(b"nothing")
+    assert "1.jpg: " in bad(localize, [*flags, album / "in"], capsys)
 
 
 @pytest.mark.parametrize("height,width", [(70, 100), (1, 40), (200, 30)])
