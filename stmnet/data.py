@@ -119,9 +119,8 @@ def file_clips(config):
         held_out = load_videos(config, config.held_out_list)
     else:
         samples, held_out = hold_out(samples, config.held_out, "videos")
-    names = INSTRUMENTS
-    if config.data == "ave":
-        names = sorted({s.label for s in listed_samples("ave", config.root)})
+    names = INSTRUMENTS if config.data != "ave" else sorted({
+        s.label for s in listed_samples("ave", config.root)})
     return FileClips(samples, names, config), FileClips(held_out, names, config)
 
 

@@ -4,6 +4,7 @@
 """
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from common.evaluation.boxes import boxes_from_maps
 from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
                                       iou_of_boxes, score_maps, stability)
 from common.evaluation.page import score_curve
-from common.evaluation.videos import (NUM_FRAMES, NUM_VIDEOS, VideoScores, aggregate, concatenate,
+from common.evaluation.videos import (NUM_VIDEOS, VideoScores, aggregate, concatenate,
                                       contact_sheet)
 from common.scenes import QUIET
 from common.training import (add_flags, best_checkpoint, building, check_settings, cli,
@@ -24,7 +25,7 @@ from common.training import (add_flags, best_checkpoint, building, check_setting
                              resolve, select_device)
 
 from .backbones import faster_rcnn
-from .backbones.vggish import RATE
+from .backbones.vggish import RATE, sound_track
 from .backbones.views import test_view
 from .config import PRESETS, Config
 from .data import BACKGROUND
@@ -53,11 +54,11 @@ class Predictor:
 
     def __init__(self, model, config, device, classes, report=None):
         self.model, self.config, self.device = model.eval(), config, device
-        self.classes, self.report, self.detector = classes, report or {}, None
-        self.propose = self.find_proposals if config.proposals else None
+        self.classes, self.report, self.propose = classes, report or {}, None
         if config.proposals:
             detector = faster_rcnn.load(faster_rcnn.faster_rcnn_r50_fpn(), config.proposals)
-            self.detector = detector.to(device).eval()
+            self.propose = partial(faster_rcnn.find_boxes, detector.to(device).eval(),
+                                   most=config.instances)
 
     @torch.no_grad()
     def encode_frames(self, frames):
@@ -105,23 +106,29 @@ class Predictor:
                           [found.labels[row] for row in video.rows], found.confidence[video.rows],
                           {name: x[video.rows] for name, x in found.betas.items()})
 
-    def boxes(self, frames, prediction, is_gated=True) -> list:
+    def boxes(self, proposals, prediction, is_gated=True) -> list:
         """T of (n, 5), in [0, 1] with a score: of config.box_map or, with a detector, proposals.
         is_gated: none where the predicted class is background."""
-        if not self.detector:
+        if not self.propose:
             boxes = boxes_from_maps(enlarge(prediction.heatmaps[self.config.box_map]))
         else:
             maps = metrics.resize(prediction.heatmaps["attention"], SIZE)
-            boxes = [ground_proposals(self.find_proposals(frame), alpha / alpha.sum(), self.config)
-                     for frame, alpha in zip(frames, maps)]
+            boxes = [ground_proposals(found, alpha / alpha.sum(), self.config)
+                     for found, alpha in zip(proposals, maps)]
         return [b[:0] if is_gated and label == BACKGROUND else b
                 for b, label in zip(boxes, prediction.labels)]
 
-    def find_proposals(self, frame):
-        """The detector's boxes of an image (H, W, 3) uint8: (N, 4) in [0, 1]."""
-        image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1) / 255  # (3, H, W)
-        boxes = self.detector.proposals([image], self.config.instances)[0]["boxes"].cpu()
-        return boxes / torch.tensor([frame.shape[1], frame.shape[0]] * 2)
+    def encode(self, frames) -> tuple:
+        """What `locate` takes of T frames, with any sound."""
+        return self.encode_frames(frames), self.propose and self.propose(frames)
+
+    def locate(self, features_v, proposals, segments, memories, first=0) -> page.Clip:
+        """What is found in T frames with these segments (T, samples); see `encode`, `predict`."""
+        found = self.predict(features_v, segments, memories, first)
+        similarity = self.config.tau * found.heatmaps["scores"].amax((1, 2))  # cosine of Eq. (1)
+        return page.Clip("", None, RATE, found.heatmaps[self.config.box_map],
+                         self.boxes(proposals, found), found.labels,
+                         facts={"similarity": similarity, "confidence": found.confidence})
 
 
 def shuffled_audio(test_set, i, video):
@@ -154,8 +161,9 @@ def score_video(predictor, test_set, i) -> VideoScores:
         return score_maps(enlarge(maps), video.boxes, video.times, is_background)
 
     columns = {f"{name}/": score(found, maps) for name, maps in found.heatmaps.items()}
-    if predictor.detector:
-        boxes = predictor.boxes([video.frames[row] for row in video.rows], found, is_gated=False)
+    if predictor.propose:
+        proposals = predictor.propose([video.frames[row] for row in video.rows])
+        boxes = predictor.boxes(proposals, found, is_gated=False)
         columns["proposals/"] = FrameScores(iou_of_boxes(boxes, gt))
     for prefix, segments in control_audio(test_set, i, video).items():
         if segments is None:  # NaN: means are of the other videos
@@ -171,19 +179,18 @@ def score_video(predictor, test_set, i) -> VideoScores:
 def video_sample(predictor, test_set, i, group="") -> page.Sample:
     """A video with its own audio, silence, and that of another video, as the page has it."""
     video, clips = test_set.video(i), []
-    rows = video.rows[::-(-len(video.rows) // NUM_FRAMES)]
-    some = np.flatnonzero(np.isin(video.rows, rows))
-    frames, gt = [video.frames[k] for k in rows], boxes_to_maps([video.boxes[t] for t in some])
-    features_v, controls = predictor.encode_frames(video.frames), control_audio(test_set, i, video)
+    frames, rows, steps = list(video.frames), video.rows.tolist(), range(len(video.frames))
+    gt, labels = dict(zip(rows, boxes_to_maps(video.boxes))), dict(zip(rows, video.labels))
+    encoded, controls = predictor.encode(frames), control_audio(test_set, i, video)
     for name, x in (("its own", video.segments), ("silence", controls["control/silent_"]),
                     ("another video's", controls["control/shuffled_"])):
         if x is not None:
-            found = predictor.predict_video(video._replace(rows=rows), features_v, x)
-            clips.append(page.Clip(name, x[rows].flatten(), RATE,
-                                   found.heatmaps[predictor.config.box_map],
-                                   predictor.boxes(frames, found), found.labels, gt))
-    return page.Sample(test_set.ids[i], frames, clips, group, video.times[some],
-                       [video.labels[t] for t in some])
+            clip = predictor.locate(*encoded, x, predictor.start(video.fps))
+            clips.append(replace(clip, name=name, waveform=sound_track(x, video.fps),
+                                 gt=[gt.get(step) for step in steps]))
+    times = video.times[0] + (np.array(steps) - rows[0]) / video.fps
+    return page.Sample(test_set.ids[i], frames, clips, group, times,
+                       [labels.get(step, "") for step in steps])
 
 
 def score_videos(predictor, test_set) -> list:
@@ -273,9 +280,8 @@ def main(argv=None):
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
                 samples = [video_sample(p, test_set, i, f"memory {p.config.memory}:")
                            for p in (predictor, *others)]
-                sheet = io.contact_sheet(**contact_sheet(samples, predictor.propose))
-                folder = out / f"sheets-{args.data}"
-                io.write_image(io.inside(folder, f"{test_set.ids[i]}.png"), sheet)
+                path = io.inside(out / f"sheets-{args.data}", f"{test_set.ids[i]}.png")
+                io.write_image(path, io.contact_sheet(**contact_sheet(samples, predictor.propose)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 
 from common import io
 from common.benchmarks.videos import open_video, write_video
-from common.evaluation import Model, page, serve, trained_on, write_video_page
+from common.evaluation import Model, page, serve, silence_and_noise, write_answers
 from common.evaluation.frames import PAGE_RULES, SIZE, enlarge
 from common.io import InputError
 from common.training import (Parser, add_flags, best_checkpoint, check_settings, cli,
@@ -31,7 +31,7 @@ from .backbones.vggish import RATE, AudioStream, segments_at
 from .config import PRESETS
 from .evaluate import BLOCK, BOXES, load_predictor
 
-PAGE_FRAMES = 120  # at most, in the page
+PAGE_FRAMES = 120  # at most, in the page and beside silence and noise
 
 
 def localize(predictor, blocks, fps: float):
@@ -39,21 +39,18 @@ def localize(predictor, blocks, fps: float):
     (n, 5), and its record: boxes x0, y0, x1, y1 in pixels with scores, class and probability."""
     memories, number = predictor.start(fps), 0
     for frames, times, segments in blocks:
-        features_v = predictor.encode_frames(frames)
-        prediction = predictor.predict(features_v, segments, memories, number)
-        for k, boxes in enumerate(predictor.boxes(frames, prediction)):
-            height, width = frames[k].shape[:2]
-            pixels = boxes[:, :4] * torch.tensor([width, height, width, height])
-            yield frames[k], prediction.heatmaps[predictor.config.box_map][k], boxes, {
-                "frame": number, "time": round(float(times[k]), 4), "label": prediction.labels[k],
-                "confidence": round(float(prediction.confidence[k]), 4), "boxes": pixels.tolist(),
-                "scores": boxes[:, 4].tolist()}
+        clip = predictor.locate(*predictor.encode(frames), segments, memories, number)
+        for k, (frame, boxes) in enumerate(zip(frames, clip.boxes)):
+            pixels = boxes[:, :4] * torch.tensor([frame.shape[1], frame.shape[0]] * 2)
+            yield frame, clip.heatmaps[k], boxes, {
+                "frame": number, "time": round(float(times[k]), 4), "label": clip.labels[k],
+                **{name: round(float(x[k]), 4) for name, x in clip.facts.items()},
+                "boxes": pixels.tolist(), "scores": boxes[:, 4].tolist()}
             number += 1
 
 
-def blocks_of_file(video, samples: int):
-    """A VideoFile in blocks of frames, as `localize` takes them."""
-    waveform = io.read_audio(video.audio, RATE)[0]
+def blocks_of_file(video, waveform, samples: int):
+    """A VideoFile with its sound (n,) in blocks of frames, as `localize` takes them."""
     for first in range(0, len(video.frames), BLOCK):
         frames = [io.read_image(path) for path in video.frames[first:first + BLOCK]]
         times = (first + np.arange(len(frames)) + 0.5) / video.fps
@@ -73,38 +70,38 @@ def blocks_of_stream(frames, audio: AudioStream, width: int, height: int, fps: f
 
 def locate(predictor, image, waveform) -> page.Clip:
     """An image with the audio in the middle of a waveform, as a video of one frame."""
-    middle = [len(waveform) / RATE / 2]
-    segment = segments_at(waveform, middle, predictor.config.samples)
-    _, heatmap, boxes, record = next(localize(predictor, [([image], middle, segment)], 1))
-    return page.Clip(heatmaps=heatmap[None], boxes=[boxes], labels=[record["label"]],
-                     facts={"probability of its class": record["confidence"]})
+    segment = segments_at(waveform, [len(waveform) / RATE / 2], predictor.config.samples)
+    return predictor.locate(*predictor.encode([image]), segment, predictor.start(1))
 
 
 def localize_file(predictor, args, model):
-    out, records, page_frames, config = Path(args.out), [], [], predictor.config
+    out, records, images, config = Path(args.out), [], [], predictor.config
     gif = out.with_suffix(".gif") if out.suffix.lower() == ".html" else out
     videos = Path(args.video).glob("*") if Path(args.video).is_dir() else [args.video]
     io.keep_inputs([out, gif, out.with_suffix(".json")], [*videos, args.checkpoint])
 
-    def images(video):
-        blocks = blocks_of_file(video, config.samples)
+    def overlays(video, waveform):
+        blocks = blocks_of_file(video, waveform, config.samples)
         for frame, heatmap, boxes, record in localize(predictor, blocks, video.fps):
             records.append(record)
-            if gif != out and len(page_frames) < PAGE_FRAMES:
-                page_frames.append((frame, heatmap, boxes, record["label"]))
+            if len(images) < PAGE_FRAMES:
+                images.append(frame)
             labels = [f"{record['label']} {score:.2f}" for score in record["scores"]]
             yield io.overlay(frame, enlarge(heatmap[None])[0], boxes[:, :4], labels=labels)
 
     with open_video(args.video, args.fps) as video:
-        write_video(gif, images(video), args.fps, video.audio)
-        if page_frames:
-            write_video_page(out, model, args, video.audio, page_frames, SIZE, PAGE_RULES)
-    io.write_json(out.with_suffix(".json"), {
-        "video": args.video, "fps": args.fps, "frames": records, "model": trained_on(config),
-        "memory_seconds": config.memory_seconds, "box_map": config.box_map,
-        "checkpoint": args.checkpoint})
-    labels = ", ".join([*sorted({record["label"] for record in records}), trained_on(config)])
-    print(f"{out}: {len(records)} frames, {sum(len(r['boxes']) for r in records)} boxes; {labels}")
+        waveform = io.read_audio(video.audio, RATE)[0]
+        write_video(gif, overlays(video, waveform), args.fps, video.audio)
+    end, times = len(images) / args.fps, (np.arange(len(images)) + 0.5) / args.fps
+    encoded, clips = predictor.encode(images), []
+    for name, x in {"sound track": waveform, **silence_and_noise(waveform)}.items():
+        segments = segments_at(x, times, config.samples)
+        clips.append(predictor.locate(*encoded, segments, predictor.start(args.fps)))
+        clips[-1].name = name
+        clips[-1].waveform = torch.nn.functional.pad(x, (0, round(end * RATE) - len(x)))  # or cut
+    write_answers(args, model, page.Sample(Path(args.video).name, images, clips, times=times), {
+        "video": args.video, "fps": args.fps, "frames": records, "box_map": config.box_map,
+        "memory_seconds": config.memory_seconds}, [{}] * len(clips), size=SIZE, rules=PAGE_RULES)
 
 
 def localize_stream(predictor, args):
@@ -128,8 +125,7 @@ def localize_stream(predictor, args):
 
 
 def main(argv=None):
-    prog = "python -m stmnet.localize"
-    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m stmnet.localize", description=__doc__.splitlines()[0])
     settings = ("memory_seconds", *BOXES)
     add_flags(parser, PRESETS, settings)
     add = parser.add_argument
@@ -158,7 +154,7 @@ def main(argv=None):
     args.out = args.out or ("" if args.stream else "localized.gif")
     if not args.stream and Path(args.out).suffix.lower() not in (".gif", ".mp4", ".html"):
         parser.error(f"--out {args.out} is neither a .gif nor an .mp4 nor an .html")
-    with cli(prog):
+    with cli(parser.prog):
         args.checkpoint = str(best_checkpoint("stmnet", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device), **changes)
         model = Model("stmnet", predictor.config, lambda path: io.read_audio(path, RATE),

@@ -22,6 +22,7 @@ from PIL import Image
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --mute-audio
     --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars
+    --use-fake-device-for-media-stream --use-fake-ui-for-media-stream
     --autoplay-policy=no-user-gesture-required --remote-debugging-port=0"""
 TIMEOUT = 60
 

@@ -402,7 +402,13 @@ def localize_in_a_video(cwd, capsys, monkeypatch):
     main(["--video", "film", "--out", "found/b.html", "--device", "cpu"])
     page = read_page(cwd / "found" / "b.html")
     sample = page["galleries"][0]["samples"][0]
-    assert len(sample["frames"]) == len(sample["clips"][0]["maps"]) == len(film.frames)
+    assert [clip["name"] for clip in sample["clips"]] == ["sound track", "silence", "noise"]
+    assert all(
+        len(x) == len(film.frames) for clip in sample["clips"] for x in clip["facts"].values()
+    )
+    facts = sample["clips"][0]["facts"]
+    assert facts["similarity of noise"] == sample["clips"][2]["facts"]["similarity"]
+    assert len(sample["frames"]) == len(sample["clips"][1]["maps"]) == len(film.frames)
     assert "trained on 12 drawn shapes" in page["note"] and (cwd / "found" / "b.gif").is_file()
     assert "gone" in bad(
         "stmnet.localize", "--video gone --out found/b.gif --device cpu", capsys, monkeypatch

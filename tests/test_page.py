@@ -458,12 +458,17 @@ def test_the_frames_follow_the_sound_track(browser, tmp_path):
     clip = page.Clip(
         "own", torch.rand(16000) / 9, 8000, torch.rand(4, 3, 3), boxes, list("abcd"), gt
     )
-    sample = page.Sample("video", frames, [clip], "", range(4), ["background", "x", "x", "x"])
+    clip.gt, clip.facts = [None, gt[1], None, gt[3]], {"similarity": torch.arange(4) / 4}
+    sample = page.Sample("video", frames, [clip], "", range(4), ["", "background", "", "x"])
     page.write_page(tmp_path / "a.html", "video", [page.Gallery("", [sample])])
     browser.errors.clear()
     browser.open((tmp_path / "a.html").as_uri())
     shown = f"[...{CARD}[0].querySelectorAll('.strip span')].findIndex(x => x.matches('.now'))"
-    assert browser.run(shown) == 0
+    assert browser.run(shown) == 1  # the first that is annotated
+    names = browser.run(f"[...{CARD}[0].querySelectorAll('.strip span')].map(x => x.className)")
+    assert [name.replace("now", "").strip() for name in names] == ["", "background", "", "on"]
+    assert browser.run(f"{CARD}[0].querySelector('.score').textContent").startswith("IoU 0.")
+    assert "similarity: 0.250" in browser.run(f"{CARD}[0].textContent")
     assert browser.run("document.documentElement.scrollWidth") == 1280  # nothing sticks out
     browser.run(f"{CARD}[0].querySelector('.time').focus()")  # scrubbing with the keyboard
     for kind in ("keyDown", "keyUp"):
@@ -474,13 +479,20 @@ def test_the_frames_follow_the_sound_track(browser, tmp_path):
             code="ArrowRight",
             windowsVirtualKeyCode=39,
         )
-    assert browser.run(shown) == 1
+    assert browser.run(shown) == 2
+    assert "annotated: not here" in browser.run(f"{CARD}[0].textContent")
+    assert browser.run(f"{CARD}[0].querySelector('.score').textContent") == "1 box"
     browser.run(f"{CARD}[0].querySelector('.buttons button').click()")
     browser.wait("player.currentTime > 0")
-    assert browser.run("player.currentTime") >= 0.49  # from the second frame on
-    browser.wait(f"{shown} >= 2")
-    assert "predicted: " in browser.run(f"{CARD}[0].textContent")
+    assert browser.run("player.currentTime") >= 0.99  # from the third frame on
+    browser.wait(f"{shown} >= 3")
+    assert "predicted: d" in browser.run(f"{CARD}[0].textContent")
     assert browser.errors == []
+
+
+def decoded(url):
+    """The samples of an Ogg file in a data URL."""
+    return soundfile.read(io.BytesIO(base64.b64decode(url.partition(",")[2])))[0]
 
 
 @needs_chromium
@@ -499,4 +511,14 @@ def test_the_demo_in_a_browser(browser, client, files):
     browser.wait(f"{CARD}.length == 1")
     assert browser.run(f"{CARD}[0].querySelectorAll('.buttons button').length") == 3
     assert browser.run(f"{CARD}[0].querySelector('h3').textContent") == "horn.wav"
+    record = "[...document.querySelectorAll('button')].find(x => /record|stop/.test(x.textContent))"
+    browser.run(f"{record}.click()")  # Chromium's microphone of its own, which beeps
+    browser.wait(f"{record}.textContent == 'stop'")
+    browser.run("new Promise((done) => setTimeout(done, 1200))")
+    browser.run(f"{record}.click()")
+    browser.wait(f"{CARD}.length == 2")
+    assert browser.run(f"{CARD}[0].querySelector('h3').textContent") == "recording"
+    recorded = decoded(browser.run(f"{CARD}[0].querySelector('button').click(), player.src"))
+    assert len(recorded) > 4000 and np.abs(recorded).max() > 0.01
+    assert browser.run(f"{record}.textContent") == "record audio"
     assert browser.errors == []

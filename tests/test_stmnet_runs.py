@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,8 +22,9 @@ from common.scenes import Scenes
 from common.training import select_device
 from common.evaluation import frames as scores_of, videos
 from stmnet import evaluate, localize, scoring, train
+from stmnet.backbones import faster_rcnn
 from stmnet.backbones.resnet import resnet152
-from stmnet.backbones.vggish import AudioStream, segments_at
+from stmnet.backbones.vggish import AudioStream, segments_at, sound_track
 from stmnet.config import TINY
 from stmnet.model import Stmnet
 from stmnet.test_sets import SceneVideos, Video
@@ -253,7 +255,7 @@ def test_what_is_measured():
     told = Told.__new__(Told)
     told.model = SimpleNamespace(space_time=SimpleNamespace(memory=SimpleNamespace(K=3)))
     told.config, told.classes = replace(SMALL), ["a", "b", "background"]
-    told.report, told.detector, told.propose = {}, None, None
+    told.report, told.propose = {}, None
     result = evaluate.evaluate(told, [MadeUp()])
     found, sheet = result.metrics, result.sheets["samples"]
     assert found["frames/n"] == 4 and found["samples"] == 2
@@ -326,6 +328,44 @@ def test_evaluation_against_frame_by_frame(background):
     mean = np.mean(np.array(naive["ciou"])[[len(b) > 0 for b in scores.boxes]])
     assert flat["frames/ciou_mean"] == pytest.approx(mean, abs=2e-3)
     assert 0 < flat["beta/av/past"] < 1 and 0 < flat["beta/av/entropy"] <= 1
+
+
+def test_the_page_of_a_video():
+    """All steps in time with their sound, ground truth where there is one; the sheet has these."""
+    p = predictor(memory_seconds=0.5)
+    test_set = SceneVideos(p.config)
+    video, sample = test_set.video(1), evaluate.video_sample(p, test_set, 1)
+    rows, own = video.rows.tolist(), sample.clips[0]
+    assert len(sample.frames) == len(video.segments) == 20 and rows == [2, 6, 10, 14, 18]
+    np.testing.assert_allclose(sample.times, np.arange(20) / 4 + 0.125)
+    assert len(own.waveform) == 5 * own.rate
+    torch.testing.assert_close(own.waveform[8000:12000], video.segments[2, 120:4120])
+    assert [k for k, gt in enumerate(own.gt) if gt is not None] == rows
+    assert [label for label in sample.labels if label] == video.labels
+    assert [sample.labels[k] for k in rows] == video.labels
+    for k, boxes in zip(rows, video.boxes):
+        assert torch.equal(own.gt[k], scores_of.boxes_to_maps([boxes])[0])
+    features_v = p.encode_frames(video.frames)
+    found = p.predict(features_v, video.segments, p.start(4))
+    torch.testing.assert_close(own.heatmaps, found.heatmaps["attention"])
+    x_v, x_a = p.model.space_time.project(features_v, p.model.audio_encoder(video.segments)[None])
+    cosine = torch.einsum("chw,c->hw", x_v[0, 0], x_a[0, 0].amax((1, 2))).max()  # no past yet
+    assert own.facts["similarity"][0].item() == pytest.approx(cosine.item(), abs=1e-4)
+    assert torch.equal(own.facts["confidence"], found.confidence)
+    title, *_, last = rows_of = videos.draw_video_rows(sample)
+    assert title == " 0.6 s 1.6 s 2.6 s 3.6 s 4.6 s" and {len(x) for x in rows_of.values()} == {5}
+    assert last == f"ground truth; class: {' | '.join(video.labels)}"
+
+
+def test_the_sound_track_of_steps():
+    """The middles of segments are the waveform again, or a part of it if they are too short."""
+    waveform = torch.rand(20000)
+    times = (np.arange(5) + 0.5) / 4
+    for samples in (4000, 4240, 15360):
+        assert torch.equal(sound_track(segments_at(waveform, times, samples), 4), waveform)
+    assert torch.equal(
+        sound_track(segments_at(waveform, times, 1000), 4)[:1000], waveform[1500:2500]
+    )
 
 
 @pytest.mark.parametrize("turns", [False, True])
@@ -427,12 +467,22 @@ def test_localize_a_folder(folder, checkpoint, capsys):
         for f in found["frames"]
         for x0, y0, x1, y1 in f["boxes"]
     )
-    assert (
-        any(f["boxes"] for f in found["frames"]) and f"{out}: 8 frames" in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert any(f["boxes"] for f in found["frames"]) and f"{out}: stmnet, trained on" in printed
     with Image.open(out) as gif:
         assert gif.n_frames == 8 and gif.size == (57, 41)
     assert sorted(p.name for p in out.parent.iterdir()) == ["a.gif", "a.json"]
+    assert [clip["audio"] for clip in found["clips"]] == ["sound track", "silence", "noise"]
+    own, silence, noise = found["clips"]
+    for name in ("similarity", "confidence"):
+        mean = np.mean([frame[name] for frame in found["frames"]])
+        assert own[name] == found[name] == pytest.approx(mean, abs=1e-3)
+        assert own[f"{name} of silence"] == silence[name] != own[name]
+        assert own[f"{name} of noise"] == noise[name] != silence[name]
+    for clip in found["clips"]:
+        line = next(line for line in printed.splitlines() if line.startswith(f"{clip['audio']}: "))
+        assert f"boxes in 8 frames, similarity {clip['similarity']:.2f}, confidence" in line
+        assert f"similarity of silence {silence['similarity']:.2f}" in line or clip != own
     for path in sorted(folder.glob("*.png"))[1:]:
         path.unlink()
     localize.main(
@@ -826,12 +876,13 @@ def test_proposals_of_a_detector():
         boxes = torch.tensor([[0.0, 0, 20, 10], [20.0, 10, 40, 20]])
         return [{"boxes": boxes, "scores": torch.ones(2)}]
 
-    p.detector = SimpleNamespace(proposals=proposals)
+    detector = SimpleNamespace(proposals=proposals, parameters=lambda: p.model.parameters())
+    p.propose = partial(faster_rcnn.find_boxes, detector, most=100)
     alpha = torch.zeros(3, 4, 4)
     alpha[0, 0, 0] = alpha[1, 3, 3] = alpha[2, 0, 0] = 1
     frames = [np.full((20, 40, 3), 255, np.uint8)] * 3
     prediction = evaluate.Prediction({"attention": alpha}, ["a", "b", "background"], None, None)
-    found = p.boxes(frames, prediction)
+    found = p.boxes(p.propose(frames), prediction)
     assert asked == [((3, 20, 40), 1.0, 100)] * 3
     assert [f[:, :4].tolist() for f in found] == [[[0, 0, 0.5, 0.5]], [[0.5, 0.5, 1, 1]], []]
 

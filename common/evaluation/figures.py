@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from common import metrics
 from common.io import (InputError, contact_sheet, keep_inputs, overlay, read_image, write_image,
@@ -16,7 +15,7 @@ from common.training import Parser
 from . import page
 from .page.demo import serve
 from .page.galleries import Model, locate_clips, trained_on
-from .scoring import CONTROLS, PROTOCOL, make_batch
+from .scoring import CONTROLS, PROTOCOL, compare, make_batch
 from .tables import HEADINGS
 from .test_sets import SIZE
 
@@ -77,9 +76,8 @@ def localization_parser(method: str, about: str) -> Parser:
 
 
 def write_localization(args, model: Model, facts: dict) -> None:
-    """Run the demo, or write OUT.png, the image with the heatmap and boxes of each audio clip;
-    OUT.json with boxes in pixels; and the page OUT.html if that is --out. Prints the boxes. JSON
-    and page have silence and noise beside the audio. args: of `localization_parser`. InputError.
+    """Run the demo, or write OUT.png, the image with the heatmap and boxes of each audio clip, and
+    what `write_answers` does, with silence and noise. args: of `localization_parser`. InputError.
     """
     if args.demo:
         return serve(model, args.demo)
@@ -88,52 +86,44 @@ def write_localization(args, model: Model, facts: dict) -> None:
         raise InputError("--image, --audio", "both are needed, or a phrase if there is --phrase")
     if out.suffix.lower() not in (".png", ".html"):
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
-    image, name, scores = read_image(image_path), Path(image_path).name, []
+    image, name, tiles, records = read_image(image_path), Path(image_path).name, [], []
     files = [args.audio] if phrase or Path(args.audio).exists() else shlex.split(args.audio)
-    written = [out, out.with_suffix(".png"), out.with_suffix(".json")]
-    keep_inputs(written, [image_path, *files, args.checkpoint])
-    if phrase:
-        clips = [replace(model.locate(image, phrase), name=phrase)]
-    else:
-        clips = locate_clips(model, image, {Path(file).name: file for file in files})
-    tiles, size = [], torch.tensor([image.shape[1], image.shape[0]] * 2)
-    for clip in clips:
+    keep_inputs([out, out.with_suffix(".png"), out.with_suffix(".json")],
+                [image_path, *files, args.checkpoint])
+    clips = ([replace(model.locate(image, phrase), name=phrase)] if phrase else
+             locate_clips(model, image, {Path(file).name: file for file in files}))
+    size = np.array([image.shape[1], image.shape[0]] * 2)
+    for file, clip in zip([*files, "silence", "noise"], clips):
         heatmap = None if clip.heatmaps is None else metrics.normalise(clip.heatmaps)[0]
-        boxes = to_numpy(clip.boxes[0])
-        scores.append([f"{score:.2f}" for score in boxes[:, 4:].flatten()])
-        tiles.append(overlay(image, heatmap, boxes[:, :4], labels=scores[-1]))
+        boxes, scores = to_numpy(clip.boxes[0])[:, :4], to_numpy(clip.boxes[0])[:, 4:].flatten()
+        tiles.append(overlay(image, heatmap, boxes, labels=[f"{score:.2f}" for score in scores]))
         if heatmap is not None and min(image.shape[:2]) >= 160:
             tiles[-1][-18:-6, -70:-6] = scale_bar()
-    records = [{"audio": file, **clip.facts, "boxes": clip.boxes[0][:, :4] * size,
-                "scores": clip.boxes[0][:, 4:].flatten()}
-               for file, clip in zip([*files, "silence", "noise"], clips)]
+        records.append({"audio": file, "boxes": boxes * size, "scores": scores})
     if len(files) > 1:
         tiles = [contact_sheet([tiles], [clip.name for clip in clips], legend=LEGEND)]
     write_image(out.with_suffix(".png"), tiles[0])
-    facts = {**facts, "image": image_path, "checkpoint": args.checkpoint,
-             "model": trained_on(model.config)}
-    write_json(out.with_suffix(".json"), {**facts, **records[0], "clips": records})
+    sample = page.Sample(name, [image], clips)
+    write_answers(args, model, sample, {**facts, "image": image_path}, records)
+
+
+def write_answers(args, model: Model, sample, facts: dict, records: list, **gallery) -> None:
+    """Write OUT.json with a record of each clip of a Sample, the last two of silence and noise, and
+    the page OUT.html if that is --out; print what was found. gallery: settings of the Gallery."""
+    out, about, clips = Path(args.out), trained_on(model.config), sample.clips
+    compare([clip.facts for clip in clips])
+    means = [{key: float(to_numpy(x).mean()) for key, x in clip.facts.items()} for clip in clips]
+    records = [{"audio": clip.name, **mean, **record}
+               for clip, mean, record in zip(clips, means, records)]
+    write_json(out.with_suffix(".json"), {**facts, "checkpoint": args.checkpoint, "model": about,
+                                          **records[0], "clips": records})
     if out.suffix.lower() == ".html":
-        page.write_page(out, f"{model.method}: {name}",
-                        [page.Gallery("", [page.Sample(name, [image], clips)])],
-                        note=f"{model.method}, {trained_on(model.config)}.")
-    print(f"{out}: {model.method}, {trained_on(model.config)}")
-    for clip, record in zip(clips, records):
-        facts = "".join(f", {key} {value:.2f}" for key, value in clip.facts.items())
-        print(f"{clip.name}: {len(clip.boxes[0])} boxes{facts}")
-        for box in record["boxes"].tolist() if record["audio"] in files else ():
+        page.write_page(out, f"{model.method}: {sample.name}",
+                        [page.Gallery("", [sample], **gallery)], note=f"{model.method}, {about}.")
+    print(f"{out}: {model.method}, {about}")
+    for k, (clip, mean) in enumerate(zip(clips, means)):
+        where = f" in {len(sample.frames)} frames" if len(sample.frames) > 1 else ""
+        said = [f"{key} {x:.2f}" for key, x in mean.items()] + sorted(set(clip.labels))
+        print(f"{clip.name}: {', '.join([f'{sum(map(len, clip.boxes))} boxes{where}', *said])}")
+        for box in records[k].get("boxes", ()) if k in (0, *range(len(clips) - 2)) else ():
             print(f"  {', '.join(f'{x:.0f}' for x in box)} (x0, y0, x1, y1 in pixels)")
-
-
-def write_video_page(out, model: Model, args, audio, frames: list, size: int, rules: dict) -> None:
-    """The page of a video. frames: images with heatmap (h, w), boxes (n, 5) and class name, one in
-    1 / args.fps seconds; audio: the file of the sound track; size, rules: of the Gallery."""
-    images, heatmaps, boxes, labels = map(list, zip(*frames))
-    waveform, rate = model.read(audio)
-    missing = round(len(frames) / args.fps * rate) - len(waveform)  # negative: it is cut
-    clip = page.Clip("sound track", torch.nn.functional.pad(waveform, (0, missing)), rate,
-                     torch.stack(heatmaps), boxes, labels)
-    times = [(k + 0.5) / args.fps for k in range(len(frames))]
-    sample = page.Sample(Path(args.video).name, images, [clip], times=times)
-    page.write_page(out, f"{model.method}: {sample.name}", [page.Gallery("", [sample], size,
-                    rules=rules)], note=f"{model.method}, {trained_on(model.config)}.")

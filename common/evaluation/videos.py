@@ -71,21 +71,25 @@ def aggregate(scores: VideoScores, classes, box_map: str, background: str) -> di
 
 
 def draw_video_rows(sample, propose=None) -> dict:
-    """Caption → row of tiles, of a page.Sample's own clip. propose: image → boxes (n, 4), which are
-    drawn together with the boxes of the heatmap."""
-    frames, own = sample.frames, sample.clips[0]
-    maps = enlarge(own.heatmaps)
-    title = " ".join([sample.group, *(f"{t:.1f} s" for t in sample.times)])
+    """Caption → row of tiles, of the annotated frames of a page.Sample with its own clip. propose:
+    images → boxes (n, 4) of each, which are drawn together with the boxes of the heatmap."""
+    own = sample.clips[0]
+    shown = [k for k, gt in enumerate(own.gt) if gt is not None]
+    shown = shown[::-(-len(shown) // NUM_FRAMES)]
+    frames, maps = [sample.frames[k] for k in shown], enlarge(own.heatmaps[shown])
+    title = " ".join([sample.group, *(f"{sample.times[k]:.1f} s" for k in shown)])
+    labels, gt_labels = (" | ".join(x[k] for k in shown) for x in (own.labels, sample.labels))
     rows = {title: [overlay(f, size=TILE) for f in frames],
             "heatmap": [overlay(f, heatmap=h, size=TILE) for f, h in zip(frames, maps)]}
     if propose:
         rows["boxes of the heatmap"] = [overlay(f, boxes=b[:, :4], size=TILE)
                                         for f, b in zip(frames, boxes_from_maps(maps))]
-        rows["proposals"] = [overlay(f, boxes=propose(f), size=TILE) for f in frames]
-    rows[f"predicted boxes; class: {' | '.join(own.labels)}"] = [
-        overlay(f, boxes=b[:, :4], size=TILE) for f, b in zip(frames, own.boxes)]
-    rows[f"ground truth; class: {' | '.join(sample.labels)}"] = [
-        overlay(f, gt=gt, size=TILE) for f, gt in zip(frames, own.gt)]
+        rows["proposals"] = [overlay(f, boxes=b, size=TILE)
+                             for f, b in zip(frames, propose(frames))]
+    rows[f"predicted boxes; class: {labels}"] = [
+        overlay(f, boxes=own.boxes[k][:, :4], size=TILE) for f, k in zip(frames, shown)]
+    rows[f"ground truth; class: {gt_labels}"] = [
+        overlay(f, gt=own.gt[k], size=TILE) for f, k in zip(frames, shown)]
     return rows
 
 

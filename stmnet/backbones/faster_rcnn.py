@@ -199,6 +199,16 @@ class FasterRcnn(nn.Module):
                 for (boxes, scores, labels), size, image in zip(results, sizes, images)]
 
 
+def find_boxes(detector, frames, most: int) -> list:
+    """The proposals in T images (H, W, 3) uint8, one after the other: T of (n, 4) in [0, 1]."""
+    found, device = [], next(detector.parameters()).device
+    for frame in frames:
+        image = torch.from_numpy(frame).to(device).permute(2, 0, 1) / 255  # (3, H, W)
+        boxes = detector.proposals([image], most)[0]["boxes"].cpu()
+        found.append(boxes / torch.tensor([frame.shape[1], frame.shape[0]] * 2))
+    return found
+
+
 def to_original(boxes, size, image):
     """Boxes (n, 4) in an image resized to (h, w) → in pixels of the original image (3, ·, ·)."""
     height, width = (original / resized for original, resized in zip(image.shape[1:], size))

@@ -50,6 +50,12 @@ def segments_at(waveform: torch.Tensor, times, samples: int) -> torch.Tensor:
     return padded[torch.from_numpy(first)[:, None] + before + torch.arange(samples)]
 
 
+def sound_track(segments, fps: float):
+    """The audio of T steps (n,) from their segments (T, samples): the middle of each."""
+    length = min(round(RATE / fps), segments.shape[1])
+    return segments.narrow(1, (segments.shape[1] - length) // 2, length).flatten()
+
+
 class AudioStream:
     """`segments_at` of a file of raw s16le, mono, 16 kHz, in the order of time; 0 after its end.
 

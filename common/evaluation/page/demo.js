@@ -57,12 +57,12 @@ function demoForm() {
       recorder = Object.assign(new MediaRecorder(stream), {
         ondataavailable: (e) => parts.push(e.data), onstop: () => {
           stream.getTracks().forEach((track) => track.stop());
-          [recorder, record.textContent] = [null, "record"];
+          [recorder, record.textContent] = [null, "record audio"];
           take(new File(parts, "recording", { type: "audio/x" }));
         } });
       recorder.start();
       record.textContent = "stop";
     } catch (e) { say(e.message, true); }
-  } }, "record");
+  } }, "record audio");
   return [drop, el("p", {}, record), state, legend(), cards];
 }

@@ -120,17 +120,18 @@ function drawHeat(context, map, size, opacity) {
 }
 
 function drawBox(context, [x0, y0, x1, y1, score], side) {
-  const path = new Path2D(), at = [x0 * side + 5, y0 * side + 18];
+  const path = new Path2D(), at = [x0 * side + 6, y0 * side + 24];
   path.rect(x0 * side, y0 * side, (x1 - x0) * side, (y1 - y0) * side);
   stroke(context, path, BOX, 2);
-  Object.assign(context, { font: "18px sans-serif", fillStyle: BOX, strokeStyle: "#000" });
+  Object.assign(context, { font: "bold 22px sans-serif", fillStyle: BOX, strokeStyle: "#000" });
   for (const write of ["strokeText", "fillText"]) context[write](score?.toFixed(2) ?? "", ...at);
 }
 
 // A card: a sample with its clips -----------------------------------------------------------------
 function card(sample, gallery, audio, moved = () => {}) {
   const { size } = gallery, T = sample.frames.length, cache = new Map();
-  const state = { clip: 0, frame: 0, opacity: 0.85, tau: 0.5, rule: "first" };
+  const state = { clip: 0, opacity: 0.85, tau: 0.5, rule: "first",
+    frame: Math.max(0, sample.labels.findIndex(Boolean)) }; // the first that is annotated
   const image = el("img", { alt: `image: ${sample.name}` });
   const canvas = el("canvas", { width: size * SCALE, height: size * SCALE, aria: { role: "img" } });
   const text = el("output", { className: "score" }), more = el("span", { className: "dim" });
@@ -143,8 +144,8 @@ function card(sample, gallery, audio, moved = () => {}) {
   const [opacity, opacityInput] = slider("opacity", 1, 0.01, (x) => { state.opacity = x; });
   const [tau, tauInput] = slider("threshold", 1, 0.005, (x) => { state.tau = x; state.rule = ""; });
   const [time, timeInput] = slider("time", T - 1, 1, (x) => { state.frame = x; seek(); });
-  const cells = (sample.labels.length ? sample : sample.clips[0]).labels.map((title) =>
-    el("span", { title, className: /^(background|)$/.test(title) ? "" : "on" }));
+  const cells = (sample.labels.length ? sample : sample.clips[0]).labels.map((label) => el("span", {
+    title: label || "not annotated", className: /^(background|)$/.test(label) ? label : "on" }));
   const button = (options, ...text) => el("button", { type: "button", ...options }, ...text);
   const buttons = sample.clips.map((_, k) => button({ onclick: () => press(k) }));
   const once = (key, make) => cache.get(key) || cache.set(key, make()).get(key);
@@ -183,6 +184,7 @@ function card(sample, gallery, audio, moved = () => {}) {
     if (state.rule === "first" && all.length) [[state.rule]] = all;
     for (const [name, value] of all) if (name === state.rule) state.tau = value;
     [tauInput.value, opacityInput.value, timeInput.value] = [state.tau, state.opacity, state.frame];
+    timeInput.ariaValueText = `${sample.times[state.frame]} s`;
     marks.replaceChildren(...all.map(([name, value], k) => {
       const mark = button({ className: k ? "low" : "", aria: { pressed: name === state.rule },
         onclick: () => { state.rule = name; draw(); } }, name), at = 100 * value;
@@ -205,26 +207,26 @@ function card(sample, gallery, audio, moved = () => {}) {
       drawHeat(context, map, size, state.opacity);
       stroke(context, outline(mask, size), REGION, 1.5);
     }
-    const gt = clip.gt.length ? once(`gt ${key}`, () => expand(clip.gt[t], size)) : null;
+    const gt = clip.gt[t]?.length ? once(`gt ${key}`, () => expand(clip.gt[t], size)) : null;
     if (gt) stroke(context, once(`path ${key}`, () => outline(gt, size)), GT, 3);
     for (const box of boxes) drawBox(context, box, size * SCALE);
     text.textContent = gt ? `IoU ${ciou(mask, gt).toFixed(4).replace("NaN", "–")} ${where}` :
       `${boxes.length} ${boxes.length === 1 ? "box" : "boxes"}`;
-    more.textContent = [...Object.entries(clip.facts).map(([name, x]) =>
-      `${name}: ${typeof x === "number" ? x.toFixed(3) : x}`), T > 1 && `${sample.times[t]} s`,
-    sample.labels[t] && `annotated: ${sample.labels[t]}`,
-    clip.labels[t] && `predicted: ${clip.labels[t]}`].filter(Boolean).join(" · ");
+    const { times: seconds, labels: annotated } = sample;
+    const facts = { seconds, annotated, predicted: clip.labels, ...clip.facts };
+    more.textContent = Object.entries(facts).filter(([, x]) => x.length).map(([name, x]) =>
+      `${name}: ${x[t].toFixed?.(3) ?? (x[t] || "not here")}`).join(" · ");
     canvas.setAttribute("aria-label", `${clip.name}: ${text.textContent}`);
     cells.forEach((cell, k) => cell.classList.toggle("now", k === t));
     mark();
     moved(state.tau);
   }
-  const self = { mark, follow };
-  self.node = el("article", { className: "card" },
+  const self = { mark, follow, node: el("article", { className: "card" },
     el("h3", {}, `${sample.group}${sample.group && ": "}${sample.name}`),
     el("div", { className: sample.width < 160 ? "view small" : "view" }, image, canvas),
-    el("div", { className: "buttons" }, ...buttons), el("div", {}, text, " ", more),
-    ...(T > 1 ? [time, el("div", { className: "strip" }, ...cells)] : []), opacity, tau, marks);
+    el("div", { className: "buttons" }, ...buttons),
+    ...(T > 1 ? [time, el("div", { className: "strip" }, ...cells)] : []), opacity, tau, marks,
+    el("div", {}, text, " ", more)) }; // the last, since its height changes while a video plays
   draw();
   return self.node;
 }
@@ -274,5 +276,4 @@ if (data.tables?.length) main.append(el("h2", {}, "Metrics"), ...data.tables.map
 if (data.galleries.some((g) => g.samples.length)) main.append(legend());
 main.append(...data.galleries.map(gallery));
 const curves = Object.entries(data.series || {}).map(logCurve);
-main.append(el("h2", {}, curves.length ? "Training" : ""),
-  el("div", { className: "curves" }, ...curves));
+if (curves[0]) main.append(el("h2", {}, "Training"), el("div", { className: "curves" }, ...curves));
