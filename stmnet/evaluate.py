@@ -17,8 +17,7 @@ from common.evaluation.boxes import boxes_from_maps
 from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
                                       iou_of_boxes, score_maps, stability)
 from common.evaluation.page import score_curve
-from common.evaluation.videos import (NUM_VIDEOS, VideoScores, aggregate, concatenate,
-                                      contact_sheet)
+from common.evaluation.videos import NUM_VIDEOS, VideoScores, aggregate, concatenate, contact_sheet
 from common.scenes import QUIET
 from common.training import (add_flags, best_checkpoint, building, check_settings, cli,
                              dist, fields_free_on_resume, from_dict, load_checkpoint, progress_bar,

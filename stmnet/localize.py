@@ -13,7 +13,6 @@ import re
 import sys
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 
 from common import io
 from common.benchmarks.videos import open_video, write_video
-from common.evaluation import Model, page, serve, silence_and_noise, write_answers
+from common.evaluation import Model, locate_clips, page, serve, write_answers
 from common.evaluation.frames import PAGE_RULES, SIZE, enlarge
 from common.io import InputError
 from common.training import (Parser, add_flags, best_checkpoint, check_settings, cli,
@@ -49,8 +48,9 @@ def localize(predictor, blocks, fps: float):
             number += 1
 
 
-def blocks_of_file(video, waveform, samples: int):
-    """A VideoFile with its sound (n,) in blocks of frames, as `localize` takes them."""
+def blocks_of_file(video, samples: int):
+    """A VideoFile in blocks of frames, as `localize` takes them."""
+    waveform = io.read_audio(video.audio, RATE)[0]
     for first in range(0, len(video.frames), BLOCK):
         frames = [io.read_image(path) for path in video.frames[first:first + BLOCK]]
         times = (first + np.arange(len(frames)) + 0.5) / video.fps
@@ -68,10 +68,11 @@ def blocks_of_stream(frames, audio: AudioStream, width: int, height: int, fps: f
         number += 1
 
 
-def locate(predictor, image, waveform) -> page.Clip:
-    """An image with the audio in the middle of a waveform, as a video of one frame."""
-    segment = segments_at(waveform, [len(waveform) / RATE / 2], predictor.config.samples)
-    return predictor.locate(*predictor.encode([image]), segment, predictor.start(1))
+def locate(predictor, encoded, fps: float, waveform) -> page.Clip:
+    """Images, encoded, that are fps a second, with a waveform (n,)."""
+    times = (np.arange(encoded[0].shape[1]) + 0.5) / fps
+    segments = segments_at(waveform, times, predictor.config.samples)
+    return predictor.locate(*encoded, segments, predictor.start(fps))
 
 
 def localize_file(predictor, args, model):
@@ -80,9 +81,8 @@ def localize_file(predictor, args, model):
     videos = Path(args.video).glob("*") if Path(args.video).is_dir() else [args.video]
     io.keep_inputs([out, gif, out.with_suffix(".json")], [*videos, args.checkpoint])
 
-    def overlays(video, waveform):
-        blocks = blocks_of_file(video, waveform, config.samples)
-        for frame, heatmap, boxes, record in localize(predictor, blocks, video.fps):
+    def overlays(blocks):
+        for frame, heatmap, boxes, record in localize(predictor, blocks, args.fps):
             records.append(record)
             if len(images) < PAGE_FRAMES:
                 images.append(frame)
@@ -90,15 +90,15 @@ def localize_file(predictor, args, model):
             yield io.overlay(frame, enlarge(heatmap[None])[0], boxes[:, :4], labels=labels)
 
     with open_video(args.video, args.fps) as video:
-        waveform = io.read_audio(video.audio, RATE)[0]
-        write_video(gif, overlays(video, waveform), args.fps, video.audio)
-    end, times = len(images) / args.fps, (np.arange(len(images)) + 0.5) / args.fps
-    encoded, clips = predictor.encode(images), []
-    for name, x in {"sound track": waveform, **silence_and_noise(waveform)}.items():
-        segments = segments_at(x, times, config.samples)
-        clips.append(predictor.locate(*encoded, segments, predictor.start(args.fps)))
-        clips[-1].name = name
-        clips[-1].waveform = torch.nn.functional.pad(x, (0, round(end * RATE) - len(x)))  # or cut
+        write_video(gif, overlays(blocks_of_file(video, config.samples)), args.fps, video.audio)
+        encoded = predictor.encode(images)
+        clips = locate_clips(model._replace(
+            locate=lambda images, waveform: locate(predictor, encoded, args.fps, waveform)),
+            images, {"sound track": video.audio})
+    for clip in clips:  # as long as its frames
+        missing = round(len(images) / args.fps * RATE) - len(clip.waveform)
+        clip.waveform = torch.nn.functional.pad(clip.waveform, (0, missing))
+    times = (np.arange(len(images)) + 0.5) / args.fps
     write_answers(args, model, page.Sample(Path(args.video).name, images, clips, times=times), {
         "video": args.video, "fps": args.fps, "frames": records, "box_map": config.box_map,
         "memory_seconds": config.memory_seconds}, [{}] * len(clips), size=SIZE, rules=PAGE_RULES)
@@ -158,7 +158,8 @@ def main(argv=None):
         args.checkpoint = str(best_checkpoint("stmnet", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device), **changes)
         model = Model("stmnet", predictor.config, lambda path: io.read_audio(path, RATE),
-                      partial(locate, predictor))
+                      lambda image, waveform: locate(predictor, predictor.encode([image]),
+                                                     RATE / len(waveform), waveform))
         if args.demo:
             serve(model, args.demo)
         localize_stream(predictor, args) if args.stream else localize_file(predictor, args, model)

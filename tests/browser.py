@@ -118,8 +118,10 @@ class Page:
         self.send("Page.navigate", url=url)
         self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
-    def screenshot(self, path=None, whole=False) -> bytes:
-        result = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path=None, **clip) -> bytes:
+        """A PNG of the window, or of x, y, width, height of the whole page."""
+        part = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True} if clip else {}
+        result = self.send("Page.captureScreenshot", format="png", **part)
         data = base64.b64decode(result["data"])
         if path:
             Path(path).write_bytes(data)
@@ -154,14 +156,18 @@ def find_tab(port) -> str:
 
 
 def main():
-    """`python -m tests.browser PAGE OUT.png GALLERY WIDTH HEIGHT`: a picture of a page, from the
-    samples of gallery number GALLERY on; OUT.png has 256 colours.
+    """`python -m tests.browser PAGE OUT.png GALLERY`: a picture of a page, of gallery number
+    GALLERY down to its first row of samples; OUT.png has 256 colours and is 1280 wide.
     """
-    page, out, gallery, *size = sys.argv[1:]
+    page, out, gallery = sys.argv[1:]
+    edge = "{}.getBoundingClientRect().{} + scrollY"
     with chromium() as tab:
-        tab.open(Path(page).resolve().as_uri(), *map(int, size))
-        tab.run(f"document.querySelectorAll('section')[{gallery}].scrollIntoView()")
-        Image.open(io.BytesIO(tab.screenshot())).quantize(256).save(out, optimize=True)
+        tab.open(Path(page).resolve().as_uri(), 1280)
+        section = f"document.querySelectorAll('section')[{gallery}]"
+        top = tab.run(edge.format(section, "top")) - 8
+        end = tab.run(edge.format(f"{section}.querySelector('.card')", "bottom")) + 16
+        picture = tab.screenshot(x=0, y=top, width=1280, height=end - top)
+        Image.open(io.BytesIO(picture)).quantize(256).save(out, optimize=True)
     assert not tab.errors, tab.errors
 
 

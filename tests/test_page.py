@@ -128,7 +128,7 @@ def test_marks_are_thresholds_that_give_the_scores(align_corners):
     for name, key in (("top 50 %", "ciou"), ("adaptive", "ciou_adaptive")):
         masks = metrics.normalise(large.double()) > torch.tensor(marks[name])[:, None, None]
         torch.testing.assert_close(metrics.ciou(masks, gt), scores[key], atol=1e-9, rtol=0)
-    assert set(clips.marks(maps, None, clips.Gallery("", []))) == {"top 50 %"}
+    assert set(clips.marks(maps, (), clips.Gallery("", []))) == {"top 50 %"}
 
 
 def test_the_curve_of_a_set():
@@ -192,7 +192,7 @@ def test_a_gallery_of_pairs(interactive, tmp_path):
 
 def hostile_sample():
     image = np.full((40, 60, 3), 128, np.uint8)
-    clip = page.Clip(HOSTILE, torch.zeros(800), 8000, torch.rand(1, 3, 4), facts={HOSTILE: HOSTILE})
+    clip = page.Clip(HOSTILE, torch.zeros(800), 8000, torch.rand(1, 3, 4), facts={HOSTILE: 0.5})
     clip.labels, clip.boxes = [HOSTILE], [torch.tensor([[0.1, 0.1, 0.5, 0.9]])]
     return page.Sample(HOSTILE, [image], [clip], HOSTILE)
 

@@ -4,17 +4,16 @@ from .crossmodal import cross_modal_table, score_cross_modal
 from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_answers,
                       write_localization)
 from .page.demo import serve
-from .page.galleries import Model, pair_gallery, trained_on
+from .page.galleries import Model, locate_clips, pair_gallery, trained_on
 from .saved import MapWriter, SavedMaps, add_map_flags
-from .scoring import (CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples,
-                      silence_and_noise)
+from .scoring import CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples
 from .tables import Evaluation, evaluation_parser, parse_flags, with_objects
 from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partners, test_sets
 
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
            "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
            "add_map_flags", "aggregate", "boxes_from_maps", "cross_modal_table", "draw_samples",
-           "encode_test_audio", "evaluation_parser", "localization_parser", "pair_gallery",
-           "parse_flags", "score_cross_modal", "score_samples", "serve", "shuffled_partners",
-           "silence_and_noise", "test_sets", "trained_on", "with_objects", "write_answers",
+           "encode_test_audio", "evaluation_parser", "localization_parser", "locate_clips",
+           "pair_gallery", "parse_flags", "score_cross_modal", "score_samples", "serve",
+           "shuffled_partners", "test_sets", "trained_on", "with_objects", "write_answers",
            "write_localization"]

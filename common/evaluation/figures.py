@@ -15,7 +15,7 @@ from common.training import Parser
 from . import page
 from .page.demo import serve
 from .page.galleries import Model, locate_clips, trained_on
-from .scoring import CONTROLS, PROTOCOL, compare, make_batch
+from .scoring import CONTROLS, PROTOCOL, make_batch
 from .tables import HEADINGS
 from .test_sets import SIZE
 
@@ -111,7 +111,6 @@ def write_answers(args, model: Model, sample, facts: dict, records: list, **gall
     """Write OUT.json with a record of each clip of a Sample, the last two of silence and noise, and
     the page OUT.html if that is --out; print what was found. gallery: settings of the Gallery."""
     out, about, clips = Path(args.out), trained_on(model.config), sample.clips
-    compare([clip.facts for clip in clips])
     means = [{key: float(to_numpy(x).mean()) for key, x in clip.facts.items()} for clip in clips]
     records = [{"audio": clip.name, **mean, **record}
                for clip, mean, record in zip(clips, means, records)]

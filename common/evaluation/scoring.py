@@ -222,16 +222,3 @@ def aggregate(scores: dict, metric_groups, groups=None, has_source=None, is_comp
             result["extended/max_f1"] = metrics.max_f1(*detections)
         result["extended/loc_acc"] = metrics.loc_acc(scores["ciou"], has_source)
     return result
-
-
-def silence_and_noise(waveform) -> dict:
-    """What is heard beside a waveform (n,), so that one sees how much an answer means."""
-    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(0))
-    return {"silence": torch.zeros_like(waveform), "noise": 0.1 * noise}
-
-
-def compare(facts: list) -> None:
-    """Add the last two clips' facts, of silence and noise, to those of the others."""
-    for own in facts[:-2]:
-        for name, control in zip(("silence", "noise"), facts[-2:]):
-            own |= {f"{key} of {name}": x for key, x in control.items()}

@@ -29,8 +29,8 @@ class Clip:
     heatmaps: torch.Tensor | None = None  # (T, h, w)
     boxes: list = ()  # T of (n, 4), or (n, 5) with a score; x0, y0, x1, y1 in [0, 1]
     labels: list = ()  # T texts, as predicted classes
-    gt: list | None = None  # T of (S, S) in [0, 1], or of None where a frame is not annotated
-    facts: dict = field(default_factory=dict)  # name → T numbers, or one, or a text, if T = 1
+    gt: list = ()  # T of (S, S) in [0, 1], or of None where a frame is not annotated
+    facts: dict = field(default_factory=dict)  # name → T numbers, or one if T = 1
 
 
 @dataclass
@@ -99,13 +99,11 @@ def pack_clip(clip: Clip, gallery: Gallery, audio: dict) -> dict:
     if key and key not in audio:
         audio[key] = ogg(clip.waveform, clip.rate)
     maps = [] if clip.heatmaps is None else clip.heatmaps.detach().float().cpu()
-    facts = {name: [x] if isinstance(x, str) else np.atleast_1d(to_numpy(x)).round(4).tolist()
-             for name, x in clip.facts.items()}
-    gt = [] if clip.gt is None else clip.gt
+    facts = {k: np.atleast_1d(to_numpy(x)).round(4).tolist() for k, x in clip.facts.items()}
     return {"name": clip.name, "audio": list(audio).index(key) if key else -1, "facts": facts,
             "labels": list(clip.labels), "boxes": [to_numpy(b).round(4).tolist()
                                                    for b in clip.boxes],
-            "gt": [[] if x is None else run_lengths(to_numpy(x)) for x in gt],
+            "gt": [[] if x is None else run_lengths(to_numpy(x)) for x in clip.gt],
             "maps": [{"h": len(x), "w": len(x[0]), "data": base64.b64encode(
                 x.numpy().astype("<f4").tobytes()).decode()} for x in maps],
             "marks": marks(maps, clip.gt, gallery) if len(maps) else {}}
@@ -119,7 +117,7 @@ def marks(maps, gt, gallery: Gallery) -> dict:
     maps, found = metrics.resize(maps, gallery.size, align_corners=gallery.align_corners), {}
     low, high = maps.amin((1, 2)), maps.amax((1, 2))
     for name, rule in gallery.rules.items():
-        if rule != "adaptive" or (gt is not None and all(x is not None for x in gt)):
+        if rule != "adaptive" or (len(gt) and all(x is not None for x in gt)):
             taus = metrics.threshold(maps, rule, gt)
             above = torch.where(maps > taus[:, None, None], maps, high[:, None, None]).amin((1, 2))
             taus = (taus.double() + above.double()) / 2

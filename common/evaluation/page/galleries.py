@@ -9,7 +9,7 @@ import torch
 from common import metrics
 from common.scenes import Scenes
 
-from ..scoring import Batch, compare, silence_and_noise
+from ..scoring import Batch
 from ..test_sets import SIZE, shuffled_partners
 from .clips import Clip, Gallery, Sample, mean_curves, pick
 
@@ -19,7 +19,7 @@ class Model(NamedTuple):
     method: str
     config: object
     read: Callable  # audio file → waveform (n,), rate; raises InputError
-    locate: Callable  # image (H, W, 3) uint8, waveform → Clip, T = 1, with heatmap or boxes
+    locate: Callable  # image (H, W, 3) uint8 (or T of them), waveform → Clip, heatmaps or boxes
 
 
 def trained_on(config) -> str:
@@ -36,11 +36,13 @@ def locate_clips(model: Model, image, files: dict) -> list:
     """A Clip for each of {name: audio file}, for silence, and noise; their facts are in all."""
     clips, sounds = [], [(name, *model.read(path)) for name, path in files.items()]
     _, first, rate = sounds[0]
-    sounds += [(name, x, rate) for name, x in silence_and_noise(first).items()]
+    noise = 0.1 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
+    sounds += [("silence", torch.zeros_like(first), rate), ("noise", noise, rate)]
     for name, waveform, rate in sounds:
         clips.append(model.locate(image, waveform))
         clips[-1].name, clips[-1].waveform, clips[-1].rate = name, waveform, rate
-    compare([clip.facts for clip in clips])
+    for clip in clips[:-2]:
+        clip.facts |= {f"{k} of {c.name}": x for c in clips[-2:] for k, x in c.facts.items()}
     return clips
 
 

@@ -257,7 +257,7 @@ function gallery(g) {
       for (const x of ["x1", "x2"]) cursor.setAttribute(x, picture.px(tau));
       caption.replaceChildren(`The whole set at threshold ${g.taus[k].toFixed(2)}:`,
         ...names.map((name, i) => el("span", { className: i ? "second" : "first" },
-          ` ${name} ${(100 * g.curves[name][k]).toFixed(1)} %`)));
+          ` ${name} ${(100 * g.curves[name][k]).toFixed(1)}\u00a0%`)));
     };
     parts.push(el("figure", { className: "curve" }, picture, caption));
   }
