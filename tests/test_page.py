@@ -17,7 +17,7 @@ import torch
 from common import evaluation, metrics
 from common.evaluation import Evaluation, Model, Prediction, SceneTestSet, pair_gallery, page
 from common.evaluation.page import clips, demo, report
-from common.io import InputError, read_audio, write_audio, write_image
+from common.io import InputError, read_audio, read_image, write_audio, write_image
 from sslalign.config import TINY
 from tests.browser import CHROMIUM, chromium
 
@@ -255,6 +255,18 @@ def test_the_page_of_a_run_that_is_going(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["turn", "stmnet", "avkd", "sslalign"])
+def test_every_readme_shows_the_page(method):
+    """The picture is that of tests/browser.py."""
+    text, name = (
+        (report.HERE.parents[2] / method / "README.md").read_text("utf-8"),
+        f"page-{method}",
+    )
+    assert f"make report-{method}" in text and f"](../docs/{name}.png)" in text
+    path = report.HERE.parents[2] / "docs" / f"{name}.png"
+    assert read_image(path).shape[1] == 1280 and path.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("method", ["turn", "stmnet", "avkd", "sslalign"])
 def test_every_paper_has_a_title_and_an_address(method):
     paper = report.paper(method)
     assert len(paper["title"]) > 30 and paper["url"].startswith("https://")
@@ -469,6 +481,9 @@ def test_the_frames_follow_the_sound_track(browser, tmp_path):
     assert [name.replace("now", "").strip() for name in names] == ["", "background", "", "on"]
     assert browser.run(f"{CARD}[0].querySelector('.score').textContent").startswith("IoU 0.")
     assert "similarity: 0.250" in browser.run(f"{CARD}[0].textContent")
+    browser.run(f"{CARD}[0].querySelectorAll('.strip span')[3].click()")
+    assert browser.run(shown) == 3
+    browser.run(f"{CARD}[0].querySelectorAll('.strip span')[1].click()")
     assert browser.run("document.documentElement.scrollWidth") == 1280  # nothing sticks out
     browser.run(f"{CARD}[0].querySelector('.time').focus()")  # scrubbing with the keyboard
     for kind in ("keyDown", "keyUp"):

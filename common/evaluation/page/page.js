@@ -24,8 +24,9 @@ function table({ title, columns, rows }, k) {
   const head = el("tr", {}, el("th"), ...columns.map((c) => el("th", { scope: "col" }, c)));
   const body = rows.map(([name, ...cells]) =>
     el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((cell) => el("td", {}, cell))));
-  return el("details", { open: k === 0 }, el("summary", {}, title), el("div", { className: "wide",
-    tabIndex: 0 }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...body))));
+  const wide = { className: "wide", tabIndex: 0, aria: { role: "region", label: title } };
+  return el("details", { open: k === 0 }, el("summary", {}, title), el("div", wide,
+    el("table", {}, el("thead", {}, head), el("tbody", {}, ...body))));
 }
 
 const short = (x) => Number(x.toPrecision(4)).toString();
@@ -144,8 +145,9 @@ function card(sample, gallery, audio, moved = () => {}) {
   const [opacity, opacityInput] = slider("opacity", 1, 0.01, (x) => { state.opacity = x; });
   const [tau, tauInput] = slider("threshold", 1, 0.005, (x) => { state.tau = x; state.rule = ""; });
   const [time, timeInput] = slider("time", T - 1, 1, (x) => { state.frame = x; seek(); });
-  const cells = (sample.labels.length ? sample : sample.clips[0]).labels.map((label) => el("span", {
-    title: label || "not annotated", className: /^(background|)$/.test(label) ? label : "on" }));
+  const cells = (sample.labels.length ? sample : sample.clips[0]).labels.map((name, k) => el("span",
+    { title: name || "not annotated", className: /^(background|)$/.test(name) ? name : "on",
+      onclick: () => { state.frame = k; seek(); draw(); } }));
   const button = (options, ...text) => el("button", { type: "button", ...options }, ...text);
   const buttons = sample.clips.map((_, k) => button({ onclick: () => press(k) }));
   const once = (key, make) => cache.get(key) || cache.set(key, make()).get(key);
@@ -231,9 +233,8 @@ function card(sample, gallery, audio, moved = () => {}) {
   return self.node;
 }
 
-for (const event of ["play", "pause", "ended"]) player.addEventListener(event, () => {
-  if (playing) { playing.mark(); playing.follow(); }
-});
+for (const event of ["play", "pause", "ended"])
+  player.addEventListener(event, () => { playing?.mark(); playing?.follow(); });
 
 // The page ----------------------------------------------------------------------------------------
 function legend() {
