@@ -106,9 +106,9 @@ def write_retrieved(args, predictor, waveform) -> None:
         tiles = [image, *(images[names[i]]() for i in best)]
         rows.append([overlay(tile, size=TILE) for tile in tiles])
         cosines = F.cosine_similarity(z, gallery[best]).tolist()
-        captions.append(f"λ = {lam:g}: " + ", ".join(
+        captions.append(f"lambda {lam:g}: " + ", ".join(
             f"{names[i]} ({cosine:.2f})" for i, cosine in zip(best, cosines)))
     columns = ["image", *(f"nearest {k + 1}" for k in range(len(rows[0]) - 1))]
-    write_image(out, contact_sheet(rows, columns, captions, "z = λ v + (1 − λ) a of unit features, "
-                                   f"v of {args.image}, a of {args.audio}"))
+    write_image(out, contact_sheet(rows, columns, captions, "z = lambda v + (1 - lambda) a of unit "
+                                   f"features, v of {args.image}, a of {args.audio}"))
     print("\n".join([f"{out}: {len(names)} images are searched", *captions]))

@@ -660,8 +660,8 @@ def test_compositional_retrieval_of_ones_own(checkpoint, album, disk, capsys):
         z = torch.nn.functional.normalize(lam * v[0] + (1 - lam) * a[0], dim=0)
         cosines = (v[1:] @ z).tolist()
         best = sorted(zip(cosines, names), reverse=True)[:5]
-        assert row == f"λ = {lam}: " + ", ".join(f"{name} ({x:.2f})" for x, name in best)
-    assert rows[0].startswith("λ = 1: 1/1.jpg (1.00)")
+        assert row == f"lambda {lam}: " + ", ".join(f"{name} ({x:.2f})" for x, name in best)
+    assert rows[0].startswith("lambda 1: 1/1.jpg (1.00)")
     assert read_image(album / "found.png").shape[1] > 6 * 144
     retrieve(checkpoint, album, f"{disk['vggss']} --data vggss")
     assert "frames/" in capsys.readouterr().out

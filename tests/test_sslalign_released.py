@@ -166,3 +166,9 @@ def test_a_released_file_localizes_from_the_command_line(released, tmp_path, cap
     )
     found = read_json(out.with_suffix(".json"))
     assert out.is_file() and found["boxes"] and "a.wav" in capsys.readouterr().out
+    write_image(tmp_path / "b.png", np.zeros((30, 30, 3), np.uint8))
+    localize.main(  # by backbone features, as there are no projections
+        f"--released {released[0]} --image {tmp_path / 'a.png'} --audio {tmp_path / 'a.wav'} "
+        f"--search {tmp_path} --out {tmp_path / 'new' / 'c.png'} --device cpu".split()
+    )
+    assert "b.png (" in capsys.readouterr().out and (tmp_path / "new" / "c.png").is_file()
