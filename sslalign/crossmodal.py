@@ -43,8 +43,7 @@ def nearest(z, gallery, k: int, excluded=None):
 
 def draw_compositions(features: dict, test_set) -> dict:
     """Figure 7, as arguments of `contact_sheet`: an image, the image whose audio is added, and the
-    images nearest to the sum of their projected features.
-    """
+    images nearest to the sum of their projected features."""
     gallery = np.flatnonzero(test_set.has_source)
     groups = np.array(test_set.groups)[gallery]
     gallery = gallery[np.unique(groups, return_index=True)[1]]  # each image once

@@ -34,8 +34,7 @@ AUDIO = {"matched": "", **CONTROLS}  # audio → column of its heatmaps
 
 class Predictor:
     """A trained model, and a network whose features show objects, or None. `report` is of its
-    validation. view: of an image, see augment.py.
-    """
+    validation. view: of an image, see augment.py."""
 
     def __init__(self, model, config, device, report=None, object_net=None, note="",
                  view=test_view):

@@ -82,6 +82,9 @@ def train(config) -> dict:
     run.start({"model": model, "optimizer": optimizer},
               {"pairs": zlib.crc32("\n".join(source.ids).encode())})
     forward = torch.compile(model) if config.compile else model
+    if not run.is_validated:
+        run.keep_best(validate(model, held_out, config, run.device))
+        run.end_step(True)
 
     bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
     before = time.perf_counter()
@@ -107,12 +110,11 @@ def train(config) -> dict:
                 step_s=round(now - fetched, 4))
         before = now
         bar.update()
-        is_last, epoch = run.step == batches.total_steps, run.step // batches.steps_per_epoch
-        epoch_ended = run.step % batches.steps_per_epoch == 0 or is_last
-        if epoch_ended and (is_last or epoch % config.validate_every == 0):
-            run.check_finite()
+        is_last = run.step == batches.total_steps
+        if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
+            run.start_validation()
             run.keep_best(validate(model, held_out, config, run.device))
-        run.end_step(epoch_ended)
+        run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
     bar.close()
     return evaluate_best(run, benchmarks)
 

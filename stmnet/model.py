@@ -60,8 +60,7 @@ def projection(channels, C, depth):
 
 
 class SpaceTime(nn.Module):
-    """From encoder features to map and logits. is_cosine: the dot product of Eq. (1) is of vectors
-    of length 1. memory_options: see MemoryLayer."""
+    """From encoder features to map and logits. is_cosine: Eq. (1) compares vectors of length 1."""
 
     def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth_v=3, depth_a=2,
                  is_cosine=True, **memory_options):

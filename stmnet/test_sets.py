@@ -31,8 +31,7 @@ class Video(NamedTuple):
 
 
 class SceneVideos:
-    """Held-out scenes with GRAIN steps a second, one of them annotated. turns: two objects take
-    turns (Figure 6)."""
+    """Held-out scenes with GRAIN steps a second. turns: two objects take turns (Figure 6)."""
 
     def __init__(self, config, turns: bool = False):
         self.config, self.turns, self.num_listed = config, turns, None

@@ -5,11 +5,13 @@ import os
 import pickle
 import re
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from common.io import InputError
-from common.benchmarks.corpora import COCO, audiocaps, clotho, refcoco
+from common.benchmarks.corpora import COCO, audiocaps, clotho, load_corpora, refcoco
+from common.io import InputError, write_audio, write_image
 
 
 class Evil:
@@ -245,6 +247,23 @@ def test_clotho(tmp_path):
     assert items[0].audio == root / "development" / "a b.wav" and items[0].id == "a b.wav"
     with pytest.raises(InputError, match="evaluation"):
         clotho(root, "val")
+
+
+def test_an_image_of_another_size_than_its_annotation_is_left_out(coco, capsys):
+    """With --skip-bad; without, it ends the training (test_turn_data.py)."""
+    change(coco, [REFS[0], ref(4, 13, 6)])
+    for i, width in ((5, 100), (6, 99)):
+        image = np.zeros((50, width, 3), np.uint8)
+        write_image(coco / COCO / f"COCO_train2014_{i:012d}.jpg", image)
+    clotho_root(coco, ["c.wav,1,2,3,4,5"], ["c.wav"])
+    write_audio(coco / "development" / "c.wav", np.zeros(800), 8000)
+    config = SimpleNamespace(
+        data="refcocog+clotho", root=str(coco), refcoco_split="", skip_bad=True, seconds=1.0
+    )
+    phrases, clips = load_corpora(config, "train")
+    assert [p.id for p in phrases] == ["10", "11"] and len(clips) == 1
+    line = r"left out: .*6\.jpg: is not of \(100, 50\) pixels, as instances.json has it\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
 
 
 def test_the_validation_split_of_clotho_and_version_1_which_has_none(tmp_path):

@@ -134,7 +134,7 @@ def work(rank, world, port, folder):
     run._has_signal = rank == world - 1  # the signal reached one process only
     try:
         run.end_step(True)
-    except Exception as error:
+    except KeyboardInterrupt as error:
         outputs["stopped"] = type(error).__name__
     outputs["name"] = run.config.name
     torch.save(outputs, folder / f"{world}-{rank}.pt")

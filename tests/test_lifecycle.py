@@ -148,6 +148,18 @@ Run.end_step = end_step
 from METHOD.train import main
 main(sys.argv[1:])
 """
+# Likewise, in a validation.
+IN_VALIDATION = """
+import os, sys
+from common.training import dist
+merge_rows = dist.merge_rows
+def stop(*arguments):
+    os.kill(os.getpid(), SIGNAL)
+    return merge_rows(*arguments)
+dist.merge_rows = stop
+from METHOD.train import main
+main(sys.argv[1:])
+"""
 
 
 def start(program, flags, cwd):
@@ -227,21 +239,23 @@ def log(folder):
 
 @pytest.fixture(scope="module", params=METHODS)
 def runs(request, tmp_path_factory):
-    """Four runs: whole is never stopped; killed-0 and killed-2 (the number of workers) get SIGKILL
-    in the middle of an epoch; stopped gets SIGTERM."""
+    """Five runs: whole is never stopped; killed-0 and killed-2 (the number of workers) get SIGKILL
+    in the middle of an epoch; stopped gets SIGTERM, validating in its first validation."""
     method, cwd = request.param, tmp_path_factory.mktemp("runs")
     cases = {
         "whole": None,
         "killed-0": (5, signal.SIGKILL),
         "killed-2": (10, signal.SIGKILL),
         "stopped": (5, signal.SIGTERM),
+        "validating": (0, signal.SIGTERM),
     }
     processes = {}
     for name, case in cases.items():
         program = f"{method}.train"
         if case:
             program = (
-                INTERRUPTED.replace("METHOD", method)
+                (INTERRUPTED if case[0] else IN_VALIDATION)
+                .replace("METHOD", method)
                 .replace("STEP", str(case[0]))
                 .replace("SIGNAL", str(int(case[1])))
             )
@@ -250,7 +264,7 @@ def runs(request, tmp_path_factory):
             f"{TINY[method]} --name {name} --device cpu --workers {2 * (name == 'killed-2')}",
             cwd,
         )
-    for name, status in (("whole", 0), ("killed-0", -9), ("killed-2", -9)):
+    for name, status in (("whole", 0), ("killed-0", -9), ("killed-2", -9), ("validating", 130)):
         done(processes[name], status)
     return method, cwd, cwd / "runs" / method, done(processes["stopped"], 130)[1]
 
@@ -262,6 +276,7 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
         checkpoint(folder / "killed-0")["step"] == 3
         and checkpoint(folder / "killed-2")["step"] == 9
     )
+    assert not checkpoint(folder / "validating")["is_validated"]
     shutil.copytree(folder / "killed-2", folder / "altered")
     altered = torch.load(folder / "altered" / "last.pt", weights_only=True)
     ALTER[method](altered)
@@ -272,12 +287,12 @@ def test_a_killed_run_continues_to_the_same_bits(runs):
             f"--resume --name {name} --workers {name[-1] if name[-1] in '02' else 0}",
             cwd,
         )
-        for name in ("killed-0", "killed-2", "altered")
+        for name in ("killed-0", "killed-2", "validating", "altered")
     ]:
         done(process)
     whole = checkpoint(folder / "whole")
     assert whole["step"] == 12
-    for name in ("killed-0", "killed-2"):
+    for name in ("killed-0", "killed-2", "validating"):
         for file in ("last.pt", "best.pt"):
             assert same(checkpoint(folder / name, file), checkpoint(folder / "whole", file)), (
                 name,

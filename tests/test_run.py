@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from common.training import (
     cli,
     configure,
     cosine_schedule,
+    dist,
     git_commit,
     select_device,
     load_checkpoint,
@@ -38,6 +40,7 @@ from common.training import (
 )
 from common.training import flag as field
 from common.training.run import SIGNALS
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,13 +76,16 @@ def start(tmp_path, **changes):
     )
 
 
-def train(run, steps, epoch=25, stop_at=None, bad_at=None):
+def train(run, steps, epoch=25, stop_at=None, bad_at=None, validate=None):
     """A small training; its random numbers follow from (seed, step) and torch's generator."""
     model = nn.Sequential(
         nn.Linear(3, run.config.width), nn.Dropout(0.5), nn.Linear(run.config.width, 1)
     )
     optimizer = torch.optim.AdamW(model.parameters(), 0.05)
     run.start({"model": model, "optimizer": optimizer}, {"words": ["a", "b"]})
+    if not run.is_validated:
+        run.keep_best(validate(run))
+        run.end_step(True)
     while run.step < steps:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(run.step))
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (
@@ -87,10 +93,14 @@ def train(run, steps, epoch=25, stop_at=None, bad_at=None):
         )
         optimizer.zero_grad()
         loss.backward()
+        dist.sum_gradients(model.parameters())
         optimizer.step()
         run.step += 1
         run.log({"loss": loss, "half": loss / 2}, lr=0.05)
-        if run.step % epoch == 0:
+        if validate and run.step % epoch == 0:
+            run.start_validation()
+            run.keep_best(validate(run))
+        elif run.step % epoch == 0:
             run.best = max(run.best, -loss.item())
         if run.step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -158,7 +168,8 @@ def test_the_log_holds_every_step_as_it_was(tmp_path):
         written = len(log_of(run)) if (run.folder / "log.jsonl").exists() else 0
         assert written == (step - 1) // LOG_EVERY * LOG_EVERY  # none is waited for
         run.end_step(False)
-    run.log_metrics({"validation/score": 0.5})
+    run.start_validation()
+    run.keep_best({"validation/score": 0.5})
     rows = log_of(run)
     assert rows[:-1] == [
         {"step": s, "loss": float(v["loss"]), "reg": float(s), "lr": s / 10}
@@ -184,6 +195,7 @@ def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch
         "config",
         "step",
         "best",
+        "is_validated",
         "rng",
         "words",
         "model",
@@ -208,12 +220,12 @@ def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch
 
 def test_what_is_not_finite_is_said_before_a_validation(tmp_path):
     run = train(start(tmp_path), 3)
-    run.check_finite()
+    run.start_validation()
     with pytest.raises(FloatingPointError, match="the validation of step 3 is not"):
         run.keep_best({"validation/score": math.nan})
     run.state["model"][2].bias.data.fill_(math.inf)
     with pytest.raises(FloatingPointError, match=r"model\.2\.bias of step 3 is not finite"):
-        run.check_finite()
+        run.start_validation()
     assert not (run.folder / "best.pt").exists()
 
 
@@ -251,6 +263,47 @@ def test_resume_is_as_if_it_had_never_stopped(tmp_path):
     one, other = (load_checkpoint(run.folder / "last.pt", "toy") for run in (whole, second))
     for key in ("model", "optimizer", "rng", "step", "best", "words"):
         assert same(one[key], other[key]), key
+
+
+def score(run):
+    return {"validation/score": -run.state["model"][0].weight.norm().item()}
+
+
+@pytest.mark.parametrize("at, is_killed", [(50, False), (50, True), (60, False)])
+def test_a_validation_that_was_stopped_is_repeated(tmp_path, at, is_killed):
+    """A signal ends it at once. A kill can leave its line of the log and its best.pt."""
+    whole = train(start(tmp_path / "whole", save_every=1000), 60, epoch=10, validate=score)
+    first = start(tmp_path / "two", save_every=1000)
+
+    def stop(run):
+        if run.step < at:
+            return score(run)
+        if is_killed:
+            run.keep_best(score(run))
+            raise Interrupted
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):  # ten seconds
+            time.sleep(0.01)
+
+    with pytest.raises(Interrupted):
+        train(first, 60, epoch=10, validate=stop)
+    saved = load_checkpoint(first.folder / "last.pt", "toy")
+    assert saved["step"] == at and not saved["is_validated"]
+    second = train(
+        Run("toy", resumed(tmp_path / "two", "--device", "cpu")), 60, epoch=10, validate=score
+    )
+    assert second.best == whole.best and log_of(second) == log_of(whole)
+    for file in ("last.pt", "best.pt"):
+        one, other = (load_checkpoint(run.folder / file, "toy") for run in (whole, second))
+        assert all(same(one[key], other[key]) for key in set(one) - {"config"})
+
+
+def test_a_signal_before_a_validation_ends_it_too(tmp_path):
+    run = start(tmp_path)
+    run.start({}, {})
+    os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(Interrupted, match="stopped at step 0"):
+        run.start_validation()
 
 
 @pytest.mark.parametrize(
@@ -295,10 +348,9 @@ def test_what_died_before_its_first_checkpoint_leaves_no_rows(tmp_path):
 
 
 def test_resume_takes_the_newest_run_and_the_checkpoints_configuration(tmp_path):
-    for name, time in (("new", 2000), ("old", 1000)):
-        os.utime(
-            train(start(tmp_path, name=name, width=9, lr=0.5), 3).folder / "last.pt", (time, time)
-        )
+    for name, date in (("new", 2000), ("old", 1000)):
+        run = train(start(tmp_path, name=name, width=9, lr=0.5), 3)
+        os.utime(run.folder / "last.pt", (date, date))
     assert newest_run(tmp_path / "toy", "last.pt") == "new"
     config = resumed(tmp_path)
     assert (config.name, config.width, config.lr, config.resume) == ("new", 9, 0.5, True)
@@ -332,7 +384,8 @@ def test_a_restart_by_torchrun_goes_on_only_where_it_knows_the_run(tmp_path, mon
 
 
 PROGRAM = f"""
-import os, sys, time
+import os, signal, sys, threading, time
+main = threading.main_thread()
 sys.path[:0] = [{str(ROOT)!r}]
 from common.training import cli, configure, dist
 from tests import test_run as t
@@ -346,15 +399,24 @@ with cli("prog"):
             print(run.config.name, flush=True)
         LINE
     run.log = slow_log
-    t.train(run, STEPS, epoch=10**6)
+    def validate(run):
+        dist.gather_objects(None)
+        VALIDATION
+        dist.gather_objects(None)
+        return t.score(run)
+    t.train(run, STEPS, EPOCH, validate=validate)
 """
 
 
-def launched(tmp_path, *flags, steps=10**6, line="", launcher=()):
-    """The training above in another process, with the command line's errors and signals. line: of
-    the program, after each step."""
-    program = PROGRAM.replace("STEPS", str(steps)).replace("LINE", line)
-    (tmp_path / "program.py").write_text(program)
+def programmed(steps=10**6, epoch=10**6, line="", validation=""):
+    """PROGRAM. line: of the program, after each step; validation: likewise, in each validation."""
+    program = PROGRAM.replace("STEPS", str(steps)).replace("EPOCH", str(epoch))
+    return program.replace("LINE", line).replace("VALIDATION", validation)
+
+
+def launched(tmp_path, *flags, launcher=(), **options):
+    """The training above in another process, with the command line's errors and signals."""
+    (tmp_path / "program.py").write_text(programmed(**options))
     argv = [sys.executable, *launcher, str(tmp_path / "program.py"), "--out", str(tmp_path), *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([*argv, "--device", "cpu"], **pipes)
@@ -411,6 +473,36 @@ def test_a_run_whose_process_is_killed_continues_in_new_processes(tmp_path):
     assert process.returncode == 0 and "resume" not in err, err[-3000:]
     rows = [json.loads(x) for x in (tmp_path / "toy" / "a" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 21))
+
+
+def in_two(tmp_path, name, validation="", flag="--no-resume"):
+    """The training in two processes → what each wrote to stderr, their exit statuses."""
+    program = programmed(steps=30, epoch=10, validation=validation)
+    argv = ["--out", str(tmp_path), "--name", name, "--device", "cpu", flag]
+    ranks = processes.start_ranks(program, argv, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
+    return [rank.communicate(280)[1] for rank in ranks], [rank.returncode for rank in ranks]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_a_validation_in_time(tmp_path):
+    """The signal, as of torchrun, finds one in its part of the validation, the other waiting."""
+    line = "if run.step == 20: threading.Timer(1, signal.pthread_kill, (main.ident, 15)).start(); "
+    start = time.time()
+    errors, statuses = in_two(tmp_path, "a", f"{line} time.sleep(300 * (dist.rank() == 0))")
+    assert all(err.startswith("prog: stopped at step 20; --resume") for err in errors), errors
+    assert statuses == [130, 130] and time.time() - start < 250
+    for name, flag in (("a", "--resume"), ("whole", "--no-resume")):
+        assert in_two(tmp_path, name, flag=flag) == (["", ""], [0, 0])
+    a, whole = (load_checkpoint(tmp_path / "toy" / x / "last.pt", "toy") for x in ("a", "whole"))
+    assert all(same(a[key], whole[key]) for key in set(whole) - {"config"})
+    logs = [(tmp_path / "toy" / name / "log.jsonl").read_text() for name in ("a", "whole")]
+    assert logs[0] == logs[1] and logs[0].count("validation/score") == 3
+
+
+@pytest.mark.slow
+def test_a_process_whose_other_one_has_ended_says_so(tmp_path):
+    errors, statuses = in_two(tmp_path, "a", "if dist.rank() == 1: os._exit(3)")
+    assert errors[0] == "prog: another process of this run has ended\n" and statuses == [1, 3]
 
 
 @pytest.mark.slow

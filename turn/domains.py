@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from common.benchmarks.corpora import load_corpora
+from common.benchmarks.corpora import load_corpora, read_sized
 from common.benchmarks.pairs import VALIDATION, check_source, make_scenes
-from common.io import InputError, read_image
 from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
@@ -71,7 +70,4 @@ def scene_intermediate(seed: int, count: int, config) -> Domain:
 
 
 def _read_image_and_box(item):
-    image = read_image(item.image)
-    if item.size != image.shape[1::-1]:
-        raise InputError(item.image, f"is not of {item.size} pixels, as instances.json has it")
-    return image, np.asarray(item.box, np.float32)
+    return read_sized(item.image, item.size), np.asarray(item.box, np.float32)

@@ -72,6 +72,9 @@ def train(config) -> dict:
     if config.adaptive:
         batches.sampling_weights = adaptive_weights(source, intermediate, tokenizer, config, run)
     forward = torch.compile(model) if config.compile else model
+    if not run.is_validated:
+        run.keep_best(validate(model, tokenizer, held_out, config, run.device))
+        run.end_step(True)
 
     bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
     warmup = round(config.warmup_epochs * batches.steps_per_epoch)
@@ -102,7 +105,7 @@ def train(config) -> dict:
         bar.update()
         is_last = run.step == batches.total_steps
         if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
-            run.check_finite()
+            run.start_validation()
             run.keep_best(validate(model, tokenizer, held_out, config, run.device))
         run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
     bar.close()

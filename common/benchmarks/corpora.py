@@ -59,9 +59,18 @@ def load_corpora(config, split: str) -> tuple[list[Phrase], list[Clip]]:
     phrases = refcoco(config.root, source, split, config.refcoco_split or None, config.skip_bad)
     clips = readers[intermediate](config.root, split, config.skip_bad)
     if config.skip_bad:
-        phrases = readable_samples(phrases, "image", read_image)
+        sizes = {phrase.image: phrase.size for phrase in phrases}
+        phrases = readable_samples(phrases, "image", lambda path: read_sized(path, sizes[path]))
         clips = readable_samples(clips, "audio", partial(read_audio, seconds=config.seconds))
     return phrases, clips
+
+
+def read_sized(path, size):
+    """An image (H, W, 3), whose boxes are of this width and height. Raises InputError."""
+    image = read_image(path)
+    if image.shape[1::-1] != size:
+        raise InputError(path, f"is not of {size} pixels, as instances.json has it")
+    return image
 
 
 def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,

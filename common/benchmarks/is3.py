@@ -38,8 +38,7 @@ class Object(NamedTuple):
 
 
 def read_mask(path) -> np.ndarray:
-    """(H, W) bool: pixels of 128 or more; of a cut-out, which is transparent elsewhere, the opaque
-    ones."""
+    """(H, W) bool: pixels of 128 or more; of a cut-out on transparent ground, the opaque."""
     rgba = read_image(path, "RGBA")
     if rgba[..., 3].min() < 255:
         return rgba[..., 3] >= 128
@@ -66,8 +65,7 @@ def mask_to_box(mask, side: int = 0) -> np.ndarray:
 
 def category_name(path, text: str) -> str:
     """A class as it stands in names of files: in lower case, with spaces for underscores and dots,
-    at which other readers split names. path: where it is from. Raises InputError if it is no name
-    of a file, or has no letter."""
+    at which other readers split names. path: where it is from. InputError without any letter."""
     name = " ".join(text.lower().replace("_", " ").replace(".", " ").split())
     if not any(letter.isalpha() for letter in name):  # a number would be taken for the image's
         raise InputError(path, f"{text[:80]!r} is no class: it has no letter")

@@ -1,5 +1,4 @@
 """Check which files of a benchmark exist, and make them from downloaded videos with ffmpeg."""
-import argparse
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import soundfile
 
 from common.io import InputError, atomic, read_audio, read_image
-from common.training import cli
+from common.training import Parser, cli
 
 from .annotations import clip_id
 from .readers import FRAME_RATE, READERS, find_on_disk, listed_samples
@@ -38,8 +37,7 @@ def to_audio(rate=RATE):
 
 
 def to_frames(fps=None):
-    """The filter keeps the last frame before (k + 0.5) / fps. None: all frames, at the video's own
-    rate."""
+    """The last frame before each (k + 0.5) / fps; None: all frames, at the video's own rate."""
     return [], [*(["-vf", f"fps={fps:g}"] if fps else []), "-start_number", "0", "-q:v", "2"]
 
 
@@ -49,7 +47,7 @@ def _to_frame(second):
 
 def main(argv=None):
     """The command line. Exit status 0: usable, or all made; 1: not; 2: bad input, or no ffmpeg."""
-    parser = argparse.ArgumentParser(prog="python -m common.benchmarks", description=__doc__)
+    parser = Parser(prog="python -m common.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("check", "count the samples: listed, found, missing, unreadable"),
                        ("prepare", "extract images and audio from downloaded videos")):

@@ -86,8 +86,7 @@ def score_maps(maps, boxes, times, is_background) -> FrameScores:
 
 def baseline_scores(boxes) -> dict:
     """Prefix → FrameScores of predictions that look at nothing, for T frames with these boxes: the
-    whole image, its central half, a map that falls from the centre, and the fixed rectangle that
-    serves this test set best."""
+    whole image, its central half, a map that falls from the centre, the best fixed rectangle."""
     half, found = 0.5**0.5 / 2, {}
     rectangles = {"whole": torch.tensor([0.0, 0, 1, 1]), "fixed": best_rectangle(hulls(boxes)),
                   "centre": torch.tensor([0.5 - half] * 2 + [0.5 + half] * 2)}

@@ -107,8 +107,7 @@ class SavedMaps:
 
 
 class MapWriter:
-    """A predictor that also writes what it predicts to a folder: the first of its heatmaps, and
-    its features."""
+    """A predictor that also writes the first of its heatmaps, and its features, to a folder."""
 
     def __init__(self, predictor, folder):
         self.predictor, self.folder, self.config = predictor, folder, predictor.config

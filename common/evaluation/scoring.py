@@ -69,8 +69,7 @@ def make_batch(test_set, audio: dict, rows) -> Batch:
 
 def score_samples(predictor, test_set, audio: dict) -> tuple[dict, dict]:
     """Predict and score a test set, each process its part, all with the results of all samples:
-    scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}.
-    """
+    scores {column: {name: (N, …)}}, see `score_maps`, and features {name: (N, d)}."""
     parts, merged, count = {}, {}, len(test_set.ids)
     for rows in progress_bar(batches(dist.split(count)), name=f"heatmaps, {test_set.name}"):
         heatmaps, features = predictor.predict(make_batch(test_set, audio, rows))

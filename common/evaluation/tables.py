@@ -77,8 +77,7 @@ class Evaluation:
             print("\n".join(self.texts))
 
     def write(self, folder: Path, args, config) -> None:
-        """metrics-DATA.json and contact sheets to `folder`, the first table to --out-results, and
-        then all tables in print."""
+        """Write metrics-DATA.json, contact sheets, the first table (--out-results); print all."""
         name = args.data
         if args.objects is not None:
             name += f"-{Path(args.objects or 'procedural').name}"
@@ -102,8 +101,7 @@ class Evaluation:
 
 def results_table(test_set, results: dict, headings: dict, num_undefined: int) -> Table:
     """results: {column: {"GROUP/METRIC": fraction}}, the model's own column first. A metric by an
-    exact rule is a row if it differs from the one by the published rule.
-    """
+    exact rule is a row if it differs from the one by the published rule."""
     groups, model = test_set.metric_groups, next(iter(results.values()))
     title = [f"{test_set.name}, N = {len(test_set.ids)}",
              test_set.num_listed and f"{len(test_set.ids)} found / {test_set.num_listed} listed",

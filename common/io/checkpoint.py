@@ -68,7 +68,7 @@ def read_checkpoint(path):
 
     Files of 2020 hold an argparse.Namespace, a class that only holds data: it is allowed.
     Raises InputError for anything else, before any of it is executed, for a file that would take
-    more than three times its size in memory, and for a number that is not finite.
+    more than twice its size and 256 MB, and for a number that is not finite.
     """
     if not Path(path).is_file():
         raise InputError(path, "no such file")

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import UnidentifiedImageError
 
-
 MAX_MEMORY = 2**30  # bytes that the value in a file may take
 
 

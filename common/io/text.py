@@ -37,8 +37,7 @@ def append_jsonl(file, value):
 
 def read_json(path, kind=object):
     """The value in a JSON file. Raises InputError if it is not JSON (NaN is not) or too long, or
-    not a `kind`, as dict.
-    """
+    not a `kind`, as dict."""
     def refuse(name):
         raise ValueError(f"{name} is not JSON")
     with decoding(path), limited_memory(path):

@@ -111,10 +111,3 @@ def baseline_values(gt):
     centre[:, top:top + h, left:left + w] = True
     return {"whole": ciou(torch.ones_like(centre), gt), "centre": ciou(centre, gt),
             "upper_bound": ciou(binarize(gt, "median_exact"), gt)}
-
-
-def baselines(gt):
-    """cIoU@0.5, AUC and mean of `baseline_values`: {"whole/ciou@0.5", …, "upper_bound/mean"}."""
-    metrics = {"ciou@0.5": success_rate, "auc": auc, "mean": mean}
-    return {f"{name}/{metric}": function(values) for name, values in baseline_values(gt).items()
-            for metric, function in metrics.items()}

@@ -10,7 +10,7 @@ from common.io import InputError
 
 from . import dist
 from .config import fields_free_on_resume, from_dict, given_flags, parser, resolve
-from .run import Interrupted, load_checkpoint, newest_run
+from .run import load_checkpoint, newest_run
 
 
 @contextmanager
@@ -34,10 +34,12 @@ def cli(prog: str):
     except FloatingPointError as error:
         line, status = str(error), 1
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        line, status = " ".join(str(error).split()), 1
+        if " by peer" in line:  # what gloo says of a connection
+            line = "another process of this run has ended"
+        elif not line.startswith("DataLoader worker"):  # killed, as for its memory
             raise
-        line, status = " ".join(str(error).split()), 1  # killed, as for its memory
-    except (Interrupted, KeyboardInterrupt) as error:
+    except KeyboardInterrupt as error:
         line, status = str(error) or "interrupted", 130
     finally:
         dist.stop()

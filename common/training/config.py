@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args, get_origin
 
-
 MAX_INT, MAX_FLOAT = 2**31 - 1, 1e9
 
 

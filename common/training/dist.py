@@ -157,8 +157,7 @@ def from_main(make):
 
 
 def is_any(value: bool) -> bool:
-    """Whether `value` is true in a process. One number between the CPUs, cheap enough for a step.
-    """
+    """Whether `value` is true in a process. It takes one number between the CPUs, at every step."""
     if world_size() == 1:
         return value
     flag = torch.tensor(int(value))

@@ -24,7 +24,7 @@ LOG_EVERY = 10  # steps between two writings of the log, when losses are looked 
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """One of SIGNALS came; last.pt is written."""
 
 
@@ -45,6 +45,7 @@ class Run:
             dist.from_main(lambda: self._refuse_existing(self._folder(config.name)))
         torch.manual_seed(config.seed)  # every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
+        self.is_validated = True  # False: in a validation, or continued from within one
         self.started = time.time()
         self._pending, self._has_signal, self._handlers = [], False, {}
 
@@ -114,6 +115,12 @@ class Run:
         if self._has_signal:  # the second one
             raise KeyboardInterrupt
         self._has_signal = True
+        if not self.is_validated:
+            self._stop()
+
+    def _stop(self):
+        raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} "
+                          f"continues {self.folder}")
 
     def end_step(self, epoch_ended: bool) -> None:
         """Write last.pt at the end of an epoch, every save_every steps, and on a signal.
@@ -127,8 +134,7 @@ class Run:
         if is_saved:
             self.save("last.pt")
         if is_stopped:
-            raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} "
-                              f"continues {self.folder}")
+            self._stop()
 
     # The log. Losses stay on the device until _flush, so that the loop does not wait for them.
 
@@ -136,28 +142,29 @@ class Run:
         """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers."""
         self._pending.append((self.step, losses, numbers))
 
-    def log_metrics(self, values: dict) -> None:
-        """A line of the log that is not a step's."""
-        self._flush()
-        self._write([{"step": self.step, **values}])
-
-    def check_finite(self) -> None:
-        """Before a validation. Raises FloatingPointError if a loss or a weight is not finite."""
+    def start_validation(self) -> None:
+        """Write last.pt. A signal then ends the process at once, and --resume validates first.
+        Raises FloatingPointError if a loss or a weight is not finite."""
         self._flush()
         for part, module in self.state.items():
             for name, x in module.state_dict().items() if isinstance(module, nn.Module) else ():
                 if not x.isfinite().all():
                     raise FloatingPointError(f"{part}.{name} of step {self.step} is not finite")
+        self.save("last.pt", is_validated=False)
+        self.is_validated = False
+        if dist.is_any(self._has_signal):
+            self._stop()
 
     def keep_best(self, report: dict) -> None:
         """Log a validation, and write best.pt with its report if its score is the best so far."""
-        self.log_metrics(report)
+        self._write([{"step": self.step, **report}])
         if not math.isfinite(report["validation/score"]):
             raise FloatingPointError(f"the validation of step {self.step} is not finite")
         if report["validation/score"] > self.best:
             self.best, self.extra["report"] = report["validation/score"], report
             self.save("best.pt")
             del self.extra["report"]  # last.pt is the same whether the run was continued or not
+        self.is_validated = True
 
     def _flush(self) -> None:
         """Write pending losses. Raises FloatingPointError, with all terms, if one is not finite."""
@@ -183,15 +190,16 @@ class Run:
 
     # Checkpoints. They hold tensors, numbers and strings, and are written whole or not at all.
 
-    def save(self, file: str) -> None:
+    def save(self, file: str, is_validated: bool = True) -> None:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         rngs = dist.gather_objects(rng)
         if self.is_main:
-            checkpoint = {"method": self.method, "config": as_dict(self.config), "step": self.step,
-                          "best": self.best, "rng": rngs, **self.extra,
-                          **{name: part.state_dict() for name, part in self.state.items()}}
+            checkpoint = {"method": self.method, "config": as_dict(self.config), "rng": rngs,
+                          "step": self.step, "best": self.best, "is_validated": is_validated,
+                          **{name: part.state_dict() for name, part in self.state.items()},
+                          **self.extra}
             write_checkpoint(self.folder / file, checkpoint)
 
     def _resume(self) -> None:
@@ -211,6 +219,7 @@ class Run:
             if "cuda" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
             self.step, self.best = int(checkpoint["step"]), float(checkpoint["best"])
+            self.is_validated = bool(checkpoint.get("is_validated", True))
             if self.step < 0 or math.isnan(self.best):
                 raise InputError(path, f"step {self.step} with score {self.best}")
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -223,10 +232,11 @@ class Run:
                 file.writelines(line + b"\n" for line in lines)
 
     def _is_done(self, line: bytes) -> bool:
-        """Whether a line of the log is of a step up to this one; a kill or a full disk can have
-        torn it, or left zeros or nothing."""
+        """Whether a line of the log is of a step up to this one, or of a validation that ended; a
+        kill or a full disk can have torn it, or left zeros or nothing."""
         try:
-            return json.loads(line)["step"] <= self.step
+            row = json.loads(line)
+            return row["step"] + ("validation/score" in row and not self.is_validated) <= self.step
         except (KeyError, RecursionError, TypeError, ValueError):
             return False
 
