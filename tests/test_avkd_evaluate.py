@@ -334,7 +334,10 @@ def test_every_number_of_the_interface(checkpoint, tmp_path, capsys):
         "one/baseline/centre_ciou_adaptive@0.5",
         "avc/ciou_exact@0.5",
         "avc/iiou_adaptive_exact",
+        "control/noise_iiou_adaptive",
     }
+    own = ("avc/", "control/silent_", "control/shuffled_", "control/noise_")
+    expected |= {f"{prefix}negatives_lit_area" for prefix in own}
     assert expected <= set(found), expected - set(found)
     assert (
         found["samples"] == found["one/samples"] == 6
