@@ -81,7 +81,6 @@ class Config(RunConfig):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
-        is_vggish = self.audio == "vggish" and self.audio_width == 64
         has_weights = bool(self.vision_weights and self.audio_weights)
         rules = {
             "--held-out, --test-videos and --video-seconds must be at least 2":
@@ -104,7 +103,7 @@ class Config(RunConfig):
             "--vision-weights need --blocks 3 8 36 3 --width 64 --bottleneck":
                 is_resnet152 or not self.vision_weights,
             "--audio-weights need --audio vggish --audio-width 64":
-                is_vggish or not self.audio_weights}
+                (self.audio, self.audio_width) == ("vggish", 64) or not self.audio_weights}
         for message, is_met in rules.items():
             if not is_met:
                 raise ValueError(message)

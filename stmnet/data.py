@@ -4,8 +4,6 @@ A source of clips has `ids`, `classes` (names, `background` last if it is one) a
 frames (T of (H, W, 3) uint8), segments (T, samples), labels (T,). A step has the label of its
 video, as in the paper, or with a background class `background` if nothing sounds then.
 """
-import sys
-
 import numpy as np
 import torch
 from PIL import Image
@@ -13,6 +11,7 @@ from torch.utils.data import Dataset
 
 from common.benchmarks import (FRAME_RATE, hold_out, listed_samples, load_samples,
                                readable_samples)
+from common.benchmarks.annotations import find_metadata
 from common.benchmarks.cvat import INSTRUMENTS, instruments
 from common.benchmarks.pairs import VALIDATION, check_source
 from common.benchmarks.videos import numbered_images
@@ -27,6 +26,7 @@ TEST = VALIDATION + 19  # seed of the scenes of the test; --seed of training is 
 ORDER, CLIP, VALIDATION_CLIP = 20, 21, 22  # streams of random numbers
 BACKGROUND, INT16 = "background", 32767
 SETS = {"ave": "ave", "audioset-instrument": "audioset-instrument-clips"}  # --data → its reader
+TEST_LISTS = {"ave": "testSet.txt", "audioset-instrument": "test.csv"}
 RARE = ("marimba", "violin")  # they never stand alone
 
 
@@ -69,9 +69,8 @@ class FileClips:
         self.classes = [*names, *[BACKGROUND] * config.background]
         self.seconds = [len(numbered_images(s.image)) // FRAME_RATE
                         for s in progress_bar(samples, name="counting frames")]
-        if samples and not min(self.seconds):
-            sample = samples[self.seconds.index(0)]
-            raise InputError(sample.image, f"less than {FRAME_RATE} frames, one second")
+        if 0 in self.seconds:
+            raise InputError(samples[self.seconds.index(0)].image, f"less than {FRAME_RATE} frames")
 
     def draw(self, i, rng):
         sample, c = self.samples[i], self.config
@@ -109,12 +108,16 @@ def file_clips(config):
     if FRAME_RATE % config.T:
         raise InputError("--T", f"{config.T} does not divide {FRAME_RATE}, the frames a second")
     samples = load_videos(config, config.train_list)
-    if config.exclude_list:  # of AVE's training list 8 ids are in its test list too
-        listed = listed_samples(SETS[config.data], config.root, config.exclude_list)
-        kept = [s for s in samples if s.id not in {s.id for s in listed}]
-        print(f"{len(samples) - len(kept)} of {len(samples)} videos are in {config.exclude_list} "
-              "and left out", file=sys.stderr)
-        samples = kept
+    name, is_left_out = config.exclude_list or TEST_LISTS[config.data], bool(config.exclude_list)
+    report = f"how many training videos are test videos is unknown: there is no {name}"
+    if is_left_out or find_metadata(config.root, name, optional=True):
+        listed = {s.id for s in listed_samples(SETS[config.data], config.root, name)}
+        kept = [s for s in samples if s.id not in listed]  # of AVE's lists 8 ids are in both
+        report = (f"{len(samples) - len(kept)} of {len(samples)} training videos are in {name}, "
+                  f"{'left out' if is_left_out else '--exclude-list leaves them out'}")
+        samples = kept if is_left_out else samples
+    if dist.rank() == 0:
+        print(report)
     if config.held_out_list:
         held_out = load_videos(config, config.held_out_list)
     else:

@@ -274,13 +274,12 @@ def main(argv=None):
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(out, args, predictor.config)
-        others = [load_predictor(path, device, **changes) for path in args.compare]
+        models = [predictor, *(load_predictor(path, device, **changes) for path in args.compare)]
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
-                samples = [video_sample(p, test_set, i, f"memory {p.config.memory}:")
-                           for p in (predictor, *others)]
+                shown = [video_sample(m, test_set, i, f"memory {m.config.memory}:") for m in models]
                 path = io.inside(out / f"sheets-{args.data}", f"{test_set.ids[i]}.png")
-                io.write_image(path, io.contact_sheet(**contact_sheet(samples, predictor.propose)))
+                io.write_image(path, io.contact_sheet(**contact_sheet(shown, predictor.propose)))
 
 
 if __name__ == "__main__":

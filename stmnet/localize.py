@@ -1,12 +1,10 @@
 """Localize what sounds in any video, frame by frame.
 
-`python -m stmnet.localize --video cello.mp4 --out found.gif`, or `--video FOLDER` with 0000.jpg,
-0001.jpg, … and one audio file, writes the frames with heatmap and boxes, and found.json; --out
-found.html also a page. `--demo 8000` is a page that asks for an image and audio.
+`python -m stmnet.localize --video cello.mp4 --out found.gif` writes the frames with heatmap and
+boxes, and found.json. `--demo 8000` is a page that asks for an image and audio.
 
 Live: `--stream --frames <(ffmpeg …) --sound <(ffmpeg …) --size 320x240 --fps 4` reads raw frames
-and audio from two paths (files, named pipes, /dev/fd/N, or - for standard input) and writes a line
-of JSON as soon as a frame's audio segment is there. It keeps K steps and one segment.
+and audio, and writes a line of JSON as soon as a frame's audio segment is there.
 """
 import os
 import re

@@ -389,4 +389,13 @@ def test_training_on_instruments(tmp_path, capsys):
     ]
     assert seen == [{"flute", "harp"}, {"violin"}, {"brass"}]
     rest, _ = data.training_clips(replace(config, exclude_list="two.csv"))
-    assert rest.ids == ["c"] and "2 of 3 videos are in two.csv" in capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert rest.ids == ["c"] and "2 of 3 training videos are in two.csv, left out" in out
+    assert "test videos is unknown: there is no test.csv" in out  # of the first call
+    shutil.copy(tmp_path / "metadata" / "two.csv", tmp_path / "metadata" / "test.csv")
+    both, _ = data.training_clips(config)
+    out = capsys.readouterr().out
+    assert both.ids == train.ids
+    assert "2 of 3 training videos are in test.csv, --exclude-list leaves them out" in out
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        data.training_clips(replace(config, exclude_list="none.csv"))
