@@ -40,7 +40,7 @@ class Config(RunConfig):
     augment: bool = flag(True, "crop and mirror images at random, and visual hints with them")
 
     # Students (3.3, 3.6)
-    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks a stage of both ResNets (ResNet-18: 2 2 2 2)")
+    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks a stage, both ResNets (18: 2 2 2 2)", high=99)
     bottleneck: bool = flag(False, "their blocks are those of ResNet-50 and deeper")
     width: int = flag(16, "channels of their first stage, doubled at each further one")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage", (1, 2))

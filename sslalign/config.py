@@ -34,7 +34,7 @@ class Config(RunConfig):
     jitter: float = flag(0.4, "strength of the colour distortion in v_aug (SimCLR: 1)")
 
     # Model (3.2, 4.1.3)
-    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks a stage of both ResNets (ResNet-18: 2 2 2 2)")
+    blocks: tuple[int, ...] = flag((1, 1, 1), "blocks a stage, both ResNets (18: 2 2 2 2)", high=99)
     width: int = flag(16, "channels of their first stage, doubled at each further one")
     last_stride: int = flag(1, "stride of the visual ResNet's last stage (released: 1)", (1, 2))
     audio_stride: int = flag(2, "stride of the audio ResNet's last stage (released: 1)", (1, 2))

@@ -221,14 +221,19 @@ def fuzz(files, seed, keep="fuzz-failure"):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--files", type=int, default=10_000, help="number of files [10000]")
+    parser.add_argument("--seed", type=int, default=0, help="of the damages [0]")
+    args, start = parser.parse_args(argv), time.monotonic()
     torch.set_num_threads(1)
     for name, outcomes in fuzz(args.files, args.seed).items():
         print(f"{name:12} {outcomes['read']:5} read {outcomes['refused']:5} refused")
-    print(f"{args.files} files, at most {peak() >> 20} MB in all")
+    seconds = time.monotonic() - start
+    print(f"{args.files} files, {seconds:.0f} s, at most {peak() >> 20} MB in all")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,12 @@
 import io
 import os
 import struct
+import tempfile
+import time
+import tracemalloc
 import zipfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +16,15 @@ import pytest
 import soundfile
 import torch
 
+from common.benchmarks import listed_samples
 from common.benchmarks.annotations import read_ids
-from common.io import InputError, read_audio
+from common.io import InputError, overlay, read_audio
 from common.scenes import Scenes
+from common.training import as_dict
+from stmnet.config import PRESETS
+from stmnet.evaluate import load_predictor
 from tests import fuzz, processes
+from turn.sampling import read_scores
 
 
 @pytest.mark.slow
@@ -51,6 +61,22 @@ def deflated():
     return fuzz.deflated(fuzz.saved({"weight": torch.zeros(75 * 2**20)}))
 
 
+def silence():
+    """More samples than may be read, in a file of some kilobytes."""
+    buffer, block = io.BytesIO(), np.zeros((2**17, 8), np.int16)
+    with soundfile.SoundFile(buffer, "w", 48000, 8, format="FLAC") as file:
+        for _ in range(66):
+            file.write(block)
+    return buffer.getvalue()
+
+
+def png_header():
+    """1 × 1 pixel, of which the header makes 60 000 × 60 000."""
+    data = fuzz.image("PNG", np.zeros((1, 1, 3), np.uint8))
+    head = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
+    return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
 def xml():
     text = fuzz.BOX.decode().replace("<a>1", "<a>&x;")
     return f"<!DOCTYPE a [<!ENTITY x '1'>]>{text}".encode("utf-16")
@@ -71,13 +97,16 @@ BOMBS = {  # name: reader, file
         "checkpoint",
         lambda: zipped(data_pkl=b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
     ),
+    "byte array of old": ("checkpoint", lambda: b"\x80\x02cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R."),
     "view": ("checkpoint", view_of_one_number),
     "lists": ("json", lambda: b"[" + b"[]," * (1 << 20) + b"1]"),
     "depth": ("json", lambda: b"[" * 10**5),
     "digits": ("json", lambda: b"9" * 10**6),
     "fields": ("csv", lambda: b"f\n" + b'""\n' * (1 << 19)),
     "entities": ("xml", xml),
+    "silence": ("flac", silence),
     "scans": ("progressive", many_scans),
+    "png": ("png", png_header),
     "webp": ("webp", lambda: fuzz.image("WEBP", np.zeros((5700, 5700, 3), np.uint8))),
     "1 Hz": ("wav", lambda: wave(1)),
     "declared": ("wav", lambda: wave(declared=2**32 - 1)),
@@ -101,6 +130,52 @@ def test_filters_of_odd_rates_are_not_kept(tmp_path):
         (tmp_path / "a.wav").write_bytes(wave(rate))
         read_audio(tmp_path / "a.wav", 16000)
     assert fuzz.peak() - start < 300 * 2**20  # the filters of one are 120 MB
+
+
+def test_the_heatmap_of_a_large_image_is_laid_over_it_in_parts():
+    """In float64 at once, an image of 60 megapixels took 4.5 GB."""
+    image = np.zeros((6000, 500, 3), np.uint8)
+    tracemalloc.start()
+    overlay(image, np.ones((7, 7), np.float32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * image.nbytes
+
+
+def test_a_network_of_100_000_layers_is_not_built():
+    config = replace(PRESETS["tiny"], depth_v=10**5)
+    content = {"method": "stmnet", "config": as_dict(config), "classes": ["a", "b"], "model": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(content, Path(folder) / "a.pt")
+        start = time.process_time()
+        with pytest.raises(InputError, match=r"a\.pt: --depth-v must be at most 99"):
+            load_predictor(Path(folder) / "a.pt", torch.device("cpu"))
+    assert time.process_time() - start < fuzz.SECONDS
+
+
+def test_scores_of_a_run_that_are_deflated(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.io.files.MAX_MEMORY", 2**25)
+    np.savez_compressed(tmp_path / "sampling.npz", source=np.zeros(2**25))  # 268 MB
+    with pytest.raises(InputError, match=r"sampling\.npz"):
+        read_scores(tmp_path / "sampling.npz", {"source": range(2**25)})
+
+
+DIGITS = "9" * 5000
+LONG_NUMBERS = {  # benchmark: its file, a row with a number of 5000 digits
+    "vggsound": ("vggsound.csv", f"abcdefghijk,{DIGITS},dog,train"),
+    "flickr-soundnet": ("flickr_144k.txt", f"abcdefghijk_{DIGITS}_{DIGITS}"),
+    "ave-boxes": ("ave_box.json", f'{{"abc/{DIGITS}": {{"bbox": []}}}}'),
+    "audioset-instrument-clips": ("train.csv", f"abc,0,{DIGITS},e,piano,0"),
+    "vggss": ("vggss.json", f'[{{"file": "a", "class": "c", "bbox": [[{DIGITS},0,1,1]]}}]'),
+}
+
+
+@pytest.mark.parametrize("name", LONG_NUMBERS)
+def test_numbers_of_5000_digits(tmp_path, name):
+    file, row = LONG_NUMBERS[name]
+    (tmp_path / file).write_text(f"{row}\n")
+    with pytest.raises(InputError):
+        listed_samples(name, tmp_path)
 
 
 def test_of_a_text_beside_an_object_the_head_is_read(tmp_path):

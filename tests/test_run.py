@@ -609,6 +609,9 @@ def test_a_bad_checkpoint_is_one_line(tmp_path, kind, monkeypatch, capsys):
         {"rng": [{"cpu": torch.zeros(3)}]},
         {"step": None},
         {"step": "x"},
+        {"step": -5},
+        {"best": math.nan},
+        {"is_validated": torch.zeros(2)},
         {"best": None},
     ],
 )

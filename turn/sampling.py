@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.evaluation import TILE
-from common.io import InputError, atomic, contact_sheet, overlay, write_image
+from common.io import (InputError, atomic, contact_sheet, limited_memory, overlay,
+                       write_image)
 from common.training import Parser, best_checkpoint, cli, cosine_schedule, dist, progress_bar
 
 from .backbones.transformer import Transformer, add_positions, masked_mean
@@ -119,7 +120,7 @@ def adaptive_weights(source, intermediate, tokenizer, config, run) -> tuple:
 def read_scores(path, domains: dict) -> dict:
     """Φ of the items of both domains, from the sampling.npz of a run. Raises InputError."""
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with limited_memory(path), np.load(path, allow_pickle=False) as saved:
             scores = {name: saved[name] for name in domains}
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(path, f"not the scores of a run ({error})") from None

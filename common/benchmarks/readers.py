@@ -70,7 +70,10 @@ def listed_samples(name: str, root, lists=None) -> list[Sample]:
     if lists and not Path(lists).is_file():
         names = [Path(lists).with_suffix(x).name for x in (".txt", ".csv")]  # published as either
         lists = find_metadata(root, lists, *names)
-    return list(reader(root, lists and Path(lists)))
+    try:
+        return list(reader(root, lists and Path(lists)))
+    except ValueError as error:  # a number of 5000 digits
+        raise InputError(lists or root, error) from None
 
 
 def find_on_disk(name: str, samples) -> list:

@@ -27,7 +27,7 @@ def cli(prog: str):
         sys.stdout.flush()
     except BrokenPipeError:  # who read has ended, as `| head -1` does; the results are in files
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (InputError, OSError) as error:
+    except (InputError, OSError, OverflowError) as error:  # the last: a port of 6 digits
         line, status = f"error: {error}", 2
         if getattr(error, "filename", None):
             line = f"error: {error.filename}: {error.strerror}"
