@@ -7,6 +7,7 @@ from functools import partial
 
 from common.evaluation import Model, localization_parser, write_localization
 from common.evaluation.page import Clip
+from common.metrics import box_iou
 from common.training import best_checkpoint, cli, select_device
 
 from .backbones.frontend import logmel_of, read_clip
@@ -14,10 +15,12 @@ from .evaluate import load_predictor
 
 
 def localize(predictor, image, query) -> Clip:
-    """An image (H, W, 3) uint8 and a waveform (n,), or a phrase → its box."""
-    q = (predictor.encode_text([query]) if isinstance(query, str) else
-         predictor.encode_audio(logmel_of(query, predictor.config)[None]))
-    return Clip(boxes=[predictor.predict([image], q)[0]])
+    """An image (H, W, 3) uint8 and a waveform (n,), or a phrase → its box; IoU with silence's."""
+    if isinstance(query, str):
+        return Clip(boxes=[predictor.predict([image], predictor.encode_text([query]))[0]])
+    logmels = [logmel_of(x, predictor.config)[None] for x in (query, 0 * query)]
+    own, silent = predictor.predict([image], *map(predictor.encode_audio, logmels))
+    return Clip(boxes=[own], facts={"IoU with the box of silence": box_iou(own, silent)})
 
 
 def main(argv=None):

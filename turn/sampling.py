@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.evaluation import TILE
-from common.io import (InputError, atomic, contact_sheet, limited_memory, overlay,
-                       write_image)
+from common.io import InputError, atomic, contact_sheet, limited_memory, overlay, write_image
 from common.training import Parser, best_checkpoint, cli, cosine_schedule, dist, progress_bar
 
 from .backbones.transformer import Transformer, add_positions, masked_mean
