@@ -502,6 +502,12 @@ def test_the_frames_follow_the_sound_track(browser, tmp_path):
     assert browser.run("player.currentTime") >= 0.99  # from the third frame on
     browser.wait(f"{shown} >= 3")
     assert "predicted: d" in browser.run(f"{CARD}[0].textContent")
+    legends = "document.querySelectorAll('.legend').length"
+    assert browser.run(legends) == 1
+    boxes = page.Sample("image", frames[:1], [page.Clip("own", boxes=boxes[:1])])
+    page.write_page(tmp_path / "b.html", "boxes", [page.Gallery("", [boxes])])
+    browser.open((tmp_path / "b.html").as_uri())  # no heatmap, so its colours are not explained
+    assert browser.run(legends) == 0 and "lime" in browser.run("main.textContent")
     assert browser.errors == []
 
 

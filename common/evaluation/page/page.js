@@ -46,8 +46,7 @@ function plot(lines, text, range) { // lines: [[[x, y]]]; range: of y, by defaul
 }
 
 function logCurve([name, points]) {
-  const [step, value] = points[points.length - 1];
-  const text = `${name}: ${short(value)} at step ${step}`;
+  const [step, value] = points.at(-1), text = `${name}: ${short(value)} at step ${step}`;
   return el("figure", {}, plot([points], text), el("figcaption", {}, text));
 }
 
@@ -237,7 +236,8 @@ for (const event of ["play", "pause", "ended"])
   player.addEventListener(event, () => { playing?.mark(); playing?.follow(); });
 
 // The page ----------------------------------------------------------------------------------------
-function legend() {
+function legend(maps) {
+  if (!maps) return el("div", { className: "dim" }, "lime: ground truth · cyan: predicted boxes");
   const bar = el("canvas", { width: 256, height: 12, aria: { role: "img", label: "colours" } });
   data.colours.forEach((colour, i) => Object.assign(bar.getContext("2d"),
     { fillStyle: `rgb(${colour})` }).fillRect(i, 0, 1, 12));
@@ -274,7 +274,8 @@ if (data.facts) main.append(el("dl", {}, ...data.facts.flatMap(([name, value]) =
   [el("dt", {}, name), el("dd", {}, value)])));
 if (data.demo) setTimeout(() => main.append(...demoForm()));
 if (data.tables?.length) main.append(el("h2", {}, "Metrics"), ...data.tables.map(table));
-if (data.galleries.some((g) => g.samples.length)) main.append(legend());
+const shown = data.galleries.flatMap((g) => g.samples);
+if (shown.length) main.append(legend(shown.some((s) => s.clips[0].maps.length)));
 main.append(...data.galleries.map(gallery));
 const curves = Object.entries(data.series || {}).map(logCurve);
 if (curves[0]) main.append(el("h2", {}, "Training"), el("div", { className: "curves" }, ...curves));
