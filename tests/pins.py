@@ -4,6 +4,7 @@
 the machine that wrote it); `--write` writes the file anew, which only a change of computation may
 do, and its commit message says with what measurement. `tests/test_pins.py` holds them to 1e-4.
 """
+
 import argparse
 import json
 import os

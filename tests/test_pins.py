@@ -1,4 +1,5 @@
 """The identical-loss rule: 20 steps of each method have the losses that `pins.json` holds."""
+
 import json
 
 import pytest
