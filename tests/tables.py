@@ -75,13 +75,22 @@ def cell(value) -> str:
     return f"{statistics.mean(value):.1f}{deviation}"
 
 
+def grid(rows, columns, cells) -> list:
+    """The lines of a Markdown table."""
+    body = [[name, *values] for name, values in zip(rows, cells)]
+    lines = ["| " + " | ".join(line) + " |" for line in [["", *columns], *body]]
+    return [lines[0], "| --- " * (len(columns) + 1) + "|", *lines[1:]]
+
+
 def markdown(results: dict) -> str:
-    """The table of a results file, and the line that says what it is."""
+    """The table of a results file, and the line that says what it is. Rows and columns change
+    places if the table is wider than a page and only the turned one is not."""
     columns, seeds = results["columns"], [str(seed) for seed in results["seeds"]]
-    lines = ["| " + " | ".join(["", *columns]) + " |", "| --- " * (len(columns) + 1) + "|"]
-    for row in results["rows"]:
-        cells = [cell(row["values"].get(column)) for column in columns]
-        lines.append("| " + " | ".join([row["name"], *cells]) + " |")
+    rows = [row["name"] for row in results["rows"]]
+    cells = [[cell(row["values"].get(column)) for column in columns] for row in results["rows"]]
+    lines, turned = grid(rows, columns, cells), grid(columns, rows, zip(*cells))
+    if max(map(len, lines)) > COLUMNS >= max(map(len, turned)):
+        lines = turned
     facts = [] if results["n"] is None else [f"N = {results['n']}"]
     facts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", results["date"]]
     facts += [f"commit {results['commit']}", f"`{results['command']}`"]

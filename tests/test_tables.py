@@ -82,3 +82,12 @@ def test_what_is_wrong_with_a_file_is_found(change):
 @pytest.mark.parametrize("field", tables.FIELDS)
 def test_a_missing_field_is_found(field):
     assert tables.problems({k: v for k, v in GOOD.items() if k != field}) == [f"no field {field}"]
+
+
+def test_a_wide_table_is_turned():
+    columns = [f"a long name {k}" for k in range(9)]
+    rows = [{"name": "ours", "values": {c: [1.0] for c in columns}}]
+    results = {"columns": columns, "rows": rows, "seeds": [0], "n": 1, "date": "", "commit": ""}
+    lines = tables.markdown(results | {"command": "c"}).splitlines()
+    assert lines[:3] == ["|  | ours |", "| --- | --- |", "| a long name 0 | 1.0 |"]
+    assert len(lines) == 13
