@@ -91,7 +91,7 @@ def auroc(maps, masks):
 def test_what_the_small_networks_know(tmp_path):
     """On scenes of another seed. The map of objects is one: AUROC of their masks above 0.7. The
     detector finds as many objects as there are, or fewer. The audio classifier tells sources."""
-    config = replace(TINY, out=str(tmp_path), teacher_steps=250, teacher_clips=3000)
+    config = replace(TINY, out=str(tmp_path), teacher_steps=200, teacher_clips=1500)
     scenes = small.make_scenes(5, config)
     rngs = [scenes.rng(9, i) for i in range(80)]
     drawn = [scenes.scene(rng, scenes.classes(rng)) for rng in rngs]

@@ -41,7 +41,7 @@ TINY = {
     "avkd": "--scenes 48 --held-out 8 --batch-size 8 --epochs 2 --save-every 3 "
     "--image-size 32 --width 8 --channels 16 --augment --teacher-steps 4 "
     "--seconds 0.5 --crop 0.25 --window 128 --hop 64",
-    "stmnet": "--scenes 24 --held-out 8 --test-videos 8 --batch-size 4 --epochs 2 --save-every 3 "
+    "stmnet": "--scenes 24 --held-out 8 --test-videos 4 --batch-size 4 --epochs 2 --save-every 3 "
     "--image-size 32 --width 8 --audio-width 8 --C 8 --augment "
     "--clip-seconds 2 --video-seconds 3 --encoder-steps 4",
 }
@@ -802,6 +802,6 @@ def test_two_processes_train_as_one(method, tmp_path):
     metrics = [
         read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")
     ]
-    assert [m["samples"] for m in metrics] == [8, 8] and len(
-        checkpoint(tmp_path / "runs" / method / "two")["rng"]
-    ) == 2
+    count = 4 if method == "stmnet" else 8
+    assert [m["samples"] for m in metrics] == [count, count]
+    assert len(checkpoint(tmp_path / "runs" / method / "two")["rng"]) == 2
