@@ -13,8 +13,8 @@ from common import evaluation, metrics
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, FileTestSet, Prediction,
                                SceneTestSet)
 from common.io import load_published
-from common.training import (add_flags, best_checkpoint, building, cli, dist, from_dict,
-                             given_flags, load_checkpoint, resolve, select_device)
+from common.training import (add_flags, best_checkpoint, building, check_settings, cli, dist,
+                             from_dict, load_checkpoint, select_device)
 
 from .backbones import small
 from .backbones.detr import detr_r50
@@ -157,16 +157,6 @@ def evaluate_best(run, test_sets, cosines) -> dict:
     return result.finish(run, {**predictor.report, **cosines})
 
 
-def evaluation_changes(parser, args) -> dict:
-    """What the flags of EVALUATION change. Ends the command if they do not fit each other."""
-    changes = given_flags(type(TINY), args, EVALUATION)
-    try:
-        resolve(PRESETS, changes)
-    except ValueError as error:
-        parser.error(str(error))
-    return changes
-
-
 def main(argv=None):
     parser = evaluation.evaluation_parser("avkd", __doc__.splitlines()[0], TINY.protocol)
     add_flags(parser, PRESETS, EVALUATION)
@@ -175,7 +165,7 @@ def main(argv=None):
     parser.add_argument("--preset", default="paper", choices=tuple(PRESETS),
                         help="for --count [%(default)s]")
     args = evaluation.parse_flags(parser, argv)
-    changes = evaluation_changes(parser, args)
+    changes = check_settings(parser, PRESETS, args, EVALUATION)
     if args.count:
         print(cost_table(PRESETS[args.preset]))
         return

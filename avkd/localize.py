@@ -12,10 +12,10 @@ from common.evaluation import (SIZE, Batch, Model, boxes_from_maps, localization
                                write_localization)
 from common.evaluation.page import Clip
 from common.io import InputError
-from common.training import add_flags, best_checkpoint, cli, select_device
+from common.training import add_flags, best_checkpoint, check_settings, cli, select_device
 
 from .config import EVALUATION, PRESETS
-from .evaluate import VARIANTS, evaluation_changes, load_predictor
+from .evaluate import VARIANTS, load_predictor
 
 
 def read(config, path) -> tuple:
@@ -46,7 +46,7 @@ def main(argv=None):
                         help="the AVC model alone, or guided by objects")
     add_flags(parser, PRESETS, EVALUATION)
     args = parser.parse_args(argv)
-    changes = evaluation_changes(parser, args)
+    changes = check_settings(parser, PRESETS, args, EVALUATION)
     with cli(parser.prog):
         args.checkpoint = str(best_checkpoint("avkd", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device), changes)

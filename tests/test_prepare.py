@@ -201,6 +201,9 @@ def test_prepare(tmp_path, run, fake):
     (root / "audio/-aaaaaaaaaa_000001.wav").unlink()
     assert "1 files made, 2 existed" in run("prepare", "vggss", videos, root, "--rate", 22050)[1]
     assert "-ar 22050" in fake.read_text()
+    audio = root / "audio/-aaaaaaaaaa_000001.wav"
+    audio.rename(audio.with_suffix(".flac"))  # as some distributions of VGGSound have it
+    assert "0 files made, 3 existed" in run("prepare", "vggss", videos, root)[1]
     assert run("prepare", "vggss", videos, root, "--rate", 0)[0] == 2
 
 

@@ -20,7 +20,6 @@ from torch import nn
 
 from common.io import InputError, read_json
 from common.training import (
-    LOG_EVERY,
     Interrupted,
     Run,
     RunConfig,
@@ -39,7 +38,7 @@ from common.training import (
     write_results,
 )
 from common.training import flag as field
-from common.training.run import SIGNALS
+from common.training.run import LOG_EVERY, SIGNALS
 from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from common.io import InputError, atomic, read_audio, read_image
 from common.training import Parser, cli
 
 from .annotations import clip_id
-from .readers import FRAME_RATE, READERS, find_on_disk, listed_samples
+from .readers import FRAME_RATE, READERS, file_finder, find_on_disk, listed_samples
 from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
@@ -119,8 +119,8 @@ def _duration(path):
 
 
 def prepare(name, videos, root, lists, jobs, rate) -> bool:
-    """Make the listed images and audio from VIDEOS/ID.*, and print how many there are.
-    Files that exist are skipped. True if nothing failed and there are files. Raises InputError."""
+    """Make the listed images and audio from VIDEOS/ID.*, and print how many there are. What exists,
+    audio as FLAC too, is skipped. True if nothing failed and there are files. Raises InputError."""
     if name not in CLIPS + VIDEOS + ALL_FRAMES + NUMBERED:
         raise InputError(name, "is published as images and audio, there is nothing to extract")
     program = shutil.which("ffmpeg")
@@ -140,7 +140,8 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
             targets[sample.image] = sample.group, _to_frame(int(sample.image.stem) / NUMBERED_FPS)
         else:
             targets[sample.image] = sample.image.stem, _to_frame(CLIP_SECOND)
-    todo = [target for target in targets if not target.exists()]
+    find = file_finder()
+    todo = [target for target in targets if not find(target)]
     missing = {targets[target][0] for target in todo} - set(sources)
 
     def make(target):

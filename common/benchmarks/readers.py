@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -76,20 +76,24 @@ def listed_samples(name: str, root, lists=None) -> list[Sample]:
         raise InputError(lists or root, error) from None
 
 
-def find_on_disk(name: str, samples) -> list:
-    """The samples with the paths of their files, or None where image, audio or (except for
-    UNANNOTATED) boxes are missing. A file may have any name that `clip_id` knows; audio, FLAC."""
-    folders = {}  # of each, listed once: name or id → name
+def file_finder():
+    """→ a function of a path that returns it, or the path of the same sample under another name
+    that `clip_id` knows, audio as FLAC too, or None. Each folder is listed once."""
+    @cache
+    def names(folder):  # name or id → name
+        files = os.listdir(folder) if folder.is_dir() else ()
+        return {clip_id(x): x for x in files if "." in x} | {x: x for x in files}
 
     def find(path):
-        if path.parent not in folders:
-            files = os.listdir(path.parent) if path.parent.is_dir() else ()
-            folders[path.parent] = {clip_id(x): x for x in files if "." in x}
-            folders[path.parent] |= {x: x for x in files}
-        files = folders[path.parent]
-        file = files.get(path.name) or files.get(path.stem)
+        file = names(path.parent).get(path.name) or names(path.parent).get(path.stem)
         return file and path.with_name(file)
+    return find
 
+
+def find_on_disk(name: str, samples) -> list:
+    """The samples with the paths of their files, or None where image, audio or (except for
+    UNANNOTATED) boxes are missing."""
+    find = file_finder()
     found = [replace(s, image=find(s.image), audio=find(s.audio)) for s in samples]
     return [s if s.image and s.audio and (s.boxes is not None or name in UNANNOTATED) else None
             for s in found]

@@ -7,12 +7,10 @@ from .config import (Parser, RunConfig, add_flags, as_dict, check_settings,
 from .dist import select_device
 from .fit import fit
 from .results import git_commit, markdown_table, write_results
-from .run import (LOG_EVERY, Interrupted, Run, best_checkpoint, building, load_checkpoint,
-                  newest_run)
+from .run import Interrupted, Run, best_checkpoint, building, load_checkpoint, newest_run
 
-__all__ = ["LOG_EVERY", "Interrupted", "Parser", "Run", "RunConfig", "add_flags",
-           "as_dict", "autocast", "best_checkpoint", "building",
-           "check_batch_size", "check_settings", "cli", "configure", "cosine_schedule", "dist",
-           "fields_free_on_resume", "fit", "flag", "from_dict", "git_commit", "given_flags",
-           "load_checkpoint", "markdown_table", "newest_run", "parser", "progress_bar", "resolve",
-           "select_device", "step_loader", "write_results"]
+__all__ = ["Interrupted", "Parser", "Run", "RunConfig", "add_flags", "as_dict", "autocast",
+           "best_checkpoint", "building", "check_batch_size", "check_settings", "cli", "configure",
+           "cosine_schedule", "dist", "fields_free_on_resume", "fit", "flag", "from_dict",
+           "git_commit", "given_flags", "load_checkpoint", "markdown_table", "newest_run", "parser",
+           "progress_bar", "resolve", "select_device", "step_loader", "write_results"]

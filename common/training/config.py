@@ -150,7 +150,7 @@ def from_dict(presets: dict, values: dict):
 
 def check_settings(parser, presets: dict, args, names) -> dict:
     """The fields that the command line sets; what training would refuse is its error."""
-    changes = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    changes = given_flags(type(presets["tiny"]), args, names)
     try:
         resolve(presets, changes)
     except ValueError as error:
