@@ -22,7 +22,7 @@ FLAGS = {  # several epochs each, so that what changes from epoch to epoch is in
     "sslalign": "--scenes 64 --held-out 8 --batch-size 8 --easy 1 --epochs 2 --k 3 "
     "--encoder-steps 6 --semantic-from 0 --width 8 --projection 32 --intra --symmetric",
     "avkd": "--scenes 64 --held-out 8 --batch-size 8 --epochs 4 --width 8 --channels 32 --augment "
-    "--teacher-steps 6",
+    "--teacher-steps 6 --lr 1e-3",
     "stmnet": "--scenes 32 --held-out 8 --test-videos 4 --video-seconds 3 --batch-size 8 "
     "--epochs 5 --width 8 --audio-width 8 --C 16 --clip-seconds 2 --augment --encoder-steps 6",
 }
