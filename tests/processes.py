@@ -22,6 +22,7 @@ SERVER.set_forkserver_preload(
 
 
 def _run(program: str, argv: list, cwd: str, env: dict, out: str, err: str) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of data loaders, as by default on Linux
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
