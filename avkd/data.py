@@ -21,8 +21,7 @@ class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s: a function of configuration and s.
 
     e_v (N, c, h, w) or (N, h, w), e_a (N, c): hints, in memory or memory-mapped, or None without
-    that teacher.
-    """
+    that teacher."""
 
     def __init__(self, source, config, e_v=None, e_a=None):
         check_batch_size(config.batch_size, len(source.ids), "pairs")
@@ -60,8 +59,7 @@ class TrainingBatches(Dataset):
 def crop_hint(e_v, size: int, crop: tuple[int, int, bool]) -> torch.Tensor:
     """The hint of the part of an image that `train_view` takes, of the hint of the whole image.
 
-    e_v: (c, h, w) or (h, w). Returns the same shape, bilinear, mirrored if the view is.
-    """
+    e_v: (c, h, w) or (h, w). Returns the same shape, bilinear, mirrored if the view is."""
     x, y, is_mirrored = crop
     h, w = e_v.shape[-2:]
     # centres of the cells, in pixels of the square of which the view is a part

@@ -91,8 +91,7 @@ def load_predictor(path, device, changes=None, make=False):
 
     changes: what EVALUATION names, where it is not as in the training. The object-guided variants
     need published weights of a ResNet and DETR. On scenes the small networks take their place if
-    their files exist; with `make` they are trained if not.
-    """
+    their files exist; with `make` they are trained if not."""
     checkpoint = load_checkpoint(path, "avkd")
     with building(path):
         config = from_dict(PRESETS, checkpoint["config"])
@@ -132,8 +131,7 @@ def scene_test_sets(config, protocol: str) -> list:
 def load_test_sets(config) -> list:
     """Those of --benchmark, or without it, of a training on scenes, scenes. Raises InputError.
 
-    Of several benchmarks, each one's metrics are named NAME/….
-    """
+    Of several benchmarks, each one's metrics are named NAME/…."""
     if not config.benchmark and config.data == "scenes":
         return scene_test_sets(config, config.protocol)
     sets = [FileTestSet(config, name, root, protocol=config.protocol)

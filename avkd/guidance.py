@@ -40,8 +40,7 @@ RESNET_SIZE = 224  # side of the image that ResNet-18 sees, whatever the AVC mod
 def og_avc(avc, objects, weights=(0.6, 0.4)):
     """OG-AVC (3.5), of maps (n, h, w):  0.6 ν(avc) + 0.4 ν(objects).
 
-    Here and below, other weights are divided by their sum.
-    """
+    Here and below, other weights are divided by their sum."""
     a, o = (w / sum(weights) for w in weights)
     return a * metrics.normalise(avc) + o * metrics.normalise(objects)
 
@@ -62,8 +61,7 @@ def confident_mean(confidence, attention):
 
         detections = 1/|C| Σ over q ∈ C of attention_q,  C = {q : confidence_q ≥ 0.3}
 
-    It is zero in images without a confident query, for which the second result is False.
-    """
+    It is zero in images without a confident query, for which the second result is False."""
     is_confident = confidence >= CONFIDENCE  # (n, Q)
     count = is_confident.sum(1)
     total = torch.einsum("nq,nqhw->nhw", is_confident.to(attention.dtype), attention)
@@ -85,8 +83,7 @@ class Guide(nn.Module):
 
         objects = 1/C Σ over c of f_c,  f (n, C, h, w) the last features of the ResNet
 
-    n images (H, W, 3) uint8 → objects (n, h, w), and `confident_mean` of DETR's queries or None.
-    """
+    n images (H, W, 3) uint8 → objects (n, h, w), and `confident_mean` of DETR's queries or None."""
 
     def __init__(self, resnet, detr=None, detr_size=800):
         super().__init__()

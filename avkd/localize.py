@@ -25,8 +25,7 @@ def read(config, path) -> tuple:
 
 def localize(predictor, variant, image, waveform) -> Clip:
     """An image (H, W, 3) uint8 and a waveform (n,) → heatmap (1, h, w), of cosines for AVC,
-    and boxes with scores (n, 5), see `boxes_from_maps`. Raises InputError.
-    """
+    and boxes with scores (n, 5), see `boxes_from_maps`. Raises InputError."""
     protocol = predictor.config.protocol
     batch = Batch([image], {"matched": predictor.encode_audio(waveform[None])},
                   metrics.PROTOCOLS[protocol].align_corners, protocol=protocol)
@@ -34,7 +33,7 @@ def localize(predictor, variant, image, waveform) -> Clip:
     if variant not in heatmaps:
         raise InputError("--variant", f"{variant}: {predictor.note}")
     heatmap = heatmaps[variant]  # (1, h, w)
-    enlarged = metrics.resize(heatmap, SIZE, protocol)
+    enlarged = metrics.resize(heatmap, SIZE)  # half-pixel centres, as it is drawn
     fact = "similarity" if variant == "AVC" else "greatest weighted sum of maps"
     return Clip(heatmaps=heatmap, boxes=boxes_from_maps(enlarged),
                 facts={fact: enlarged.max().item()})

@@ -33,8 +33,7 @@ def similarity(f_v, f_a, chunk: int = 128):
         S_ij = max_xy O_ij^xy,   O_ij^xy = f_vi^xy · f_aj / (‖f_vi^xy‖ ‖f_aj‖)
 
     f_v: (n, c, h, w), f_a: (m, c). Returns (n, m). Of the n · m maps those of `chunk` images are in
-    memory at a time, made by a matrix product.
-    """
+    memory at a time, made by a matrix product."""
     v = F.normalize(f_v.float(), dim=1).flatten(2)  # (n, c, h·w)
     a = F.normalize(f_a.float(), dim=1)  # (m, c)
     return torch.cat([torch.matmul(a, x).max(2).values for x in v.split(chunk)])  # O: (·, m, h·w)
@@ -47,8 +46,7 @@ def L_S(S, tau: float):
 
     The paper writes the whole matrices S and Sᵀ for their elements. The loss is the sum of two
     cross-entropies: image i against the audio of all, audio i against the images of all. S: (k, k).
-    Returns (k,).
-    """
+    Returns (k,)."""
     S, target = S / tau, torch.arange(len(S), device=S.device)
     return (F.cross_entropy(S, target, reduction="none")
             + F.cross_entropy(S.T, target, reduction="none"))
@@ -62,8 +60,7 @@ def L_v_attention(f_v, e_v):
     f_v: (k, c, h, w). e_v: (k, H, W), the attention of the teacher's confident queries, which sums
     to 1. m is enlarged to it, bilinearly. Returns (k,), the terms of the sum, in which (·)² is the
     mean over the H · W positions. It asks how much of each position's feature lies along (1, …, 1),
-    since m = cos(f_v^xy, (1, …, 1)) / √c: where objects are, not what they are.
-    """
+    since m = cos(f_v^xy, (1, …, 1)) / √c: where objects are, not what they are."""
     m = F.normalize(f_v.float(), dim=1).mean(1, keepdim=True)  # (k, 1, h, w)
     m = F.interpolate(m, e_v.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     return (m - e_v).square().mean((1, 2))
@@ -76,8 +73,7 @@ def L_v(f_v, e_v, norm: str = "map"):
 
     f_v, e_v: (k, c, h, w). Returns (k,), the terms of the sum, in which (·)² is the mean over the
     c · h · w elements. norm: "map" normalises the features of an image as one vector, "position"
-    those of each position.
-    """
+    those of each position."""
     if norm == "map":
         f_v, e_v = f_v.flatten(1), e_v.flatten(1)
     return squared_error(f_v, e_v)
@@ -105,8 +101,7 @@ def L_total(terms: dict, config) -> dict:
         L_total = α1 L_S + α2 L_a + α3 L_v
 
     terms: {"contrast": L_S, "audio_hint": L_a, "visual_hint": L_v}, batch means. Without a teacher
-    its term is absent.
-    """
+    its term is absent."""
     weights = {"contrast": config.alpha1, "audio_hint": config.alpha2, "visual_hint": config.alpha3}
     terms = {name: weights[name] * loss for name, loss in terms.items()}
     return {"loss": sum(terms.values()), **terms}

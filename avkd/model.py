@@ -34,8 +34,7 @@ def localization_map(f_v, f_a):
 
         o_ii^xy = f_v^xy · f_a / (‖f_v^xy‖ ‖f_a‖)
 
-    f_v: (k, c, h, w), f_a: (k, c). Returns (k, h, w).
-    """
+    f_v: (k, c, h, w), f_a: (k, c). Returns (k, h, w)."""
     f_v, f_a = F.normalize(f_v.float(), dim=1), F.normalize(f_a.float(), dim=1)
     return torch.einsum("kchw,kc->khw", f_v, f_a)
 
@@ -49,8 +48,7 @@ def resnet(config, **options):
 class VisualStudent(nn.Module):
     """F_v (3.6): a ResNet without pooling and classifier, then a 1×1 convolution.
 
-    (k, 3, H, W) → (k, c, h, w).
-    """
+    (k, 3, H, W) → (k, c, h, w)."""
 
     def __init__(self, config):
         super().__init__()
@@ -64,8 +62,7 @@ class VisualStudent(nn.Module):
 class AudioStudent(nn.Module):
     """F_a (3.6): a ResNet for images of one channel, max pooling, a fully connected layer.
 
-    Log spectrograms (k, 1, frequencies, frames) → (k, c).
-    """
+    Log spectrograms (k, 1, frequencies, frames) → (k, c)."""
 
     def __init__(self, config):
         super().__init__()

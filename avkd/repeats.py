@@ -18,8 +18,7 @@ from common.training import as_dict, dist, fields_free_on_resume, markdown_table
 def train_repeatedly(train, config) -> None:
     """train(config) with config.repeats seeds from config.seed on; prints means and deviations.
 
-    They are also written to NAME.json. Raises InputError if a run has another configuration.
-    """
+    They are also written to NAME.json. Raises InputError if a run has another configuration."""
     if config.resume:
         raise InputError("--resume", "not with --repeats: the same command, with its --name, "
                          "continues what was interrupted")

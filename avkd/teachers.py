@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from common.benchmarks.pairs import cropped_waveform, training_pairs
-from common.io import InputError, load_published, read_json, resample
+from common.benchmarks.pairs import cropped_waveform, read_waveform, training_pairs
+from common.io import InputError, load_published, read_json
 from common.training import (array_files, cli, dist, given_flags, parser, resolve, select_device)
 
 from .backbones import small
@@ -43,8 +43,7 @@ class Detr:
     backbone: the last map of its ResNet-50. encoder: the map of its encoder. decoder: the outputs
     of its confident queries, each laid where the query attends. The latter two have 256 channels
     and come through a fixed orthogonal projection to c. All three are averaged to the size of F_v's
-    map. attention and decoder are NaN where no query is confident.
-    """
+    map. attention and decoder are NaN where no query is confident."""
 
     def __init__(self, config, path, device="cpu"):
         self.config = config
@@ -104,7 +103,8 @@ def attention_hint(confidence, attention):
 
 
 class Panns:
-    """The audio teacher: Cnn14 or Wavegram-Logmel-Cnn14, of the student's audio at 32 kHz."""
+    """The audio teacher: Cnn14 or Wavegram-Logmel-Cnn14, of the student's part of the audio, which
+    is read at 32 kHz: at the student's rate the upper mel bands would be empty."""
 
     def __init__(self, config, path, device="cpu"):
         self.config = config
@@ -116,8 +116,8 @@ class Panns:
                              f"{net.embedding_size}")
 
     def view(self, source, i):
-        waveform = cropped_waveform(source.waveform(i), self.config)
-        return resample(waveform, self.config.sample_rate, self.net.sample_rate)
+        config = replace(self.config, sample_rate=self.net.sample_rate)
+        return cropped_waveform(read_waveform(source.samples[i].audio, config), config)
 
     def hint(self, waveforms):
         """(n, samples) in [-1, 1] → e_a (n, 2048)."""
@@ -131,7 +131,7 @@ def fingerprint(config, name: str) -> dict:
         return {"teacher": "small", "hint": hint, **small.fingerprint(config)}
     if name == "e_v":
         return {"teacher": "detr_r50", "hint": config.visual_hint, "size": config.teacher_size}
-    audio = ("sample_rate", "channel", "seconds", "crop")
+    audio = ("channel", "seconds", "crop")
     return {"teacher": config.audio_teacher, **{key: getattr(config, key) for key in audio}}
 
 
@@ -165,8 +165,7 @@ class Views(Dataset):
 def write_hints(source, config, name: str, teacher, weights, folder, workers=0, device="cpu"):
     """Write hints `name`, e_v or e_a, of all pairs of a source to `folder`; the array, mapped.
 
-    weights: the file of the teacher. Raises InputError.
-    """
+    weights: the file of the teacher. Raises InputError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     array_files.write_ids(folder / "ids.txt", source.ids)
@@ -187,8 +186,7 @@ def read_hints(config, name: str, ids) -> np.memmap:
     """Hints `name` of these pairs from config.hints, memory-mapped.
 
     Raises InputError if they are of other pairs, another teacher or another preprocessing, not
-    finished, or missing.
-    """
+    finished, or missing."""
     folder, path = Path(config.hints), Path(config.hints) / f"{name}.npy"
     if not (folder / "ids.txt").is_file():
         raise InputError(folder / "ids.txt", f"no such file: {ADVICE}")
@@ -240,8 +238,7 @@ def hint_cosines(e_v, e_a, source) -> dict:
 
     Attention (N, h, w) asks for f_v^xy · (1, …, 1) = c · e_v^xy, see losses.py: as much of f_v^xy
     lies along (1, …, 1), so e_v^xy (1, …, 1) stands for the features. {} without such scenes or
-    without one of the hints.
-    """
+    without one of the hints."""
     rows = np.flatnonzero(source.is_alone)[:NUM_COMPARED]
     if e_v is None or e_a is None or not len(rows):
         return {}

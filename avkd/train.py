@@ -48,8 +48,7 @@ def loss_terms(f_v, f_a, e_v, e_a, config) -> dict:
     """The weighted terms of L_total and their sum `loss`: this process's part of them.
 
     Each process computes the maps of its own images with all audio, and so its rows of S; all take
-    part in Eq. (1). e_v, e_a: hints, or None without that teacher.
-    """
+    part in Eq. (1). e_v, e_a: hints, or None without that teacher."""
     S = dist.gather_rows(similarity(f_v, dist.gather_rows(f_a), config.chunk))  # (k, k)
     terms = {"contrast": dist.mean(L_S(S, config.tau))}
     if e_a is not None:

@@ -57,8 +57,7 @@ def crop_box(height: int, width: int, rng: np.random.Generator, scale=(0.08, 1.0
     """Left, top, right, bottom of a random crop.
 
     Its share of the area is uniform in `scale`, its ratio log-uniform in RATIO. If none of ten
-    draws fits into the image, it is the largest centred part with a ratio in RATIO.
-    """
+    draws fits into the image, it is the largest centred part with a ratio in RATIO."""
     for _ in range(10):
         area = rng.uniform(*scale) * height * width
         ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
@@ -76,8 +75,7 @@ def draw_distortion(rng: np.random.Generator, strength: float = 1.0) -> np.ndarr
     """What `distort` does to one sample, (DRAWS,) float32.
 
     Jitter or not, factors of brightness, contrast and saturation, shift of hue in turns, grey or
-    not, sigma of the blur in pixels of a side of 224 (0: none). Each sample takes as many draws.
-    """
+    not, sigma of the blur in pixels of a side of 224 (0: none). Each sample takes as many draws."""
     jitter, grey, blur = rng.random(3) < (0.8, 0.2, 0.5)
     factors = np.maximum(0, 1 + 0.8 * strength * rng.uniform(-1, 1, 3))
     hue, sigma = 0.2 * strength * rng.uniform(-1, 1), rng.uniform(0.1, 2.0)
@@ -90,8 +88,7 @@ def distort(images: torch.Tensor, draws) -> torch.Tensor:
     Brightness, contrast about the image's mean grey, saturation, hue and greying, in this order,
     are affine in the colour of a pixel: each sample has one matrix and one offset for all. SimCLR
     shuffles the first four and clips values after each of them, here only at the end: a colour that
-    one step drives out of range can be brought back by the next. Blur comes last, as there.
-    """
+    one step drives out of range can be brought back by the next. Blur comes last, as there."""
     draws = torch.as_tensor(draws, dtype=torch.float32)
     blurred = draws[:, 6].nonzero()[:, 0].to(images.device)  # found before a GPU would have to wait
     draws = draws.to(images.device)
@@ -109,8 +106,7 @@ def colour_transform(pixels, draws) -> tuple[torch.Tensor, torch.Tensor]:
         M = grey · rotation of hue · saturation · contrast · brightness
         t = (1 − contrast) · brightness · mean grey
 
-    The first three leave grey as it is, so t, which is grey, passes through them.
-    """
+    The first three leave grey as it is, so t, which is grey, passes through them."""
     jitter, grey, device = draws[:, 0] > 0, draws[:, 5] > 0, pixels.device
     factors = torch.where(jitter[:, None], draws[:, 1:4], 1)  # (B, 3)
     brightness, contrast, saturation = factors.unbind(1)  # (B,) each

@@ -33,8 +33,7 @@ def compositional(visual, audio, lam=0.5):
 def nearest(z, gallery, k: int, excluded=None):
     """The k rows of gallery (N, d) nearest to each z (n, d) by cosine → (n, k) indices.
 
-    excluded: (n, m), indices that do not count.
-    """
+    excluded: (n, m), indices that do not count."""
     scores = F.normalize(z, dim=-1) @ F.normalize(gallery, dim=-1).T  # (n, N)
     if excluded is not None:
         scores = scores.scatter(1, excluded, -2.0)
@@ -83,8 +82,7 @@ def searched_images(args, config) -> dict:
 def write_retrieved(args, predictor, waveform) -> None:
     """Figure 7 with an image and audio of one's own, to OUT.png: for each λ a row of the nearest
     images, by projected features or, of a released checkpoint, which has none, those of the
-    backbones. args: of localize.py. Prints their names and cosines. Raises InputError.
-    """
+    backbones. args: of localize.py. Prints their names and cosines. Raises InputError."""
     image, out = read_image(args.image), Path(args.out).with_suffix(".png")
     images = searched_images(args, predictor.config)
     files = [args.image, args.audio, args.checkpoint, *(Path(args.search, x) for x in images)]

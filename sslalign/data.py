@@ -21,8 +21,7 @@ class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s: a function of configuration and s.
 
     The first `easy_epochs` are of easy pairs. neighbours: source → those of its images and of its
-    audio, (N, k) row numbers each; without, there are no semantically similar positives.
-    """
+    audio, (N, k) row numbers each; without, there are no semantically similar positives."""
 
     def __init__(self, source, config):
         check_batch_size(config.batch_size, len(source.ids), "pairs")

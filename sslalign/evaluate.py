@@ -76,8 +76,7 @@ class Predictor:
 def evaluate(predictor, test_sets, maps_folder="") -> Evaluation:
     """Metrics, tables and contact sheets of all test sets.
 
-    predictor: a Predictor or SavedMaps. maps_folder: where heatmaps and features are written.
-    """
+    predictor: a Predictor or SavedMaps. maps_folder: where heatmaps and features are written."""
     result = Evaluation()
     for test_set in test_sets:
         audio, groups = predictor.encode_test_audio(test_set), test_set.metric_groups
@@ -164,8 +163,8 @@ def main(argv=None):
                         help="published ResNet-18 for --ogl [the visual encoder]")
     parser.add_argument("--released", default="",
                         help="checkpoint of the authors' code instead of --checkpoint")
-    parser.add_argument("--keep-aspect", action="store_true", help="take the centre of an image "
-                        "instead of squeezing it, as the authors did for Flickr (85.2)")
+    parser.add_argument("--keep-aspect", action="store_true", help="take the centre of an image, "
+                        "not of its ground truth, as the authors did for Flickr (85.2)")
     parser.add_argument("--training-pairs", type=int, default=0, metavar="N", help="only retrieval "
                         "and alignment (Tables V, VI), of the first N pairs of the training, or of "
                         "--data vggsound or flickr-soundnet with --root and --ids")
@@ -193,8 +192,8 @@ def main(argv=None):
             predictor = SavedMaps(args.maps)
         config = evaluation.with_objects(config, args)
         if args.training_pairs:
-            if args.root:
-                config = replace(config, data=args.data, root=args.root, ids=args.ids)
+            given = {"data": args.data.replace("scenes", ""), "root": args.root, "ids": args.ids}
+            config = replace(config, **{name: value for name, value in given.items() if value})
             result = evaluate_training_pairs(predictor, config, args.training_pairs)
             args.data = "training"
         else:

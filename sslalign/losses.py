@@ -29,8 +29,7 @@ def s_L(v_bar, a):
 
         s_L(v, a) = 1/|M| Σ_xy v^xy · a / (‖v^xy‖ ‖a‖) = v̄ · a/‖a‖,   v̄ = 1/|M| Σ_xy v^xy/‖v^xy‖
 
-    v_bar: (n, c), a: (m, c). Returns (n, m).
-    """
+    v_bar: (n, c), a: (m, c). Returns (n, m)."""
     return v_bar.float() @ F.normalize(a.float(), dim=-1).T
 
 
@@ -39,8 +38,7 @@ def s_A(p_v, p_a):
 
         s_A(v, a) = p_v(avg(v)) · p_a(a) / (‖p_v(avg(v))‖ ‖p_a(a)‖)
 
-    p_v: (n, d), p_a: (m, d), the projected features. Returns (n, m).
-    """
+    p_v: (n, d), p_a: (m, d), the projected features. Returns (n, m)."""
     return F.normalize(p_v.float(), dim=-1) @ F.normalize(p_a.float(), dim=-1).T
 
 
@@ -50,8 +48,7 @@ def contrast(S, P: int, Q: int, tau: float):
         L_i = −log( exp(s(v_i, a_i)/τ) / Σ_j exp(s(v_i, a_j)/τ) )
 
     S: (P·B, Q·B). Returns (P, B, Q). j runs over all B samples, i among them. If a_i is the q-th of
-    its positive set, a_j is the q-th of sample j's.
-    """
+    its positive set, a_j is the q-th of sample j's."""
     S = S.unflatten(0, (P, -1)).unflatten(2, (Q, -1)) / tau  # (P, B, Q, B)
     positive = S.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (P, B, Q)
     return S.logsumexp(3) - positive
@@ -64,8 +61,7 @@ def sum_of_pairs(s, v, a, P: int, Q: int, config):
 
     s: s_L, with v̄ as v and with a, or s_A, with p_v as v and p_a as a: (P·B, ·) and (Q·B, ·).
     Returns (B,). With config.symmetric it is the mean of this and the same with v and a exchanged,
-    the symmetric form of section 3.1.
-    """
+    the symmetric form of section 3.1."""
     loss = contrast(s(v, a), P, Q, config.tau)  # (P, B, Q)
     if config.symmetric:
         loss = (loss + contrast(s(v, a).T, Q, P, config.tau).permute(2, 1, 0)) / 2
@@ -77,8 +73,7 @@ def intra(x, P: int, tau: float):
 
         L_i = 1/(P(P−1)) Σ_{p≠q} −log( exp(s_A(x_i^p, x_i^q)/τ) / Σ_j exp(s_A(x_i^p, x_j^q)/τ) )
 
-    x: (P·B, d), projected features. Returns (B,), 0 if P is 1.
-    """
+    x: (P·B, d), projected features. Returns (B,), 0 if P is 1."""
     if P == 1:
         return x.new_zeros(len(x))
     is_pair = ~torch.eye(P, dtype=torch.bool, device=x.device)
@@ -92,8 +87,7 @@ def losses(v_bar, a, p_v, p_a, config) -> dict:
                                        + log( exp(s_A(v_i, a_i)/τ) / Σ_j exp(s_A(v_i, a_j)/τ) ) ]
 
     v_bar: (P, B, c), a: (Q, B, c), p_v: (P, B, d), p_a: (Q, B, d). Without config.align the term of
-    s_A is left out. With config.intra L_intra of both modalities is added.
-    """
+    s_A is left out. With config.intra L_intra of both modalities is added."""
     P, Q = len(v_bar), len(a)
     v_bar, a, p_v, p_a = (x.flatten(0, 1) for x in (v_bar, a, p_v, p_a))
     terms = {"localization": sum_of_pairs(s_L, v_bar, a, P, Q, config)}

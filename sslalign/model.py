@@ -59,8 +59,7 @@ def cosine_map(v, a):
 
         map^xy = v^xy · a / (‖v^xy‖ ‖a‖)
 
-    v: (n, c, h, w), a: (n, c). Returns (n, h, w).
-    """
+    v: (n, c, h, w), a: (n, c). Returns (n, h, w)."""
     v, a = F.normalize(v.float(), dim=1), F.normalize(a.float(), dim=1)
     return torch.einsum("nchw,nc->nhw", v, a)
 

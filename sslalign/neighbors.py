@@ -32,8 +32,7 @@ from .config import PAPER, TINY
 def load_neighbours(folder, ids, k: int = 1) -> tuple[np.memmap, np.memmap]:
     """The neighbours by images and by audio of the samples `ids`, (N, ≥ k) int32, memory-mapped.
 
-    Raises InputError if they are too few, of other samples or another order, missing or damaged.
-    """
+    Raises InputError if they are too few, of other samples or another order, missing or damaged."""
     folder, ids = Path(folder), list(ids)
     check_ids(folder / "ids.txt", ids)
     arrays = tuple(open_neighbours(folder / f"{modality}_neighbours.npy", len(ids))
@@ -62,8 +61,7 @@ def open_neighbours(path, count: int) -> np.memmap:
 def write_features(folder, source, encoders: dict, config, batch_size=64, workers=0) -> None:
     """Write ids.txt, and the features (N, d) float16 of each modality that has an encoder.
 
-    encoders: modality → its network, and plain data that tells its weights from others.
-    """
+    encoders: modality → its network, and plain data that tells its weights from others."""
     write_ids(folder / "ids.txt", source.ids)
     for modality, (net, weights) in encoders.items():
         def blocks(first, net=net, modality=modality):
@@ -88,8 +86,7 @@ def open_features(path, count: int) -> np.memmap:
 def scene_neighbours(source, config, device) -> tuple:
     """The config.k nearest of scenes by small encoders, images and audio: (N, k) int32 each.
 
-    The main process finds them, all processes have them.
-    """
+    The main process finds them, all processes have them."""
     found = None
     if dist.rank() == 0:
         found = tuple(

@@ -47,8 +47,7 @@ def validate(model, held_out, config, device) -> dict:
 def loss_terms(image, audio, config) -> dict:
     """The terms of Eq. (5) and their sum `loss`: this process's part of them.
 
-    Eq. (5) compares each sample with all of the batch, so those of other processes too.
-    """
+    Eq. (5) compares each sample with all of the batch, so those of other processes too."""
     def gather(x):  # (P, B, d) of this process → (P, B, d) of all
         return dist.gather_rows(x.transpose(0, 1)).transpose(0, 1)
 

@@ -18,7 +18,7 @@ class Config(RunConfig):
     exclude_list: str = flag("", "videos to leave out of training, as testSet.txt", **FREE)
     epochs: int = flag(16, "passes over the videos, one second of each (4.2)")
     batch_size: int = flag(32, "clips a step, over all processes (4.2)")
-    lr: float = flag(4e-3, "learning rate of Adam (4.2: 1e-4, authors' code: 1e-3)")
+    lr: float = flag(4e-3, "learning rate of Adam (4.2: all at 1e-4, authors' code: 1e-3)")
     lr_encoders: float = flag(3e-4, "that of encoders that are trained")
     schedule: str = flag("cosine", "of lr, with half an epoch of warm-up", ("constant", "cosine"))
 
@@ -55,7 +55,7 @@ class Config(RunConfig):
     C: int = flag(64, "channels of the joint space")
     depth_v: int = flag(3, "1×1 convolutions of the visual projection to it", high=99)
     depth_a: int = flag(2, "those of the audio projection", high=99)
-    memory_seconds: float = flag(0.75, "reach of memory: K steps of about 1 / T s", **FREE)
+    memory_seconds: float = flag(0.75, "reach of memory: K steps of about 1 / T s")
     heads: int = flag(1, "L, attention heads of Eq. (2)")
     memory: str = flag("C+U", "cross-modal and uni-modal, or less (Table 2)", ("C+U", "U", "none"))
     similarity: str = flag("cosine", "of Eq. (1): cosine as in the authors' code, or dot",
@@ -81,7 +81,8 @@ class Config(RunConfig):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
-        has_weights = bool(self.vision_weights and self.audio_weights)
+        has_weights = all(kind in self.trained_encoders or getattr(self, f"{kind}_weights")
+                          for kind in ("audio", "vision"))
         rules = {
             "--held-out, --test-videos and --video-seconds must be at least 2":
                 min(self.held_out, self.test_videos, self.video_seconds) >= 2,
@@ -95,8 +96,8 @@ class Config(RunConfig):
                 bool(self.benchmark) == bool(self.benchmark_root),
             "--blocks are two to four numbers, at least 1 each":
                 2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
-            "files need --vision-weights and --audio-weights, or --trained-encoders":
-                self.trained_encoders == TRAINED[-1] or not self.root or has_weights,
+            "a frozen encoder of files needs its --vision-weights or --audio-weights":
+                not self.root or has_weights,
             "--blurred, --noisy, --occluded, --nms and --confidence are between 0 and 1":
                 max(self.blurred, self.noisy, self.occluded, self.nms, self.confidence) <= 1,
             "--tau must be positive": 0 < self.tau < float("inf"),
@@ -116,7 +117,8 @@ class Config(RunConfig):
     def memory_at(self, fps: float) -> tuple[int, int]:
         """Frames a second → stride, K: memory has K steps, each `stride` frames before the next.
 
-        Steps are at most 1 / T s apart, as in training, and reach back by memory_seconds at most.
+        Steps are as many frames apart as fit into 1 / T s, but at least one, and reach back by
+        memory_seconds at most.
         """
         stride = max(1, int(fps / self.T + 1e-6))
         return stride, int(self.memory_seconds * fps / stride + 1e-6)

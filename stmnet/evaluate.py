@@ -79,8 +79,7 @@ class Predictor:
         """Steps first, first + 1, … of a video: features of T frames, their segments (T, samples).
 
         memories: what `start` returned; it is kept up to date. Step t is one of the sequence
-        t % len(memories), so that steps in memory are as far apart in time as in training.
-        """
+        t % len(memories), so that steps in memory are as far apart in time as in training."""
         features_a = self.model.audio_encoder(segments.to(self.device))[None]
         parts, steps = [], torch.arange(len(segments))
         for k in range(len(memories)):
@@ -125,7 +124,7 @@ class Predictor:
     def locate(self, features_v, proposals, segments, memories, first=0) -> page.Clip:
         """What is found in T frames with these segments (T, samples); see `encode`, `predict`."""
         found = self.predict(features_v, segments, memories, first)
-        similarity = self.config.tau * found.heatmaps["scores"].amax((1, 2))  # cosine of Eq. (1)
+        similarity = self.config.tau * found.heatmaps["scores"].amax((1, 2))  # exponent of Eq. (1)
         return page.Clip("", None, RATE, found.heatmaps[self.config.box_map],
                          self.boxes(proposals, found), found.labels,
                          facts={"similarity": similarity, "confidence": found.confidence})
@@ -255,7 +254,7 @@ def evaluate_best(run, benchmark) -> dict:
 
 
 def main(argv=None):
-    parser = evaluation_parser("stmnet", __doc__.splitlines()[0])
+    parser = evaluation_parser("stmnet", __doc__.splitlines()[0], None)
     settings = ("memory_seconds", *BOXES, *SCENES)
     add_flags(parser, PRESETS, settings)
     parser.add_argument("--sheets", action="store_true", help="also write a contact sheet of every "
@@ -270,7 +269,7 @@ def main(argv=None):
         path = best_checkpoint("stmnet", args.checkpoint)
         predictor = load_predictor(path, device, **changes)
         predictor.config = with_objects(predictor.config, args)
-        sets = load_test_sets(predictor.config, args.data, args.root)
+        sets = load_test_sets(predictor.config, args.data, args.root, args.ids)
         result, out = evaluate(predictor, sets), Path(args.out or path.parent)
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:

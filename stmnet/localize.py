@@ -92,7 +92,7 @@ def localize_file(predictor, args, model):
         encoded = predictor.encode(images)
         clips = locate_clips(model._replace(
             locate=lambda images, waveform: locate(predictor, encoded, args.fps, waveform)),
-            images, {"sound track": video.audio})
+            images, [("sound track", video.audio)])
     for clip in clips:  # as long as its frames
         missing = round(len(images) / args.fps * RATE) - len(clip.waveform)
         clip.waveform = torch.nn.functional.pad(clip.waveform, (0, missing))
@@ -130,7 +130,8 @@ def main(argv=None):
     add("--checkpoint", default="", help="default: best.pt of the newest run")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto")
     add("--video", default="", help="a folder with numbered images and one audio file, or a file")
-    add("--demo", type=int, default=0, help="port of a page on 127.0.0.1 that asks for files")
+    add("--demo", type=int, default=0, help="port of a page on 127.0.0.1 that asks for an image "
+        "and audio, of which the middle --segment-seconds are used")
     add("--out", default="", help=".gif, .mp4, .html to write, boxes: .json [localized.gif]; with "
         "--stream a file of JSON lines [standard output]")
     add("--fps", type=float, default=4.0, help="frames a second of the input [4]")

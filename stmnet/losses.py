@@ -29,8 +29,7 @@ def event_loss(logits: torch.Tensor, labels: torch.Tensor, of_clip: bool) -> tor
         L = −log softmax(maxₜ MLP(Oᵗ))[y]          if labels are of the clip: yᵗ = y
         L = −1/T Σₜ log softmax(MLP(Oᵗ))[yᵗ]       if they are of steps
 
-    logits (B, T, classes), labels (B, T) → (B,). The paper does not say how T steps are joined.
-    """
+    logits (B, T, classes), labels (B, T) → (B,). The paper does not say how T steps are joined."""
     if of_clip:
         logits, labels = clip_logits(logits, labels)
     steps = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")

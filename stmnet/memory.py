@@ -59,8 +59,7 @@ def spatial_scores(x_v, x_a, temperature=1.0):
 
         s(i,j) = xᵥᵗ(i,j) φ(xₐᵗ)ᵀ / temperature
 
-    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w).
-    """
+    x_v (…, C, h, w), x_a (…, C, m, n) → (…, h, w)."""
     return torch.einsum("...chw,...c->...hw", x_v, phi(x_a)) / temperature
 
 
@@ -69,8 +68,7 @@ def spatial_softmax(scores):
 
         f(xᵥᵗ, xₐᵗ) = αₐᵥᵗ,   αₐᵥᵗ(i,j) = exp s(i,j) / Σᵢⱼ exp s(i,j)
 
-    scores (…, h, w) → alpha (…, h, w), which sums to 1 over the positions.
-    """
+    scores (…, h, w) → alpha (…, h, w), which sums to 1 over the positions."""
     return scores.flatten(-2).softmax(-1).view_as(scores)
 
 
@@ -103,8 +101,7 @@ class TemporalAttention(nn.Module):
     def beta(self, x, memory, K):
         """x (B, T, C, h, w), memory (B, P + T, C, h, w) → beta (B, T, 1 + P + T).
 
-        The first entry is β^(t,t). The rest is 0 but for the K steps before t.
-        """
+        The first entry is β^(t,t). The rest is 0 but for the K steps before t."""
         present, past = self.products(x, memory)
         T, S = past.shape[-2:]  # S = P + T
         step = torch.arange(S, device=x.device)
@@ -146,8 +143,7 @@ class MemoryLayer(nn.Module):
             5  x̂ₐᵥ = TemporalAttention(x̂ₐᵥ, {xₐᵥᵏ}),   xₐᵥᵏ = SpatialAttention(xₐᵏ, xᵥᵏ)
             6  return x̂ₐᵥ, x̂ₐ
 
-        x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before.
-        """
+        x_a (B, T, C, m, n), x_v (B, T, C, h, w), Memory of the steps before."""
         memory_a = memory_v = memory_av = None
         x_a_hat, x_v_hat, betas = x_a, x_v, {}
         if self.has_uni:

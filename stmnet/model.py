@@ -60,7 +60,7 @@ def projection(channels, C, depth):
 
 
 class SpaceTime(nn.Module):
-    """From encoder features to map and logits. is_cosine: Eq. (1) compares vectors of length 1."""
+    """From encoder features to map and logits. is_cosine: vectors have length 1 before memory."""
 
     def __init__(self, channels_v=2048, channels_a=512, classes=28, C=256, depth_v=3, depth_a=2,
                  is_cosine=True, **memory_options):
@@ -87,8 +87,7 @@ class SpaceTime(nn.Module):
 
         φ makes the audio map the "feature vector" of 3.4. Without cross-modal memory α̂ is the map
         of line 4, as in the authors' code. features_v (B, T, Dᵥ, h, w), features_a (B, T, Dₐ, m,
-        n); past: the memory that the call for the steps before returned.
-        """
+        n); past: the memory that the call for the steps before returned."""
         x_v, x_a = self.project(features_v, features_a)
         with torch.autocast(x_v.device.type, enabled=False):  # exponentials need float32
             x_av_hat, x_a_hat, scores, betas, memory = self.memory(x_a, x_v, past)

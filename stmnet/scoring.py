@@ -20,8 +20,7 @@ def ground_proposals(proposals, alpha, config):
         Sₙᵗ = Σᵢⱼ mₙᵗ(i,j) α̂ₐᵥᵗ(i,j),   mₙᵗ the mask of box n, its edges rounded to pixels
 
     proposals (N, 4) in [0, 1], alpha (SIZE, SIZE), which sums to 1 → at most config.grounded boxes
-    with their Sₙ (…, 5), best first, after NMS.
-    """
+    with their Sₙ (…, 5), best first, after NMS."""
     table = F.pad(alpha.double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # [y, x]: sum of alpha[:y, :x]
     x0, y0, x1, y1 = (proposals * SIZE).round().long().clamp(0, SIZE).T
     S = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]  # (N,)

@@ -58,9 +58,9 @@ class SceneVideos:
 class FileVideos:
     """Videos of AVE or AudioSet-Instrument of which frames are annotated. Raises InputError."""
 
-    def __init__(self, config, name: str, root: str):
+    def __init__(self, config, name: str, root: str, ids: str = ""):
         self.config, self.name, self.group = config, name, ""
-        self.videos = AnnotatedVideos(name, root, config.skip_bad)
+        self.videos = AnnotatedVideos(name, root, config.skip_bad, ids or None)
         self.num_listed, self.ids = self.videos.num_listed, self.videos.ids
 
     def video(self, i) -> Video:
@@ -73,8 +73,8 @@ class FileVideos:
                      is_silent, set(", ".join(labels).split(", ")) - {BACKGROUND})
 
 
-def load_test_sets(config, data: str, root: str) -> list:
+def load_test_sets(config, data: str, root: str, ids: str = "") -> list:
     """The two test sets of scenes, or the one of a benchmark. Raises InputError."""
     if data == "scenes":
         return [SceneVideos(config), SceneVideos(config, turns=True)]
-    return [FileVideos(config, data, root)]
+    return [FileVideos(config, data, root, ids)]

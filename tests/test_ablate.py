@@ -1,6 +1,9 @@
 """common.training.ablation with a toy training: what is run, what is not run again, the table."""
 
 import importlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from common.training import git_commit
 from common.training.ablation import ablate
 from turn import ablate as turn
 
+ROOT = Path(__file__).resolve().parents[1]
 TRAIN = """
 import argparse, json, pathlib
 parser = argparse.ArgumentParser()
@@ -112,6 +116,36 @@ def test_a_training_that_fails_is_one_line(toy, capsys):
     assert ended.value.code == 2 and len(err.strip().splitlines()) == 1 and "x is too large" in err
 
 
+@pytest.mark.parametrize("flag", ["--name=a", "--seed=5", "--resume"])
+def test_flags_that_a_training_has_from_the_ablation(toy, capsys, flag):
+    with pytest.raises(SystemExit) as ended:
+        toy("--table", "1", flag)
+    assert ended.value.code == 2 and "each training has its own" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_ablation_leaves_no_training_behind(tmp_path):
+    flags = ["--table", "4", "--jobs", "1", "--scenes", "20000", "--device", "cpu"]
+    command = [sys.executable, "-m", "turn.ablate", *flags, "--out", str(tmp_path)]
+    ablation = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("turn/ablate-*/lock")):
+        assert ablation.poll() is None
+        time.sleep(0.1)
+    trainings = [p for p in Path("/proc").glob("[0-9]*/cmdline") if is_in(tmp_path, p)]
+    ablation.terminate()
+    _, err = ablation.communicate(timeout=60)
+    assert ablation.returncode == 2 and err.count("error:") == 1
+    assert len(trainings) == 2 and not [p for p in trainings if is_in(tmp_path, p)]  # its own too
+
+
+def is_in(folder, cmdline) -> bool:
+    try:
+        return str(folder).encode() in cmdline.read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
 @pytest.mark.parametrize("flags", [["--seeds", "0"], ["--jobs", "0"], ["--table", "9"]])
 def test_bad_flags(toy, capsys, flags):
     with pytest.raises(SystemExit) as ended:
@@ -119,20 +153,46 @@ def test_bad_flags(toy, capsys, flags):
     assert ended.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_real_data_must_be_named(capsys, monkeypatch):
-    """As --flag value or --flag=value."""
-    with pytest.raises(SystemExit):
-        turn.main(["--table", "3", "--root=data"])
-    assert "it needs --benchmark --benchmark-root (" in capsys.readouterr().err
+@pytest.fixture
+def trained(monkeypatch):
+    """Flags of the trainings that are asked for; each fails."""
+    flags = []
 
     def train(job):
+        flags.append(job[3])
         raise InputError(job[2], "is trained")
 
     monkeypatch.setattr("common.training.ablation.run_one", train)
+    return flags
+
+
+def test_real_data_must_be_named(capsys, trained):
+    """As --flag value or --flag=value, before anything is trained."""
+    for flags, reason in (
+        (["--table", "3"], "it needs --root"),
+        (["--table", "3", "--root=data"], "on a --benchmark"),
+        (["--table", "4", "--preset", "paper", "--root", "data"], "on a --benchmark"),
+    ):
+        with pytest.raises(SystemExit):
+            turn.main(flags)
+        assert reason in capsys.readouterr().err and not trained
     flags = ["--root=data", "--benchmark=vggss", "--benchmark-root", "vggss"]
     with pytest.raises(SystemExit):
         turn.main(["--table", "3", *flags])
     assert "is trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["sslalign", "avkd"])
+def test_flags_on_scenes_alone(method, trained):
+    """What makes a table decisive on scenes does not reach the paper's setting on real data."""
+    module = importlib.import_module(f"{method}.ablate")
+    for table, flags in module.ON_SCENES.items():
+        for extra in ([], ["--root=data", "--benchmark=vggss"]):
+            trained.clear()
+            with pytest.raises(SystemExit):
+                module.main(["--table", table, "--seeds", "1", "--jobs", "1", *extra])
+            begins_so = trained[0][: len(flags)] == list(flags)
+            assert begins_so == (flags[0] in trained[0]) == (not extra)
 
 
 @pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])
@@ -142,10 +202,10 @@ def test_the_rows_are_settings(method):
 
     module, config = (importlib.import_module(f"{method}.{name}") for name in ("ablate", "config"))
     for table, rows in module.TABLES.items():
-        made = []
+        made, on_scenes = [], vars(module).get("ON_SCENES", {}).get(table, [])
         for flags in rows.values():
             args = parser(config.PRESETS, "p", "").parse_args(
-                [*flags, *["--augment"] * (table == "3")]
+                [*on_scenes, *flags, *["--augment"] * (table == "3")]
             )
             made.append(resolve(config.PRESETS, given_flags(type(config.TINY), args)))
         assert len(set(made)) == len(made), table

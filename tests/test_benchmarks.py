@@ -139,7 +139,7 @@ def test_details_of_the_excerpts(root):
     np.testing.assert_allclose(
         frame.boxes[0], [0.7875, 0.53888889, 0.7875 + 0.0859375, 0.53888889 + 0.09305556]
     )
-    assert first["music-duet"].label == "1,3" and first["music-duet"].seconds == (175, 176)
+    assert first["music-duet"].label == "1, 3" and first["music-duet"].seconds == (175, 176)
     assert first["music-duet"].image == root / "frames/HnUOaSfTA6c_0_1000/frame_175/05257.jpg"
     assert (
         first["vggsound"].id == "---g-f_I2yQ_000001"
@@ -373,7 +373,7 @@ BAD = [
     ("ave", "ave_Annotations.txt", "Church bell&abc&good&0\n", "category&id"),
     ("ave", "ave_Annotations.txt", "Church bell&abc&good&0&ten\n", "category&id"),
     ("ave", "ave_Annotations.txt", "Church bell&../abc&good&0&10\n", "not an id"),
-    ("audioset-instrument", "audioset_box.json", "[]", "not an object"),
+    ("audioset-instrument", "audioset_box.json", "[]", "not a dict"),
     ("audioset-instrument", "audioset_box.json", '{"../x/3": {"bbox": []}}', "not a frame"),
     ("audioset-instrument", "audioset_box.json", '{"../3": {"bbox": []}}', "not an id"),
     ("audioset-instrument", "audioset_box.json", '{"x/3": {"bbox": [{"category": 1}]}}', "normbox"),

@@ -64,6 +64,10 @@ def test_samples_of_frames(root, capsys):  # noqa: F811
 def test_a_training_list_of_instruments(root):  # noqa: F811
     samples = list(cvat.instrument_clips(root, root / "metadata" / "train.csv"))
     assert samples[0].label == "cello" and samples[0].seconds == (0, 10)
+    path = root / "metadata" / "test-brass.csv"
+    path.write_text('a,0,10,e,trumpet,0\nb,0,10,e,"flute, trumpet, trombone",1\n')
+    labels = cvat.read_labels(path)  # by the names of the classes
+    assert labels == {"a": "brass", "b": "flute, brass"}
     assert cvat.instruments("flute, french horn") == ["flute", "brass"]
     assert {c for s in samples for c in cvat.instruments(s.label)} <= set(cvat.INSTRUMENTS)
     assert len(cvat.INSTRUMENTS) == 13

@@ -5,6 +5,8 @@ import math
 import os
 import pickle
 import re
+import resource
+import signal
 import struct
 import tempfile
 from pathlib import Path
@@ -413,6 +415,19 @@ def test_csv(tmp_path):
             rows(text)
     with pytest.raises(InputError, match="No such file"):
         read_csv(tmp_path / "absent.csv")
+
+
+def test_audio_on_a_full_disk(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_audio(tmp_path / "a.wav", torch.zeros(9000), 8000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines(tmp_path):

@@ -285,6 +285,12 @@ def test_faults_of_an_image_leave_nothing(objects, message, tmp_path):
     check_objects("a.png", images[0][1], images[0][2])
 
 
+def test_what_a_killed_assembly_left_is_removed(tmp_path):
+    (tmp_path / ".is3.part" / "images").mkdir(parents=True)
+    write_is3(tmp_path / "is3", draw_images(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["is3"]
+
+
 @pytest.mark.parametrize("error", (KeyboardInterrupt, InputError("a", "b"), OSError, MemoryError))
 def test_an_interrupted_assembly_leaves_nothing(error, tmp_path):
     def images():

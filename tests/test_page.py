@@ -17,7 +17,7 @@ import torch
 from common import evaluation, metrics
 from common.evaluation import Evaluation, Model, Prediction, SceneTestSet, pair_gallery, page
 from common.evaluation.page import clips, demo, report
-from common.io import InputError, read_audio, read_image, write_audio, write_image
+from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from sslalign.config import TINY
 from tests.browser import CHROMIUM, chromium
 
@@ -276,6 +276,17 @@ def test_every_paper_has_a_title_and_an_address(method):
 # One's own files and the demo ---------------------------------------------------------------------
 
 
+def test_a_score_that_is_not_defined_is_not_on_the_page(tmp_path):
+    """cIoU of nothing with nothing, as of two samples of VGG-SS that have no box."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    clip = page.Clip(facts={"cIoU": np.float64("nan"), "maximum of the map": 0.5})
+    page.write_page(
+        tmp_path / "a.html", "a", [page.Gallery("", [page.Sample("s", [image], [clip])])]
+    )
+    (sample,) = read_page(tmp_path / "a.html")["galleries"][0]["samples"]
+    assert sample["clips"][0]["facts"] == {"maximum of the map": [0.5]}
+
+
 @pytest.fixture()
 def files(tmp_path):
     rng = np.random.default_rng(0)
@@ -302,6 +313,30 @@ def test_the_page_of_one_s_own_files(files, capsys):
     assert found["boxes"] == [[17.5, 12.5, 52.5, 25.0]] and found["scores"] == [0.875]
     assert len(found["clips"]) == 4 and found["variant"] == "x"
     assert (files / "made" / "street.png").is_file()
+
+
+def test_two_files_of_one_name_have_their_own_answers(files):
+    args = evaluation.localization_parser("toy", "").parse_args([])
+    (files / "other").mkdir()
+    write_audio(files / "other" / "horn.wav", np.zeros(4000), 8000)
+    args.image, args.out = str(files / "street one.png"), str(files / "a.png")
+    args.audio = f"{files / 'horn.wav'} {files / 'other' / 'horn.wav'}"
+    model = toy_model()
+    loudness = lambda image, waveform: page.Clip(
+        boxes=[torch.zeros(1, 5)], facts={"loudness": waveform.abs().max()}
+    )
+    evaluation.write_localization(args, model._replace(locate=loudness), {})
+    clips = read_json(files / "a.json")["clips"]
+    assert [c["audio"] for c in clips] == [*args.audio.split(), "silence", "noise"]
+    assert [c["loudness"] > 0 for c in clips] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("audio", ["it's.wav", " ", "no.wav " * 60])
+def test_audio_that_is_no_file(files, audio):
+    args = evaluation.localization_parser("toy", "").parse_args([])
+    args.image, args.out, args.audio = str(files / "street one.png"), str(files / "a.png"), audio
+    with pytest.raises(InputError, match=r"--audio|no\.wav"):
+        evaluation.write_localization(args, toy_model(), {})
 
 
 class Client:

@@ -238,6 +238,11 @@ def test_missing_frames_are_named(ave, tmp_path):
     for k in range(9):
         (folder / f"{k:04d}.jpg").touch()
     assert numbered_images(folder) == [folder / f"{k:04d}.jpg" for k in range(9)]
+    far = folder / "20240101120000123456789.jpg"  # a time in nanoseconds is no reason for a list
+    far.touch()
+    with pytest.raises(InputError, match="frame 9 is missing"):
+        numbered_images(folder)
+    far.unlink()
     (folder / "0003.jpg").unlink()
     with pytest.raises(InputError, match="frame 3 is missing"):
         numbered_images(folder)

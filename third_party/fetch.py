@@ -76,8 +76,7 @@ def _fetch(entry, file, folder):
 def download(url, part, size, target):
     """Add to `part` the bytes of the file at `url` that it lacks. Raises InputError.
 
-    size: the file's length in bytes, None if unknown. target: where to put the file by hand.
-    """
+    size: the file's length in bytes, None if unknown. target: where to put the file by hand."""
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     by_hand = f"put the file at {target}"
@@ -105,8 +104,7 @@ def receive(response, url, part, start, size):
     """Write the response to `part`; returns the length of `part` and of the file, None if unknown.
 
     A server that knows no ranges sends the whole file again. Raises InputError if it sends another
-    range, or a file of another size.
-    """
+    range, or a file of another size."""
     is_range = response.status == 206
     if is_range and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise InputError(url, "the server sent another part of the file than was asked for")

@@ -18,8 +18,7 @@ COLUMNS = {"audio/ciou@0.5": "audio cIoU@0.5", "audio/auc": "audio AUC", "text/c
 
 
 def main(argv=None):
-    ablate("turn", __doc__.splitlines()[0], TABLES, COLUMNS, argv,
-           needs={"3": ("--root", "--benchmark", "--benchmark-root")})
+    ablate("turn", __doc__.splitlines()[0], TABLES, COLUMNS, argv, real=("3",))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ def commitment(x, quantised, beta: float):
         L_code = ‖sg[f] − Ψ(f)‖₂² + β ‖f − sg[Ψ(f)]‖₂²
 
     The first term only moves codes; moving averages do that here. x, quantised: (N, d). Returns
-    β (f − sg[Ψ(f)])² of each element, (N, d).
-    """
+    β (f − sg[Ψ(f)])² of each element, (N, d)."""
     return beta * (x - quantised.detach()).square()
 
 
@@ -37,8 +36,7 @@ class GroupedCodebook(nn.Module):
 
     In training the codes are bias-corrected moving averages of their inputs, with Laplace smoothing
     of the counts. The averages start at zero: a code that was never chosen becomes the zero vector,
-    as in the authors' code.
-    """
+    as in the authors' code."""
 
     def __init__(self, groups: int, codes: int, dim: int, decay: float = 0.99, beta: float = 0.25,
                  eps: float = 1e-5):
@@ -56,8 +54,7 @@ class GroupedCodebook(nn.Module):
 
         ǎ likewise. x: (N, d). Returns quantised (N, d) with a straight-through gradient, the loss
         (N, d) of `commitment`, and info: `indices` (N, q), `counts` (q, codes). Counts are of all
-        processes in training, of this process's batch in eval mode.
-        """
+        processes in training, of this process's batch in eval mode."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             parts = x.detach().unflatten(1, (self.groups, -1)).transpose(0, 1)  # (q, N, d/q)

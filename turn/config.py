@@ -8,7 +8,7 @@ from common.training import RunConfig, flag
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or refcoco|refcoco+|refcocog '+' clotho|audiocaps")
     epochs: int = flag(7, "passes over the source domain (A.2.3)")
-    batch_size: int = flag(64, "b_s, source samples a step (A.2.3)")
+    batch_size: int = flag(64, "b_s, source samples a step (A.2.3)", low=2)
     batch_intermediate: int = flag(32, "intermediate samples a step; 0: in proportion (A.2.3)")
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "weight decay of AdamW (A.2.3)")
@@ -96,6 +96,7 @@ class Config(RunConfig):
                 (max(self.dropout, self.visual_dropout, self.decay) < 1 and self.exclusive <= 1,
                  "--dropout, --visual-dropout, --decay must be below 1, --exclusive at most 1"),
                 (self.epochs or self.steps, "--epochs or --steps must be at least 1"),
+                (self.batch_intermediate != 1, "--batch-intermediate must be 0, or at least 2"),
                 (self.dim % 4 == 0, "--dim must be a multiple of 4 (sines of two axes)"),
                 (self.detr == "r50" or (self.image_size % 16 == 0 and self.image_size >= 32),
                  "--image-size must be a multiple of 16 from 32 up"),

@@ -25,8 +25,7 @@ class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s, a function of the configuration and s.
 
     An epoch has as many steps as the source domain has batches. With sampling weights items are
-    drawn with replacement (3.6), without they are shuffled.
-    """
+    drawn with replacement (3.6), without they are shuffled."""
 
     def __init__(self, source, intermediate, tokenizer, config, sampling_weights=(None, None)):
         self.source, self.intermediate, self.tokenizer = source, intermediate, tokenizer
@@ -34,8 +33,8 @@ class TrainingBatches(Dataset):
         texts = [len(domain.all_texts()) for domain in (source, intermediate)]
         in_proportion = round(config.batch_size * texts[1] / texts[0])  # to the corpora (A.2.3)
         self.sizes = config.batch_size, config.batch_intermediate or max(2, in_proportion)
-        check_batch_size(self.sizes[0], len(source), "samples of the source domain")
-        check_batch_size(self.sizes[1], len(intermediate), "samples of the intermediate domain")
+        check_batch_size(self.sizes[0], len(source), "images")
+        check_batch_size(self.sizes[1], len(intermediate), "clips", "--batch-intermediate")
         self.steps_per_epoch = len(source) // config.batch_size
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.rank, self.world = dist.rank(), dist.world_size()  # unknown in workers without fork
@@ -87,8 +86,7 @@ class TrainingBatches(Dataset):
     def text_mask(self, tokens, draws, ratio: float):
         """tokens (B, L_t), draws (B, L_t) uniform in [0, 1) → (B, L_t) bool.
 
-        Each word is masked with probability `ratio`, at least one of a text, no special token.
-        """
+        Each word is masked with probability `ratio`, at least one of a text, no special token."""
         special = torch.tensor([self.tokenizer.pad, self.tokenizer.cls, self.tokenizer.sep])
         draws = torch.from_numpy(draws).masked_fill(torch.isin(tokens, special), 2.0)
         return (draws < ratio) | ((draws == draws.amin(1, keepdim=True)) & (draws < 1))

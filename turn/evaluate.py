@@ -56,8 +56,7 @@ class Predictor:
     def predict(self, images, *queries):
         """n images (H, W, 3) uint8, Q times q (n, d) → boxes (Q, n, 4), x0, y0, x1, y1 in [0, 1].
 
-        Only images of one shape are in one batch, so that no box depends on the other images.
-        """
+        Only images of one shape are in one batch, so that no box depends on the other images."""
         views = [test_view(x, self.config.image_size, self.config.centre_crop) for x in images]
         stream, boxes = self.model.localization, torch.empty(len(queries), len(images), 4)
         for shape in {image.shape for image, _, _ in views}:
@@ -229,8 +228,8 @@ def evaluate_best(run, benchmarks) -> dict:
 
 
 def main(argv=None):
-    parser = evaluation.evaluation_parser("turn", __doc__.splitlines()[0])
-    parser.add_argument("--list", default="", help="other ids than the benchmark's published")
+    parser = evaluation.evaluation_parser("turn", __doc__.splitlines()[0], None)
+    parser.add_argument("--list", dest="ids", help="the same as --ids, as the training calls it")
     args = evaluation.parse_flags(parser, argv)
     with cli(parser.prog):
         device, start = select_device(args.device), time.time()
@@ -238,7 +237,7 @@ def main(argv=None):
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
         config = evaluation.with_objects(predictor.config, args)
-        result = evaluate(predictor, load_test_sets(config, [args.data], [args.root], [args.list]))
+        result = evaluate(predictor, load_test_sets(config, [args.data], [args.root], [args.ids]))
         result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
         if dist.rank() == 0:
             result.write(Path(args.out or path.parent), args, config)

@@ -30,8 +30,7 @@ def giou(a, b):
 
         GIoU = |a ∩ b| / |a ∪ b| − (|C| − |a ∪ b|) / |C|
 
-    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1], with a gradient.
-    """
+    a, b: (…, 4), x0, y0, x1, y1. Returns (…,) in [-1, 1], with a gradient."""
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     inter = overlap.clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
@@ -44,8 +43,7 @@ def box_regression(box, gt):
 
         L_reg(b̂, b) = Σ ½ (b̂ᵢ − bᵢ)²  where |b̂ᵢ − bᵢ| < 1, else |b̂ᵢ − bᵢ| − ½
 
-    box, gt: (b_s, 4). Returns (b_s,), the loss of each box.
-    """
+    box, gt: (b_s, 4). Returns (b_s,), the loss of each box."""
     return F.smooth_l1_loss(box, gt, reduction="none").sum(1)
 
 
@@ -54,8 +52,7 @@ def box_overlap(box, gt):
 
         L_iou(b̂, b) = 1 − GIoU(b̂, b)
 
-    box, gt: (b_s, 4). Returns (b_s,), the loss of each box.
-    """
+    box, gt: (b_s, 4). Returns (b_s,), the loss of each box."""
     return 1 - giou(corners(box), corners(gt))
 
 
@@ -64,8 +61,7 @@ def contrast(t, a, tau: float):
 
         L_contra = −1/b Σᵢ log( exp(D(t̄ᵢ, āᵢ)/τ_c) / Σⱼ exp(D(t̄ᵢ, āⱼ)/τ_c) ),  D: cosine
 
-    t, a: (b, d), row i of one belongs to row i of the other. Returns (b,), the loss of each row.
-    """
+    t, a: (b, d), row i of one belongs to row i of the other. Returns (b,), the loss of each row."""
     t, a = F.normalize(t.float(), dim=-1), F.normalize(a.float(), dim=-1)
     return F.cross_entropy(t @ a.T / tau, torch.arange(len(t), device=t.device), reduction="none")
 
@@ -75,8 +71,7 @@ def text_reconstruction(words, tokens):
 
         L_recon^t = L_ce(T̃, T) = −log softmax(T̃)[T]
 
-    words: (B, L_t, |V|), tokens: (B, L_t). Returns (B, L_t), the loss of each word.
-    """
+    words: (B, L_t, |V|), tokens: (B, L_t). Returns (B, L_t), the loss of each word."""
     loss = F.cross_entropy(words.flatten(0, 1).float(), tokens.flatten(), reduction="none")
     return loss.view(tokens.shape)
 
@@ -86,8 +81,7 @@ def audio_reconstruction(audio, logmel):
 
         L_recon^a = L_l1(Ã, A) = 1/c ‖Ã − A‖₁
 
-    audio, logmel: (B, L_m, c). Returns (B, L_m), the loss of each frame.
-    """
+    audio, logmel: (B, L_m, c). Returns (B, L_m), the loss of each frame."""
     return (audio.float() - logmel).abs().mean(-1)
 
 

@@ -66,8 +66,7 @@ class Localization(nn.Module):
             b̂ = σ(W_2 ReLU(W_1 v̄ + c_1) + c_2)
 
         · is element-wise. Θ_v takes v̂ + positions; the mean leaves out padding.
-        v, positions: (B, n_v, d), padding: (B, n_v) or None, q: (B, d). Returns (B, 4).
-        """
+        v, positions: (B, n_v, d), padding: (B, n_v) or None, q: (B, d). Returns (B, 4)."""
         v = F.normalize(v * q[:, None], dim=-1)  # (B, n_v, d)
         v = masked_mean(self.transformer(v + positions, padding), padding)  # (B, d)
         return self.head(v).float().sigmoid()
@@ -107,8 +106,7 @@ class Alignment(nn.Module):
 
             t̄ = 1/L_t Σ Θ_t(t̂_1, …, t̂_{L_t}),   t̂ the word embeddings, padding left out
 
-        tokens: (B, L_t); kind: whose norm, phrase or caption. Returns (B, d).
-        """
+        tokens: (B, L_t); kind: whose norm, phrase or caption. Returns (B, d)."""
         padding = tokens == self.pad_id  # (B, L_t)
         x = self.text_encoder(add_positions(self.words(tokens)), padding)  # (B, L_t, d)
         return self.norms[kind](self.project(masked_mean(x, padding)))
@@ -118,16 +116,14 @@ class Alignment(nn.Module):
 
             ā = 1/L_a Σ Θ_a(â_1, …, â_{L_a}),   â the compressed spectrogram, L_a = L_m / 4
 
-        logmel: (B, L_m, c). Returns (B, d).
-        """
+        logmel: (B, L_m, c). Returns (B, d)."""
         x = self.audio_encoder(self._compress(logmel)).mean(1)  # (B, d)
         return self.norms["audio"](self.project(x))
 
     def quantise(self, *parts):
         """Eq. (4) of parts (B_i, d) in one call, so that the codebooks are updated once in a step.
 
-        Returns the quantised parts (B_i, d), their losses and info of `GroupedCodebook.forward`.
-        """
+        Returns the quantised parts (B_i, d), their losses and info of `GroupedCodebook.forward`."""
         x, loss, info = self.codebook(torch.cat(parts))
         x, loss = (y.split([len(part) for part in parts]) for y in (x, loss))
         return x, loss, info
@@ -135,16 +131,14 @@ class Alignment(nn.Module):
     def reconstruct_text(self, tokens, mask, q):
         """T̃ = Ω_t(q, T_mask) of Eq. (5): the words behind the mask, guided by q.
 
-        tokens, mask: (B, L_t), q: (B, d). Returns logits (B, L_t, |V|).
-        """
+        tokens, mask: (B, L_t), q: (B, d). Returns logits (B, L_t, |V|)."""
         x = add_positions(self.words(tokens.masked_fill(mask, self.mask_id)))  # (B, L_t, d)
         return self.to_words(self.text_decoder(x, tokens == self.pad_id, q[:, None]))
 
     def reconstruct_audio(self, logmel, mask, q):
         """Ã = Ω_a(q, A_mask) of Eq. (5): the frames behind the mask, guided by q.
 
-        logmel: (B, L_m, c), mask: (B, L_m), q: (B, d). Returns (B, L_m, c).
-        """
+        logmel: (B, L_m, c), mask: (B, L_m), q: (B, d). Returns (B, L_m, c)."""
         x = torch.where(mask[..., None], self.mask_frame.to(logmel.dtype), logmel)  # (B, L_m, c)
         x = self.audio_decoder(self._compress(x), memory=q[:, None])  # (B, L_a, d)
         return 4 * self.expand(x.transpose(1, 2)).transpose(1, 2)[:, :logmel.shape[1]] - 4
@@ -167,8 +161,7 @@ class Turn(nn.Module):
             T̃ˢ = Ω_t(ťˢ, Tˢ_mask),   T̃ᵐ = Ω_t(ǎᵐ, Tᵐ_mask),   Ãᵐ = Ω_a(ťᵐ, Aᵐ_mask)
 
         The paper prints Ãˢ for Ãᵐ. This is "self–cross" of Figure 4; config has its other bars.
-        batch: see data.py. Returns what losses.py takes; None for what is not reconstructed.
-        """
+        batch: see data.py. Returns what losses.py takes; None for what is not reconstructed."""
         align = self.alignment
         t_s = align.encode_text(batch["tokens_s"])  # (b_s, d)
         t_m = align.encode_text(batch["tokens_m"], "caption")  # (b_m, d)

@@ -89,8 +89,7 @@ def sampling_weights(scores: np.ndarray, k: float, sign: int) -> np.ndarray:
         wᵢ = exp(±Φ(tᵢ)/τ) / Σⱼ exp(±Φ(tⱼ)/τ),   τ = (max Φ − min Φ) / ln k
 
     max and min over the domain; sign, of SIGNS, is − in the source, + in the intermediate domain.
-    scores: (n,). Returns (n,), uniform if all scores are equal or k is 1.
-    """
+    scores: (n,). Returns (n,), uniform if all scores are equal or k is 1."""
     spread = scores.max() - scores.min()
     if spread == 0 or k == 1:
         return np.full(len(scores), 1 / len(scores))

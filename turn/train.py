@@ -35,8 +35,7 @@ def parameter_groups(model, config) -> list:
 def loss_terms(output, batch, config) -> dict:
     """The terms of Eqs. (6) and (10), and their weighted sum `loss`: this process's part of them.
 
-    Eq. (7) compares all captions with all audio of the batch, so those of other processes too.
-    """
+    Eq. (7) compares all captions with all audio of the batch, so those of other processes too."""
     t, a, box = dist.gather_rows(output["t"]), dist.gather_rows(output["a"]), output["box"]
     terms = {"reg": dist.mean(losses.box_regression(box, batch["box"])),
              "iou": dist.mean(losses.box_overlap(box, batch["box"])),

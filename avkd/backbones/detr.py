@@ -27,8 +27,7 @@ def sine_positions(padding, d):
     """padding (B, h, w) → positions (B, d, h, w): d/2 channels of y, d/2 of x (their appendix).
 
     A place is the number of real cells up to it, over the image's own height or width, times 2π;
-    sine and cosine of it alternate.
-    """
+    sine and cosine of it alternate."""
     real = (~padding).float()
     frequency = 10000.0 ** (-torch.arange(0, d // 2, 2, device=padding.device) / (d // 2))  # (d/4,)
     axes = []
@@ -55,8 +54,7 @@ class Attention(nn.Module):
     def forward(self, query, key, value, padding=None, weights=False):
         """query (B, m, d), key and value (B, n, d), padding (B, n) of the keys → (B, m, d).
 
-        weights: also return the attention (B, m, n), the mean over the heads, before dropout.
-        """
+        weights: also return the attention (B, m, n), the mean over the heads, before dropout."""
         parts = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
         q, k, v = (F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for x, w, b in parts)  # (B, heads, m or n, d/heads)
@@ -103,8 +101,7 @@ class DecoderLayer(EncoderLayer):
     def forward(self, x, queries, memory, positions, padding, weights):
         """x, queries (B, Q, d), memory, positions (B, n, d) → (B, Q, d), attention (B, Q, n).
 
-        Without `weights` the attention is None.
-        """
+        Without `weights` the attention is None."""
         y = self.self_attn(x + queries, x + queries, x)
         x = self.norm1(x + self.dropout(y))
         y = self.multihead_attn(x + queries, memory + positions, memory, padding, weights)
@@ -177,8 +174,7 @@ class Detr(nn.Module):
         pred_logits (B, Q, classes + 1), pred_boxes (B, Q, 4) as cx, cy, w, h in 0..1 of the canvas,
         features (B, C, h, w), the backbone's map, memory (B, d, h, w), the encoder's, attention
         (B, Q, h, w) of the last decoder layer, hs (layers, B, Q, d), outputs of the decoder, and
-        mask (B, h, w). What is computed at padded cells is there, but no token attends to them.
-        """
+        mask (B, h, w). What is computed at padded cells is there, but no token attends to them."""
         features = self.backbone[0]["body"].features(images)
         size = features.shape[-2:]
         small = torch.zeros(len(images), *size, dtype=torch.bool, device=images.device)

@@ -22,8 +22,7 @@ def log_spectrogram(waveform, sample_rate: int = 16000, *, window: int = 512, ho
     The 2, for negative frequencies, is 1 at frequency 0 and at half the sample rate.
 
     waveform: (…, n) in [-1, 1]. Returns (…, W // 2 + 1, 1 + (n − W) // hop) float32, on the same
-    device. Silence is log(1e-7) / 12 = -1.34. Raises RuntimeError if n < W.
-    """
+    device. Silence is log(1e-7) / 12 = -1.34. Raises RuntimeError if n < W."""
     taper, sides = _constants(window, sample_rate, waveform.device)
     segments = waveform.float().unfold(-1, window, hop)  # (…, frames, W), a view
     segments = segments - segments.mean(-1, keepdim=True)

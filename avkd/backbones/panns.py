@@ -34,8 +34,7 @@ def mel_filterbank(rate, window, mels, fmin, fmax):
 def fourier_kernels(window):
     """The Fourier transform of a frame under a periodic Hann window, as kernels of a convolution.
 
-    Its real and imaginary part, each (window // 2 + 1, 1, window).
-    """
+    Its real and imaginary part, each (window // 2 + 1, 1, window)."""
     n = np.arange(window)
     turns = np.arange(window // 2 + 1)[:, None] * n % window / window  # reduced as integers: exact
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / window)
@@ -70,8 +69,7 @@ class ConvBlock(nn.Module):
 class WaveBlock(nn.Module):
     """Two convolutions of three samples, the second dilated, and maximum pooling.
 
-    (B, inputs, n) → (B, outputs, n / 4).
-    """
+    (B, inputs, n) → (B, outputs, n / 4)."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -89,8 +87,7 @@ class Cnn14(nn.Module):
     """Six blocks of two convolutions on a log-mel spectrogram.
 
     window and hop are in samples, fmin and fmax in Hz, mels at least 32. The blocks are width …
-    32·width wide; `embedding_size` is the last width, `min_samples` the shortest input.
-    """
+    32·width wide; `embedding_size` is the last width, `min_samples` the shortest input."""
 
     def __init__(self, sample_rate=32000, window=1024, hop=320, mels=64, fmin=50, fmax=14000,
                  classes=527, width=64):
@@ -118,8 +115,7 @@ class Cnn14(nn.Module):
 
         The published file holds the transform as kernels of a convolution, of which the row of
         frequency 0 is the window. The FFT takes a third to a fifth of the convolution's time, and
-        never TF32.
-        """
+        never TF32."""
         with torch.autocast(waveforms.device.type, enabled=False):
             window = self.spectrogram_extractor["stft"]["conv_real"].weight[0, 0].float()
             spectrum = torch.stft(waveforms.float(), len(window), self.hop, window=window,
@@ -137,8 +133,7 @@ class Cnn14(nn.Module):
         """(B, n) in [-1, 1] at `sample_rate` → a dict of
 
         logmel (B, 1, T, M) in dB, embedding (B, embedding_size), not negative, clipwise_output
-        (B, classes) in [0, 1]. Raises ValueError if n < `min_samples`.
-        """
+        (B, classes) in [0, 1]. Raises ValueError if n < `min_samples`."""
         if waveforms.shape[-1] < self.min_samples:
             raise ValueError(f"audio of {waveforms.shape[-1]} samples is too short: at least "
                              f"{self.min_samples} are needed")
@@ -157,8 +152,7 @@ class WavegramLogmelCnn14(Cnn14):
     """Cnn14 whose second block also takes the wavegram, a map of time and learnt frequencies.
 
     It is made from the waveform. The front end is Cnn14's default: its hop of 320 is the product of
-    the wavegram's strides. width is a multiple of 16.
-    """
+    the wavegram's strides. width is a multiple of 16."""
 
     def __init__(self, classes=527, width=64):
         super().__init__(classes=classes, width=width)

@@ -55,8 +55,7 @@ class Detector(ImageClassifier):
     """(n, 3, H, W) → (n, 5, h, w): at each position the logit of an object's centre, and how far
     its box reaches to the left, top, right and bottom, as a share of the image.
 
-    Zhou et al. 2019, "Objects as Points", with a map for all classes.
-    """
+    Zhou et al. 2019, "Objects as Points", with a map for all classes."""
 
     def __init__(self, config, classes: int):
         super().__init__(config, classes)
@@ -72,8 +71,7 @@ class Detector(ImageClassifier):
         """→ confidence (n, Q), attention (n, Q, h, w), as of DETR's queries, one a position.
 
         A position whose centre probability is not the largest of the 3 × 3 around it has no
-        confidence. Attention is even over the box that starts there, and sums to 1.
-        """
+        confidence. Attention is even over the box that starts there, and sums to 1."""
         logits, *reach = self(images).unbind(1)  # (n, h, w) each
         h, w = logits.shape[1:]
         score = logits.sigmoid()[:, None]
@@ -115,8 +113,7 @@ def box_targets(scene, side: int) -> np.ndarray:
     """What the detector learns of a scene: (5, side, side) float32.
 
     First 1 at the centre of a box, less by a Gaussian whose deviation is a sixth of the box; then
-    the distances to the box's four edges, of the object whose Gaussian is largest there.
-    """
+    the distances to the box's four edges, of the object whose Gaussian is largest there."""
     centre = (np.arange(side) + 0.5) / side
     x, y = np.meshgrid(centre, centre)
     targets = np.zeros((5, side, side), np.float32)
@@ -182,8 +179,7 @@ def make_network(name: str, config, device="cpu"):
     """A small network of NETWORKS: read from its file, or trained and written.
 
     The detector starts from the classifier, as DETR from ImageNet's weights. torch's generator is
-    left as it was.
-    """
+    left as it was."""
     kind, draw, loss, times = NETWORKS[name]
     classes, path = len(make_scenes(SEED, config).names), weights_path(name, config)
     with torch.random.fork_rng():

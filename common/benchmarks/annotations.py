@@ -72,9 +72,7 @@ def relative_path(path: str, folders) -> PurePosixPath:
 
 def read_entries(path, **fields) -> list[dict]:
     """The objects of a JSON list. fields: the keys that each must have, and their types."""
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise InputError(path, "not a list of annotations")
+    entries = read_json(path, list)
     for n, entry in enumerate(entries):
         for key, kind in fields.items():
             if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):

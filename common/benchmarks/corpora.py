@@ -179,7 +179,7 @@ def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list
 
 
 def _text(value) -> str:
-    """Of a string or a number; that of a list which holds another twice, and so on, has no end."""
+    """Of a string or a number alone: nested lists that share parts can be endless as text."""
     if not isinstance(value, (str, int)):
         raise TypeError(f"a {type(value).__name__}, not a text or a number")
     return str(value)

@@ -86,7 +86,7 @@ def read_labels(path) -> dict:
     if lines and lines[0].count("&") > 3:
         rows = check_rows(path, [line.rsplit("&", 4) for line in lines], AVE_ROW, (3, 4), "&")
         return {check_name(path, row[1]): row[0] for row in rows}
-    return {row[0]: row[4] for row in _instrument_rows(path)}
+    return {row[0]: ", ".join(dict.fromkeys(instruments(row[4]))) for row in _instrument_rows(path)}
 
 
 def instrument_clips(root, lists):

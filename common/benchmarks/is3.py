@@ -12,7 +12,6 @@ The keys of IS3_annotation.json are not published: it is read as a list of objec
 audio, gt_box or bbox, and perhaps category.
 """
 import os
-import secrets
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -141,12 +140,12 @@ def write_is3(root, images) -> None:
     """Write a benchmark to the new folder `root`, whole or not at all.
 
     images: for each image where it is from, (H, W, 3) uint8, and its Objects. Raises InputError,
-    see `check_objects`, or if there is no image or `root` exists.
-    """
+    see `check_objects`, or if there is no image or `root` exists."""
     root = Path(root).absolute()
     if root.exists() or root.is_symlink():
         raise InputError(root, "exists already; a new folder is written")
-    part = root.with_name(f".{root.name[:100]}.{secrets.token_hex(8)}.part")
+    part = root.with_name(f".{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     boxes, masks, archive, names = [], [], [], {}
     try:
         for number, (path, image, objects) in enumerate(images):

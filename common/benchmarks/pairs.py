@@ -74,8 +74,7 @@ class ScenePairs:
 class EasyPairs(ScenePairs):
     """Pairs to begin with: scenes of one object of twice the area, in images of half the side.
 
-    Of the same seed as the ordinary scenes, with the indices after theirs.
-    """
+    Of the same seed as the ordinary scenes, with the indices after theirs."""
 
     def __init__(self, config):
         scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate,
@@ -119,8 +118,7 @@ def training_pairs(config) -> tuple:
 def exclude_test_samples(samples, config) -> list:
     """Prints how many samples are in the test lists of the training's benchmarks, and of the one
     that belongs to its data if ROOT has that list, and leaves out those of --exclude-test, whose
-    list must be there. Raises InputError.
-    """
+    list must be there. Raises InputError."""
     exclude, kept, lines = config.exclude_test, samples, []
     roots = dict(zip(config.benchmark, config.benchmark_root))
     for name in dict.fromkeys(filter(None, [TEST_SETS[config.data], exclude, *roots])):

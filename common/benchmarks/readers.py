@@ -201,9 +201,7 @@ def _ave(root, lists):
 def _frames(root, lists):
     """Boxes of single frames, as x, y, w, h, in the format of DSOL.
     A frame is `id/second` (AudioSet), or `video/frame_second/number.jpg` (MUSIC)."""
-    entries = read_json(lists)
-    if not isinstance(entries, dict):
-        raise InputError(lists, "not an object of frames")
+    entries = read_json(lists, dict)
     for key, entry in entries.items():
         match = re.fullmatch(r"([^/]+)/(?:(\d{1,5})|frame_(\d{1,5})/\d{1,7}\.jpg)", key)
         found = entry.get("bbox") if isinstance(entry, dict) else None
@@ -216,7 +214,7 @@ def _frames(root, lists):
         labels = {str(box.get("category", box.get("category_id"))) for box in found}
         image = f"{video}/{second * FRAME_RATE:04d}.jpg" if match[2] else key
         yield Sample(key, root / "frames" / image, _files(root, video)[1], clip_boxes(boxes),
-                     group=video, label=",".join(sorted(labels)),
+                     group=video, label=", ".join(sorted(labels)),
                      seconds=(float(second), second + 1.0))
 
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,9 +65,10 @@ def numbered_images(folder) -> list:
         paths[number] = path
     if not paths:
         raise InputError(folder, f"no frame in it ({', '.join(IMAGES)})")
-    if missing := set(range(min(paths), max(paths))) - set(paths):
-        raise InputError(folder, f"frame {min(missing)} is missing, before {max(paths)}")
-    return [paths[number] for number in sorted(paths)]
+    numbers = sorted(paths)
+    if gaps := [low for low, high in pairwise(numbers) if high > low + 1]:
+        raise InputError(folder, f"frame {gaps[0] + 1} is missing, before {numbers[-1]}")
+    return [paths[number] for number in numbers]
 
 
 def write_video(path, images, fps, audio) -> None:
@@ -108,11 +110,12 @@ class ImageFiles:
 class AnnotatedVideos:
     """The videos of a benchmark of which frames have boxes, by `ids`. Raises InputError."""
 
-    def __init__(self, name: str, root, skip_bad=False):
+    def __init__(self, name: str, root, skip_bad=False, lists=None):
         if name not in ANNOTATED:
             raise InputError(name, f"none of {', '.join(ANNOTATED)}, which have boxes of frames")
         self.fps, self.groups = ANNOTATED[name], {}
-        self.num_listed, samples = len(listed_samples(name, root)), load_samples(name, root)
+        samples, self.num_listed = load_samples(name, root, lists), len(
+            listed_samples(name, root, lists))
         for field, read in (("image", read_image), ("audio", read_audio)) if skip_bad else ():
             samples = readable_samples(samples, field, read)
         self.events = {}  # labels of AVE's videos: ave_box.json has numbers

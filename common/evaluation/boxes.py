@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common import metrics
+from common.scenes.composition import tight_boxes
 
 BINS = 256
 
@@ -22,8 +23,7 @@ def otsu(maps: torch.Tensor) -> torch.Tensor:
         t* = argmax over t of ω₀(t) ω₁(t) (μ₀(t) − μ₁(t))²,  the first t if several are best
 
     ω and μ: the number of pixels and their mean level, below and above a bound t of the histogram.
-    Bins are open below and closed above, so that the upper class is exactly {map > threshold}.
-    """
+    Bins are open below and closed above, so that the upper class is exactly {map > threshold}."""
     levels = ((_unit(maps) * BINS).ceil() - 1).clamp(min=0).long().flatten(1)  # (N, H·W)
     first_bin = BINS * torch.arange(len(levels), device=levels.device)[:, None]
     counts = torch.bincount((levels + first_bin).flatten(), minlength=BINS * len(levels))
@@ -49,8 +49,7 @@ def components(masks: torch.Tensor) -> torch.Tensor:
     0 is outside; components count 1, 2, … through all masks. Rows are cut into runs, and runs that
     touch are joined: in each round every class of runs hooks itself to the greatest that it
     touches, and chains of hooks are followed to their ends by pointer jumping. Rounds and jumps are
-    logarithmic in the number of runs, for a spiral too.
-    """
+    logarithmic in the number of runs, for a spiral too."""
     masks = F.pad(masks, (1, 0))  # a column of background: (N, H, W + 1)
     is_start = masks & ~masks.roll(1, 2)  # of a run
     runs = is_start.flatten().cumsum(0).view(masks.shape) * masks  # 1, 2, … and 0 outside
@@ -87,8 +86,7 @@ def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> 
     `least` of the image's pixels. Its score is the mean of the normalised map in the component; the
     highest score comes first. Boxes are half-open: x1 = (last column + 1) / W. threshold: a number
     or (N,), in units of the normalised map; None: `otsu`. A constant map has no box. Raises
-    ValueError if maps are of another shape or not finite.
-    """
+    ValueError if maps are of another shape or not finite."""
     maps = _unit(maps)
     count, height, width = maps.shape
     threshold = otsu(maps) if threshold is None else torch.as_tensor(threshold, device=maps.device)
@@ -114,23 +112,15 @@ def hull_of_maps(maps: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
     """The smallest box around {normalised map ≥ threshold}: (N, H, W) → (N, 4) in [0, 1]. stmnet's
     authors predict this box; Otsu's threshold, which they take within it, is 0. A constant map: 0.
     """
-    masks = _unit(maps) >= threshold
-    edges = []
-    for along, size in ((1, maps.shape[2]), (2, maps.shape[1])):  # columns, rows
-        is_any = masks.any(along).int()  # (N, size)
-        low, high = is_any.argmax(1), size - is_any.flip(1).argmax(1)
-        edges.append(torch.stack([low, high * is_any.amax(1)]) / size)
-    return torch.stack([edges[0][0], edges[1][0], edges[0][1], edges[1][1]], 1)
+    masks = (_unit(maps) >= threshold).cpu().numpy()
+    return torch.from_numpy(tight_boxes(masks)).to(maps.device)
 
 
 def iou_plus_one(boxes: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
     """IoU of (…, 4) pixels whose widths and heights are one more than the differences of edges, as
     in Pascal VOC and in the code of stmnet's authors; broadcasts."""
-    low = torch.maximum(boxes[..., :2], gt[..., :2])
-    high = torch.minimum(boxes[..., 2:], gt[..., 2:])
-    inner = (high - low + 1).clamp(min=0).prod(-1)
-    areas = [(b[..., 2:] - b[..., :2] + 1).prod(-1) for b in (boxes, gt)]
-    return inner / (areas[0] + areas[1] - inner)
+    one = torch.tensor([0, 0, 1, 1], device=boxes.device)
+    return metrics.box_iou(boxes + one, gt + one)
 
 
 def best_rectangle(gt: torch.Tensor, cells: int = 10, most: int = 2000) -> torch.Tensor:

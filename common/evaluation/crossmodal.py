@@ -19,8 +19,7 @@ def score_cross_modal(features: dict, labels, has_source=None) -> dict:
     """Retrieval (Table V) and alignment (Table VI) of matched pairs, keys as in metrics.json.
 
     labels: N names. Recall of a category is left out if one is None; the paper does not say whether
-    it reports that or recall of the instance. has_source: (N,) bool, others are left out.
-    """
+    it reports that or recall of the instance. has_source: (N,) bool, others are left out."""
     rows = np.arange(len(labels)) if has_source is None else np.flatnonzero(has_source)
     features = {name: x[rows] for name, x in features.items()}
     result, gts = {}, {"instance": None}

@@ -1,4 +1,5 @@
 """Drawings of an evaluation: heatmaps over images, in a contact sheet or alone with their boxes."""
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,7 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     """The first samples with a source, as arguments of `contact_sheet`: a row for each image.
 
     A row has the ground truth and the heatmap of each column in `headings` and of the controls. In
-    interactive sets it has those of the first column, for each source of the image.
-    """
+    interactive sets it has those of the first column, for each source of the image."""
     is_interactive, members = "interactive" in test_set.metric_groups, {}
     for i in np.flatnonzero(test_set.has_source):
         members.setdefault(test_set.groups[i] if is_interactive else i, []).append(int(i))
@@ -64,8 +64,8 @@ def localization_parser(method: str, about: str) -> Parser:
     parser = Parser(prog=f"python -m {method}.localize", description=about)
     for name, default, text in (
             ("image", "", "the image"),
-            ("audio", "", "the audio (wav, flac, ogg; any rate), of which the middle is used as in "
-             "the checkpoint's --seconds and --crop; or several files with spaces between them"),
+            ("audio", "", "the audio (wav, flac, ogg; any rate), of which the first --seconds of "
+             "the checkpoint are used, or --crop in their middle; or several files in quotes"),
             ("out", "localized.png", "image to write, or .html for a page beside it; the boxes go "
              "to the same name with .json"),
             ("checkpoint", "", "default: best.pt of the newest run"),
@@ -87,11 +87,17 @@ def write_localization(args, model: Model, facts: dict) -> None:
     if out.suffix.lower() not in (".png", ".html"):
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
     image, name, tiles, records = read_image(image_path), Path(image_path).name, [], []
-    files = [args.audio] if phrase or Path(args.audio).exists() else shlex.split(args.audio)
+    try:
+        is_one = phrase or os.path.exists(args.audio)  # False for a name that is too long
+        files = [args.audio] if is_one else shlex.split(args.audio)
+    except ValueError as error:  # a quote that does not end
+        raise InputError("--audio", error) from None
+    if not files:
+        raise InputError("--audio", "names no file")
     keep_inputs([out, out.with_suffix(".png"), out.with_suffix(".json")],
                 [image_path, *files, args.checkpoint])
     clips = ([replace(model.locate(image, phrase), name=phrase)] if phrase else
-             locate_clips(model, image, {Path(file).name: file for file in files}))
+             locate_clips(model, image, [(Path(file).name, file) for file in files]))
     size = np.array([image.shape[1], image.shape[0]] * 2)
     for file, clip in zip([*files, "silence", "noise"], clips):
         heatmap = None if clip.heatmaps is None else metrics.normalise(clip.heatmaps)[0]

@@ -30,8 +30,7 @@ def add_map_flags(parser) -> None:
 def read(path, name: str = "", dimensions: int = 2) -> np.ndarray:
     """The array of an .npy file, or the one called `name` of an .npz file, as float32.
 
-    Raises InputError if it cannot be read, is not finite, or has other dimensions.
-    """
+    Raises InputError if it cannot be read, is not finite, or has other dimensions."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(path, f"more than {MAX_BYTES} bytes")

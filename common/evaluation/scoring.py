@@ -105,8 +105,7 @@ def lit_areas(scores: dict, has_source) -> dict:
     of the pixels above one threshold for all (after arXiv 2410.01020), {column: fraction}.
 
     The threshold is the median, over samples, of the value above which a sample's own heatmap, of
-    the first column, has as many pixels as its ground truth. scores: of `score_samples`.
-    """
+    the first column, has as many pixels as its ground truth. scores: of `score_samples`."""
     own = next(iter(scores.values()))
     if "levels" not in own:
         return {}
@@ -127,8 +126,7 @@ def score_maps(maps, gt, masks=None, has_confidence=False, is_exact=False,
     - against masks: mask_ciou, mask_iou (sslalign, Tables XIII and XIV) and mask_f (n, 2), each
       also _adaptive.
 
-    Raises ValueError if a value is not finite or out of range.
-    """
+    Raises ValueError if a value is not finite or out of range."""
     scores = metrics.localization(maps, gt, protocol)
     if has_confidence:
         scores["confidence"] = metrics.confidence(maps)
@@ -152,8 +150,7 @@ def f_of_masks(pred, masks, beta2=0.3):
 
         F = (1 + β²) P R / (β² P + R),  P = hits / predicted pixels,  R = hits / gt pixels
 
-    Such a curve is that of the whole image at threshold 0, and of the mask at the 254 others.
-    """
+    Such a curve is that of the whole image at threshold 0, and of the mask at the 254 others."""
     gt = masks > 0
     hits, area, pixels = (pred & gt).sum((1, 2)), gt.sum((1, 2)), gt[0].size
     of_image = (1 + beta2) * area / (beta2 * area + pixels)
@@ -164,8 +161,7 @@ def f_of_masks(pred, masks, beta2=0.3):
 def baseline_scores(gt, masks=None, has_confidence=False, protocol=PROTOCOL) -> dict:
     """`score_maps` without a look at the image, and the best that a heatmap can reach.
 
-    centre: a heatmap that falls from the middle to the edges. whole: all is foreground.
-    """
+    centre: a heatmap that falls from the middle to the edges. whole: all is foreground."""
     ring = np.abs(2 * np.arange(SIZE) - (SIZE - 1))  # whole numbers, so that ties are exact
     centre = 1 - np.maximum(ring[:, None], ring).astype(np.float32) / SIZE  # (S, S)
     centre = score_maps(np.broadcast_to(centre, gt.shape), gt, masks, has_confidence,
@@ -175,7 +171,7 @@ def baseline_scores(gt, masks=None, has_confidence=False, protocol=PROTOCOL) -> 
         if target is not None:
             values = metrics.baseline_values(target)
             whole[name], best[name] = values["whole"], values["upper_bound"]
-            best[f"{name}_adaptive"] = (target > 0).any((1, 2)).astype(np.float64)  # less one pixel
+            best[f"{name}_adaptive"] = (target > 0).any((1, 2)).astype(np.float64)  # but a pixel
     return {"baseline/centre_": centre, "baseline/whole_": whole, "baseline/upper_bound_": best}
 
 

@@ -49,8 +49,7 @@ class Evaluation:
     def add(self, test_set, scores: dict, headings: dict, *notes: str) -> None:
         """Aggregate scores {column: {name: (N, …)}} to a table, with notes below it.
 
-        headings: of the model's own columns, of which the first is scored by exact rules too.
-        """
+        headings: of the model's own columns, of which the first is scored by exact rules too."""
         results = {column: aggregate(x, test_set.metric_groups, test_set.groups,
                                      test_set.has_source, test_set.is_complete)
                    for column, x in scores.items()}
@@ -152,8 +151,8 @@ def metric_keys(results: dict) -> dict:
     return keys
 
 
-def evaluation_parser(method: str, about: str, protocol: str = PROTOCOL) -> Parser:
-    """The flags that every method's `evaluate` for images has. protocol: the default."""
+def evaluation_parser(method: str, about: str, protocol: str | None = PROTOCOL) -> Parser:
+    """The flags that every method's `evaluate` has. protocol: the default; None: no such flag."""
     parser = Parser(prog=f"python -m {method}.evaluate", description=about)
     for name, default, text in (
             ("checkpoint", "", "default: best.pt of the newest run"),
@@ -166,8 +165,9 @@ def evaluation_parser(method: str, about: str, protocol: str = PROTOCOL) -> Pars
             ("out-results", "", "JSON file for the table of the first test set"),
             ("device", "auto", "cpu, cuda, cuda:1 or auto")):
         parser.add_argument(f"--{name}", default=default, help=text)
-    parser.add_argument("--protocol", default=protocol, choices=metrics.PROTOCOLS,
-                        help=f"how heatmaps are resized and cut, by which paper [{protocol}]")
+    if protocol:
+        parser.add_argument("--protocol", default=protocol, choices=metrics.PROTOCOLS,
+                            help=f"how heatmaps are resized and cut, by which paper [{protocol}]")
     return parser
 
 

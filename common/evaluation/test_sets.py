@@ -65,8 +65,7 @@ class FileTestSet:
     ids: a file with the ids to take, by default the published list. The protocol "sslalign" is that
     of its paper: of VGG-SS the ids in metadata/ours_vggss.txt if that is there (4 655), heatmaps of
     VGG-SS resized with half-pixel centres, others with aligned corners; extended sets (Table IV)
-    are scored by SLAVC's protocol.
-    """
+    are scored by SLAVC's protocol."""
 
     def __init__(self, config, name: str, root: str, ids: str = "", protocol: str = PROTOCOL):
         if name in benchmarks.UNANNOTATED:

@@ -1,4 +1,5 @@
 """Audio files in and out."""
+import io
 import os
 import re
 import zlib
@@ -22,8 +23,7 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
     channel: "mean" of all, or "left", the first. start, seconds: the part to read, in seconds; it
     is shorter if the file ends earlier. sample_rate: resample to it; None keeps the file's rate.
     Raises InputError if the file has another format, is cut short, is larger than the bounds
-    above, has no sample at `start`, or has samples that are not finite.
-    """
+    above, has no sample at `start`, or has samples that are not finite."""
     if channel not in ("mean", "left"):
         raise ValueError(f"channel is 'mean' or 'left', not {channel!r}")
     with decoding(path), soundfile.SoundFile(os.fspath(path)) as file:
@@ -71,8 +71,7 @@ def _check_pages(path):
 
     A page: "OggS", …, [5] flags (4: the last), …, [14:18] stream, [18:22] number, [22:26] checksum,
     [26] number of lengths of segments, lengths, segments. The checksum is the CRC-32 of zlib on
-    reversed bits, from 0 on.
-    """
+    reversed bits, from 0 on."""
     is_last, numbers = False, {}
     with open(path, "rb") as raw:
         while len(page := raw.read(27)) == 27:
@@ -107,5 +106,7 @@ def write_audio(path, waveform, rate):
     """Write (n,) or (channels, n), clipped to [-1, 1), as a 16-bit WAV in steps of 2^-15."""
     scaled = (to_numpy(waveform).astype(np.float64) * 2**15).round()
     pcm = scaled.clip(-(2**15), 2**15 - 1).astype(np.int16)
+    encoded = io.BytesIO()  # libsndfile would not say that a disk is full
+    soundfile.write(encoded, np.atleast_2d(pcm).T, rate, format="WAV", subtype="PCM_16")
     with atomic(path) as file:
-        soundfile.write(file, np.atleast_2d(pcm).T, rate, format="WAV", subtype="PCM_16")
+        file.write(encoded.getvalue())

@@ -17,8 +17,7 @@ def load_published(module, path, key=None, prefix=""):
     key: the entry of the file that holds the state_dict ("model" for DETR and PANNs), None if the
     file is one. prefix: what the file puts before each of the module's names; entries without it
     are ignored. Either side may lack batch norm's counters. Raises InputError if the file
-    cannot be read safely, or lists the keys that are missing, extra or of another shape.
-    """
+    cannot be read safely, or lists the keys that are missing, extra or of another shape."""
     state = {name.removeprefix(prefix): value for name, value in read_state(path, key).items()
              if name.startswith(prefix)}
     target = module.state_dict()
@@ -68,8 +67,7 @@ def read_checkpoint(path):
 
     Files of 2020 hold an argparse.Namespace, a class that only holds data: it is allowed.
     Raises InputError for anything else, before any of it is executed, for a file that would take
-    more than twice its size and 256 MB, and for a number that is not finite.
-    """
+    more than twice its size and 256 MB, and for a number that is not finite."""
     if not Path(path).is_file():
         raise InputError(path, "no such file")
     size = Path(path).stat().st_size

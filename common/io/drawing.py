@@ -28,8 +28,7 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
 
     heatmap: (h, w) in [0, 1], stretched over the image. boxes: predicted, (n, 4) x0 y0 x1 y1 in
     [0, 1]; labels: a text for each. gt: boxes (m, 4) likewise, or a mask (h, w), of which the
-    outline is drawn. size: (H, W) of the result, the image's if None.
-    """
+    outline is drawn. size: (H, W) of the result, the image's if None."""
     height, width = size or image.shape[:2]
     canvas = Image.fromarray(to_numpy(image)).resize((width, height), Image.Resampling.BILINEAR)
     if heatmap is not None:
@@ -84,8 +83,7 @@ def contact_sheet(rows, columns=(), captions=(), legend=""):
     """Rows of images, arrays uint8 (H, W, 3) → one image, uint8 (H, W, 3).
 
     columns: headings above. captions: a line under each row. legend: the last line, before which
-    the colours from 0 to 1 are drawn if it has to do with heatmaps.
-    """
+    the colours from 0 to 1 are drawn if it has to do with heatmaps."""
     font, gap, text = ImageFont.load_default(13), 8, 20
     heights = [max(map(len, row), default=0) for row in rows]
     cell = max([64, *(tile.shape[1] for row in rows for tile in row)])

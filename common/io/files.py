@@ -50,11 +50,10 @@ def decoding(path):
 
 @contextmanager
 def limited_memory(path, extra=None):
-    """Around a parser, to which a small file can be a large value: it may take `extra` bytes (if
+    """Around a parser, as a small file can unpack to a large value: it may take `extra` bytes (if
     None, MAX_MEMORY) more than are in use, or it is an InputError. The limit is one of addresses,
     of the whole process, and only on Linux. Torch works in one thread meanwhile, since each thread
-    that it starts reserves up to 72 MB of them.
-    """
+    that it starts reserves up to 72 MB of them."""
     extra, threads = extra or MAX_MEMORY, torch.get_num_threads()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     torch.set_num_threads(1)
@@ -107,8 +106,7 @@ def read_bytes(path, limit: int) -> bytes:
 def inside(root, path, is_trusted=False):
     """`root`/`path` with `..` and links resolved. Raises InputError if that is not in `root`.
 
-    is_trusted: links in `root` are its owner's and may lead out, as to another disk.
-    """
+    is_trusted: links in `root` are its owner's and may lead out, as to another disk."""
     try:
         if Path(path).is_absolute():
             raise InputError(path, "is absolute, not relative to the data")

@@ -24,8 +24,7 @@ def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=Non
     w is a Hann window on [−1, 1], with `beta` a Kaiser window, so that the low-pass filter h has
     `zeros` zero crossings on each side. Outside of the waveform there is silence.
     waveform: (…, n) floating point. Returns (…, ceil(n · rate_out / rate_in)).
-    Raises ValueError for another dtype or a rate that is not positive.
-    """
+    Raises ValueError for another dtype or a rate that is not positive."""
     rate_in, rate_out = index(rate_in), index(rate_out)
     if min(rate_in, rate_out) < 1 or not waveform.is_floating_point():
         raise ValueError(f"cannot resample {waveform.dtype} from {rate_in} to {rate_out} Hz")

@@ -64,8 +64,7 @@ def read_csv(path, columns=()):
     """The rows of a CSV file with a header, as dicts.
 
     Raises InputError if one of `columns` is not in the header, or names the first row that is
-    shorter or longer than the header, or has a line break in a field, as after a stray quote.
-    """
+    shorter or longer than the header, or has a line break in a field, as after a stray quote."""
     with decoding(path), limited_memory(path):
         reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
         if absent := [name for name in columns if name not in (reader.fieldnames or ())]:

@@ -40,8 +40,7 @@ def check_maps(**maps) -> list[torch.Tensor]:
     """Maps (N, H, W) → rows (N, H·W) of each in floating point, bool as 0 and 1.
 
     Raises ValueError if shapes are wrong or differ, or if a sample is not as EXPECTED by the name
-    of its argument: heatmaps, pred, or another, which is in [0, 1].
-    """
+    of its argument: heatmaps, pred, or another, which is in [0, 1]."""
     checked = []
     for name, x in maps.items():
         if not isinstance(x, torch.Tensor) or x.dim() != 3 or 0 in x.shape:

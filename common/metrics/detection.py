@@ -41,8 +41,7 @@ def confidence(heatmaps, low=0.0, high=1.0, share=0.25):
     """(mean of the ⌈n/4⌉ largest values − low) / (high − low), (N, H, W) → (N,).
 
     SLAVC's evaluator. [low, high] is the model's range; values that bicubic resizing puts outside
-    of it stay there, as published.
-    """
+    of it stay there, as published."""
     rows, = check_maps(heatmaps=heatmaps)
     top = rows.topk(math.ceil(share * rows.shape[1]), dim=1).values
     return (top.mean(1) - low) / (high - low)
@@ -54,8 +53,7 @@ def average_precision(confidence, values, sounding, exact=False, at=0.5):
     confidence (N,), values (N,) cIoU, sounding (N,) number of sources or a flag. As in SLAVC's
     evaluator (also sslalign's), the thresholds are every (N // 200)-th of the sorted confidences
     without the highest, and the sum begins at the first recall. exact=True: all are thresholds, and
-    steps are Rₖ − Rₖ₋₁ from recall 0, so that a perfect ranking has AP 1.
-    """
+    steps are Rₖ − Rₖ₋₁ from recall 0, so that a perfect ranking has AP 1."""
     samples = check_detections(confidence, values, sounding)
     thresholds = samples[0].sort(descending=True).values
     thresholds = thresholds if exact else thresholds[1::max(1, len(thresholds) // 200)]
@@ -68,8 +66,7 @@ def average_precision(confidence, values, sounding, exact=False, at=0.5):
 def max_f1(confidence, values, sounding, exact=False, at=0.5):
     """The best F1 = 2PR / (P + R) over thresholds at every (N // 10)-th sorted confidence.
 
-    SLAVC's evaluator. exact=True: every confidence is a threshold.
-    """
+    SLAVC's evaluator. exact=True: every confidence is a threshold."""
     samples = check_detections(confidence, values, sounding)
     thresholds = samples[0].sort().values[::1 if exact else max(1, len(samples[0]) // 10)]
     precision, recall = precision_recall(*samples, thresholds, at)
@@ -89,8 +86,7 @@ def precision_recall(confidence, values, has_source, thresholds, at):
     """P = TP / (TP + FP), R = TP / (TP + FN) at each of (T,) thresholds; 1 if there are none.
 
     Detected is where confidence >= threshold. TP: has a source, and value >= at. FP: every other
-    detection. FN: has a source, not detected. So a detection in the wrong place lowers P only.
-    """
+    detection. FN: has a source, not detected. So a detection in the wrong place lowers P only."""
     is_detected = confidence >= thresholds[:, None]  # (T, N)
     hits = (is_detected & has_source & (values >= at)).sum(1).double()  # (T,)
     detected, positives = is_detected.sum(1), hits + (~is_detected & has_source).sum(1)

@@ -14,8 +14,7 @@ def boxes_to_map(boxes, size, consensus=None):
     So x1 <= x0 marks nothing (zeros are padding), and a negative edge counts from the far side.
     VGG-SS boxes are clipped to [0, 1], then multiplied by 224. Flickr-SoundNet's are
     int(224 · v / 256), clipped at 0 by TURN only. size: H = W, or (H, W). consensus: c of
-    `consensus_map`, which then replaces the union.
-    """
+    `consensus_map`, which then replaces the union."""
     boxes = torch.as_tensor(boxes)
     if boxes.dim() < 2 or boxes.shape[-1] != 4 or not boxes.isfinite().all():
         raise ValueError(f"boxes: expected finite (…, K, 4), got {tuple(boxes.shape)}")
@@ -34,8 +33,7 @@ def boxes_to_map(boxes, size, consensus=None):
 def consensus_map(masks, c):
     """min( Σⱼ mⱼ / c, 1 ) of n annotators, TURN Eq. (14): (…, n, H, W) → (…, H, W) float32.
 
-    Flickr-SoundNet has c = 2.
-    """
+    Flickr-SoundNet has c = 2."""
     if c <= 0 or masks.dim() < 3:
         raise ValueError(f"expected masks (…, n, H, W) and c > 0, got {tuple(masks.shape)}, {c}")
     return (masks.float().sum(-3) / c).clamp(max=1)

@@ -52,8 +52,7 @@ def is_peak_in(heatmaps, gt):
 def localization(heatmaps, gt, protocol="sslalign", tau=0.5):
     """What every evaluation needs at once: (N, H, W) twice → {"ciou", "ciou_adaptive", "pointing"}.
 
-    ciou is `ciou` of `binarize` by the protocol, ciou_adaptive the same by the adaptive rule.
-    """
+    ciou is `ciou` of `binarize` by the protocol, ciou_adaptive the same by the adaptive rule."""
     rows, gt_rows = check_maps(heatmaps=heatmaps, gt=gt)
     protocol, values = PROTOCOLS[protocol], []
     for x, g in zip(rows.split(BLOCK), gt_rows.split(BLOCK)):
@@ -102,8 +101,7 @@ def baseline_values(gt):
 
     "whole": the whole image. "centre": its central rectangle of half the area. "upper_bound": the
     half of the image where gt is highest, the best of all halves: min(2g, 1 / 2g) for a 0/1 gt of
-    area g.
-    """
+    area g."""
     check_maps(gt=gt)
     (height, width), centre = gt.shape[1:], torch.zeros_like(gt, dtype=torch.bool)
     h, w = max(1, round(height * 0.5 ** 0.5)), max(1, round(width * 0.5 ** 0.5))

@@ -96,8 +96,7 @@ def binarize(heatmaps, rule=None, gt=None, tau=0.5, protocol="sslalign"):
 
     τ is the `threshold` by the rule, the protocol's if None. The strict rule selects nothing of a
     constant heatmap, and scores a heatmap that equals its 0/1 gt 0, since all ones tie with τ. The
-    exact rules select exactly their number of pixels, among ties the first in row order.
-    """
+    exact rules select exactly their number of pixels, among ties the first in row order."""
     protocol = PROTOCOLS[protocol]
     rule = rule or protocol.rule
     rows, tau = heatmaps.flatten(1), threshold(heatmaps, rule, gt, tau)
@@ -145,8 +144,7 @@ def values_at_ranks(rows, ranks):
 def exceeds(rows, tau, protocol):
     """(N, n), thresholds (…, N) → masks (…, N, n) of 0 and 1 in the type of rows.
 
-    On a CPU, a comparison into floating point is five times as fast as one into bool.
-    """
+    On a CPU, a comparison into floating point is five times as fast as one into bool."""
     compare = torch.gt if protocol.is_strict else torch.ge
     masks = compare(rows, tau[..., None], out=rows.new_empty(*tau.shape, rows.shape[1]))
     return masks.maximum((rows == rows.amax(1, True)).to(rows)) if protocol.has_peak else masks

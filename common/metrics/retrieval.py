@@ -40,8 +40,7 @@ def retrieval(query, gallery, k=(1, 5, 10), labels=None, chunk=256):
 def pair_ranks(query, gallery, chunk):
     """Ranks of the partners, counted from 0: (N,) of queries and (N,) of gallery items.
 
-    One product serves both: query i ranks row i of the cosines, gallery item j column j.
-    """
+    One product serves both: query i ranks row i of the cosines, gallery item j column j."""
     right, position = (query * gallery).sum(1), torch.arange(len(query), device=query.device)
     forward, backward = [], torch.zeros_like(right)
     for i in position.split(chunk):

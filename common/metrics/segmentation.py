@@ -9,8 +9,7 @@ from .localization import mean
 def mask_iou(pred, gt):
     """|pred ∩ gt| / |pred ∪ gt|, or the share of pixels outside pred if gt is empty.
 
-    AVSBench's IoU, masks (N, H, W) twice → (N,).
-    """
+    AVSBench's IoU, masks (N, H, W) twice → (N,)."""
     pred, gt = (x > 0 for x in check_maps(pred=pred, gt=gt))
     plain = (pred & gt).sum(1).double() / (pred | gt).sum(1).clamp(min=1)
     return torch.where(gt.any(1), plain, 1 - pred.sum(1).double() / pred.shape[1])
@@ -27,8 +26,7 @@ def f_curves(prob, gt, beta2=0.3):
 
         F = (1 + β²) · P · R / (β² · P + R),   P = |pred ∩ gt| / |pred|,   R = |pred ∩ gt| / |gt|
 
-    pred = {prob >= t}, t in linspace(0, 1, 255), β² = 0.3. NaN where gt is empty.
-    """
+    pred = {prob >= t}, t in linspace(0, 1, 255), β² = 0.3. NaN where gt is empty."""
     prob, gt = check_maps(prob=prob, gt=gt)
     # As published: the last of the thresholds is 1.0 in float32.
     thresholds = torch.linspace(0, 1 - 1e-10, 255, device=prob.device)
@@ -49,8 +47,7 @@ def best_f(curves):
     """F = maxₜ mean over samples of F(t), curves (N, 255); NaN if no sample has a gt.
 
     AVSBench's code takes the best threshold of every mini-batch, so its result changes with the
-    batch size. Here, as in ACL-SSL's correction, curves of all batches are concatenated before.
-    """
+    batch size. Here, as in ACL-SSL's correction, curves of all batches are concatenated before."""
     return float(torch.as_tensor(tensor(curves)).nanmean(0).max())
 
 

@@ -78,8 +78,7 @@ class Directory:
 
     The first line of an optional `name.txt` is the name of the class. Pairs that cannot be read,
     or that have the name or the recording of another one, are left out, and that is printed.
-    Raises InputError if fewer than 4 pairs remain.
-    """
+    Raises InputError if fewer than 4 pairs remain."""
 
     def __init__(self, root):
         root = Path(root)

@@ -91,8 +91,7 @@ def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaki
     """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels: each object moves on a
     straight line from its corner at SPEED and bounces off the edges, the larger ones behind.
     background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each;
-    is_shaking (T, K): frames in which an object also moves by 3 % of the image to and fro.
-    """
+    is_shaking (T, K): frames in which an object also moves by 3 % of the image to and fro."""
     size, count, times = len(background), len(corners), np.arange(frames) / fps
     extent = np.array([is_opaque.shape[::-1] for _, is_opaque in cutouts])  # (K, 2)
     angle = rng.uniform(0, 2 * np.pi, count)

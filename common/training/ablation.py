@@ -1,16 +1,18 @@
 """The ablations of a paper, over seeds, as one table; a method's ablate.py lists the rows.
 
 Every row is trained with every seed, `--jobs` at a time, each in one thread. A run is named after
-its flags: rows that several tables share are trained once, and an interrupted call can be repeated
-without training anything twice.
+the commit and its flags: rows that several tables share are trained once, and an interrupted call
+can be repeated without training anything twice.
 """
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +21,9 @@ from common.io import InputError, atomic, read_json
 
 from .command import cli, progress_bar
 from .config import Parser
-from .results import markdown_table, write_results
+from .results import git_commit, markdown_table, write_results
+
+TRAININGS = []  # the processes that were started
 
 
 def run_one(job) -> dict:
@@ -31,42 +35,49 @@ def run_one(job) -> dict:
         if (folder / "last.pt").is_file():
             command.append("--resume")
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["the training failed"]
-            raise InputError(name, lines[-1])
+        training = subprocess.Popen(command, env=one_thread, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.PIPE, text=True)
+        TRAININGS.append(training)
+        _, err = training.communicate()
+        if training.returncode:
+            raise InputError(name, (err.strip() or "the training failed").splitlines()[-1])
     return read_json(folder / "metrics.json")
 
 
-def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, needs=None) -> None:
+def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real=(),
+           on_scenes=None) -> None:
     """Train the rows of the chosen tables with all seeds; print and write the table.
 
     tables: name → {row: flags of the training}, the first is the default. columns: key of
-    metrics.json → heading. needs: table → flags that must be given. Unknown flags go to every
-    training. Writes OUT/METHOD/ablate-TABLES.md, and with --out-results a JSON file too.
-    """
+    metrics.json → heading. real: tables of real data alone. on_scenes: table → flags that its
+    trainings on scenes have besides. Unknown flags go to every training. Writes
+    OUT/METHOD/ablate-TABLES.md, and with --out-results a JSON file too."""
     argv = sys.argv[1:] if argv is None else argv
     parser, args, extra = _arguments(method, about, tables, argv)
-    for table in args.table:
-        given = {flag.partition("=")[0] for flag in extra}
-        if missing := sorted(set((needs or {}).get(table, ())) - given):
-            parser.error(f"table {table} is of real data: it needs {' '.join(missing)}")
+    given = {flag.partition("=")[0] for flag in extra}
+    if owned := sorted(given & {"--name", "--seed", "--resume"}):
+        parser.error(f"{', '.join(owned)}: each training has its own")
+    if set(args.table) & set(real) and "--root" not in given:
+        parser.error(f"table {', '.join(real)} is of real data: it needs --root")
+    if "--root" in given and "--benchmark" not in given:
+        parser.error("a model of real data is measured on a --benchmark: name one")
     runs, jobs = {}, {}  # row → names of its runs, name → how to train it
     for table in args.table:
         for row, flags in tables[table].items():
-            flags = [*flags, *extra]
-            name = f"ablate-{zlib.crc32(' '.join(flags).encode()):08x}-seed"
+            first = () if "--root" in given else (on_scenes or {}).get(table, ())
+            flags = [*first, *flags, *extra]
+            name = f"ablate-{zlib.crc32(' '.join([git_commit(), *flags]).encode()):08x}-seed"
             row = f"{table}: {row}" if len(args.table) > 1 else row
             runs[row] = [f"{name}{seed}" for seed in range(args.seeds)]
             jobs |= {f"{name}{seed}": (method, args.out, f"{name}{seed}",
                                        [*flags, "--seed", str(seed)]) for seed in range(args.seeds)}
     with cli(parser.prog), ThreadPoolExecutor(args.jobs) as pool:
+        signal.signal(signal.SIGTERM, partial(_stop, pool))
         trainings = pool.map(run_one, jobs.values())
         metrics = dict(zip(jobs, progress_bar(trainings, total=len(jobs), name="trainings")))
         keys = [key for key in columns if all(key in m for m in metrics.values())]
         if not keys:  # other data have other metrics
-            raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}: "
-                             "name a --benchmark")
+            raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}")
         rows = [{"name": row, "values": {columns[key]: [100 * metrics[name][key] for name in names]
                                          for key in keys}} for row, names in runs.items()]
         n = next(iter(metrics.values()))["samples"]
@@ -80,6 +91,13 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, need
                           columns=[columns[key] for key in keys], rows=rows, n=n,
                           seeds=range(args.seeds), note=note)
         print(text)
+
+
+def _stop(pool, *_):
+    """On SIGTERM no other training begins, and those that run end."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for training in TRAININGS:
+        training.terminate()
 
 
 def _arguments(method, about, tables, argv):

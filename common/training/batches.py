@@ -9,23 +9,21 @@ from common.io import InputError
 from . import dist
 
 
-def check_batch_size(batch_size: int, count: int, what: str) -> None:
+def check_batch_size(batch_size: int, count: int, what: str, flag="--batch-size") -> None:
     """Raises InputError if a batch is larger than the data or smaller than the processes.
 
-    count: the number of samples; what: what they are, in the plural ("pairs").
-    """
+    count: the number of samples; what: what they are, in the plural ("pairs")."""
     if batch_size > count:
-        raise InputError("--batch-size", f"{batch_size} {what} a step are more than all {count}")
+        raise InputError(flag, f"{batch_size} {what} a step are more than all {count}")
     if batch_size < dist.world_size():
-        raise InputError("--batch-size", f"{batch_size} {what} a step are too few for "
+        raise InputError(flag, f"{batch_size} {what} a step are too few for "
                          f"{dist.world_size()} processes")
 
 
 def step_loader(batches, start: int, end: int, workers: int = 0) -> DataLoader:
     """The batches of the steps from `start` to `end`, read by `workers` processes.
 
-    batches[s] is the batch of step s, a function of s. torch's own generator is not used.
-    """
+    batches[s] is the batch of step s, a function of s. torch's own generator is not used."""
     return DataLoader(batches, None, sampler=range(start, end), num_workers=workers,
                       generator=torch.Generator(), pin_memory=torch.cuda.is_available(),
                       prefetch_factor=4 if workers else None)

@@ -17,8 +17,7 @@ from .run import load_checkpoint, newest_run
 def cli(prog: str):
     """Around a command: an expected failure is one line on stderr and an exit status.
 
-    2: bad input, or a file that cannot be written. 1: a loss is not finite. 130: interrupted.
-    """
+    2: bad input, or a file that cannot be written. 1: a loss is not finite. 130: interrupted."""
     status = 0
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may have no letter for an α
@@ -51,8 +50,7 @@ def cli(prog: str):
 def configure(method: str, presets: dict, about: str, argv=None):
     """Command line → configuration; with --resume the checkpoint's, which flags must not change.
 
-    A run with a name continues if torchrun has restarted it.
-    """
+    A run with a name continues if torchrun has restarted it."""
     args_parser = parser(presets, f"python -m {method}.train", about)
     changes = given_flags(type(presets["tiny"]), args_parser.parse_args(argv))
     try:

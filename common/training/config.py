@@ -14,8 +14,7 @@ def flag(default, text: str, choices=None, free_on_resume: bool = False, low=0, 
 
     low, high: the range of a number, or of each in a tuple; high is None for the largest.
     free_on_resume: the field says where a run takes place or where its data are, not what it
-    computes. A continued run may change it.
-    """
+    computes. A continued run may change it."""
     metadata = {"help": text, "choices": choices, "free_on_resume": free_on_resume,
                 "range": (low, high)}
     return field(default=default, metadata=metadata)

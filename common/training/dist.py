@@ -40,8 +40,7 @@ def select_device(name: str) -> torch.device:
 def start(device: torch.device) -> None:
     """Join the processes that torchrun announces in the environment; without torchrun, nothing.
 
-    Raises InputError if the environment announces only a part of what is needed.
-    """
+    Raises InputError if the environment announces only a part of what is needed."""
     if os.environ.get("WORLD_SIZE", "1") == "1" or td.is_initialized():
         return
     if missing := [x for x in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(x)]:
@@ -157,7 +156,7 @@ def from_main(make):
 
 
 def is_any(value: bool) -> bool:
-    """Whether `value` is true in a process. It takes one number between the CPUs, at every step."""
+    """Whether `value` is true in a process. It sends one number between the CPUs."""
     if world_size() == 1:
         return value
     flag = torch.tensor(int(value))

@@ -30,8 +30,7 @@ def topk_blocks(x: torch.Tensor, k: int, first=0, block=0):
     """The k nearest of the rows of x (N, d), of unit length, from row `first` on.
 
     Yields (block, k) int32, best first. Exact: each row is compared with all, in float32. One top-k
-    over a whole row costs a third of the product before it, less than merging those of parts.
-    """
+    over a whole row costs a third of the product before it, less than merging those of parts."""
     block = block or max(1, MAX_SIMILARITIES // len(x))
     for i in range(first, len(x), block):
         similarity = float32_product(x[i:i + block], x)  # (block, N)
@@ -58,8 +57,7 @@ def check_k(k: int, count: int) -> None:
 def nearest(features: torch.Tensor, k: int) -> torch.Tensor:
     """The k nearest of each row of features (N, d) in memory: (N, k) int32, on their device.
 
-    Raises InputError if k is not in 1 … N - 1, FloatingPointError if a feature is not finite.
-    """
+    Raises InputError if k is not in 1 … N - 1, FloatingPointError if a feature is not finite."""
     check_k(k, len(features))
     if not features.isfinite().all():
         raise FloatingPointError("features are not finite")
@@ -72,8 +70,7 @@ def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -
 
     The features are once in float32 on `device`, with MAX_SIMILARITIES at a time, or `block` rows
     of them. What was killed continues, if features and k are the same (array_files.fill_array).
-    Raises InputError if a feature is not finite or k is not in 1 … N - 1.
-    """
+    Raises InputError if a feature is not finite or k is not in 1 … N - 1."""
     count, width = features.shape
     check_k(k, count)
     x, crc = torch.empty(count, width, device=device), 0  # (N, d)

@@ -26,10 +26,10 @@ def markdown_table(rows: list, columns: list) -> str:
 
 
 def git_commit() -> str:
-    """The short hash of the commit that this code was checked out at, "" outside a repository."""
+    """The short hash of this code's commit, with "-dirty" if it was changed; "" outside of git."""
     try:
-        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent,
-                             capture_output=True, text=True)
+        git = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"],
+                             cwd=Path(__file__).parent, capture_output=True, text=True)
     except OSError:  # no git on this machine
         return ""
     return git.stdout.strip()
@@ -41,8 +41,7 @@ def write_results(path, *, title: str, command: str, columns: list, rows: list,
 
     rows: [{"name": str, "values": {column: [value of each seed]}}], in the unit that the table
     shows; a row may lack a column. n: the number of test samples. command: what to type to measure
-    the table again. Raises ValueError if a row has a column that is not in `columns`.
-    """
+    the table again. Raises ValueError if a row has a column that is not in `columns`."""
     for row in rows:
         if unlisted := sorted(set(row["values"]) - set(columns)):
             raise ValueError(f"{', '.join(unlisted)} of row {row['name']!r}: no such column")

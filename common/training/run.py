@@ -33,8 +33,7 @@ class Run:
 
     A checkpoint holds what `start` is given, the step, the best score and the states of torch's
     generators. Data order and augmentation are functions of (seed, epoch, index), so the step is
-    also the position in the data.
-    """
+    also the position in the data."""
 
     def __init__(self, method: str, config):
         self.method, self.device = method, dist.select_device(config.device)
@@ -56,8 +55,7 @@ class Run:
         a run without a name takes another one.
         state: the parts of a checkpoint that have a state_dict (model, optimizer, …), by name.
         extra: plain data, which must be the same when the run is continued.
-        Until `end_training`, `end_step` handles SIGNALS.
-        """
+        Until `end_training`, `end_step` handles SIGNALS, but not those that nohup made ignored."""
         self.config = replace(self.config, name=dist.from_main(self._take_folder))
         self.folder = self._folder(self.config.name)
         self.state, self.extra = state, extra
@@ -70,7 +68,8 @@ class Run:
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
-        self._handlers = {number: signal.signal(number, self._interrupt) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in heard}
 
     def _folder(self, name: str) -> Path:
         return Path(self.config.out) / self.method / name
@@ -82,8 +81,7 @@ class Run:
     def _take_folder(self) -> str:
         """Lock the folder of the run, which ends with this process; returns the run's name.
 
-        A lock of POSIX is of one process: it is not passed on to those that load data.
-        """
+        A lock of POSIX is of one process: it is not passed on to those that load data."""
         stem, number = self.config.name or time.strftime("%Y%m%d-%H%M%S"), 1
         while True:
             name = stem if number == 1 else f"{stem}-{number}"
@@ -125,8 +123,7 @@ class Run:
     def end_step(self, epoch_ended: bool) -> None:
         """Write last.pt at the end of an epoch, every save_every steps, and on a signal.
 
-        After a signal, to this process or another, it raises Interrupted.
-        """
+        After a signal, to this process or another, it raises Interrupted."""
         is_stopped = dist.is_any(self._has_signal)
         is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
         if is_saved or self.step % LOG_EVERY == 0:

@@ -26,8 +26,7 @@ def standardised(waveform: torch.Tensor, sample_rate=16000, window=512, hop=159)
 
         (x − mean(x)) / (std(x) + 1e-9)
 
-    In float64: of silence, float32 would leave rounding errors.
-    """
+    In float64: of silence, float32 would leave rounding errors."""
     x = log_spectrogram(waveform, sample_rate, window=window, hop=hop)
     x = 12 * x.double()  # ours is divided by 12
     x = (x - x.mean()) / (x.std(correction=0) + 1e-9)

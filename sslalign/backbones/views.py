@@ -27,8 +27,7 @@ def enlarged(size: int) -> int:
 def train_view(image: np.ndarray, size: int, crop: tuple[int, int, bool]) -> torch.Tensor:
     """(H, W, 3) uint8 → (3, size, size) uint8, a crop of the image, squeezed into a larger square.
 
-    crop: what `draw_view` has drawn.
-    """
+    crop: what `draw_view` has drawn."""
     x, y, is_mirrored = crop
     square = (enlarged(size), enlarged(size))
     view = Image.fromarray(image).resize(square, Image.Resampling.BICUBIC)
@@ -45,8 +44,7 @@ def test_view(image: np.ndarray, size: int) -> torch.Tensor:
     """(H, W, 3) uint8 → (3, size, size) float32 in units of [0, 1], where bicubic may overshoot.
 
     As in SSL-Align's evaluation a tensor is resized, with antialiasing; Pillow's result differs by
-    0.02.
-    """
+    0.02."""
     x = torch.from_numpy(image).permute(2, 0, 1).float() / 255  # (3, H, W)
     if x.shape[1:] == (size, size):
         return x

@@ -89,8 +89,7 @@ class FasterRcnn(nn.Module):
     `side`, unless the longer one would be over `longest`. anchor: side of the anchors of the
     first level, doubled at each further one. top: how many proposals are taken of each level, and
     left after their suppression. threshold: the least score of a detection; detections: how many
-    at most.
-    """
+    at most."""
 
     def __init__(self, body, width=256, hidden=1024, num_classes=91, side=800, longest=1333,
                  anchor=32, top=1000, threshold=0.05, detections=100):
@@ -107,8 +106,7 @@ class FasterRcnn(nn.Module):
         """Images (3, h, w) in 0..1 → inputs (B, 3, H, W), and the (h, w) of each image in them.
 
         H and W are multiples of 32; an image is at the top left, zeros, the mean colour, around it.
-        Raises ValueError for another shape or type, and without an image.
-        """
+        Raises ValueError for another shape or type, and without an image."""
         ready = []
         for image in images:
             is_image = image.dim() == 3 and len(image) == 3 and 0 not in image.shape
@@ -218,8 +216,7 @@ def to_original(boxes, size, image):
 def faster_rcnn_r50_fpn(num_classes=91, **options):
     """fasterrcnn_resnet50_fpn_coco-258fb6c6.pth (torchvision), 41.8 M parameters.
 
-    options: those of FasterRcnn. Its frozen batch norms add nothing to the variances.
-    """
+    options: those of FasterRcnn. Its frozen batch norms add nothing to the variances."""
     body = resnet50(num_classes=None, norm=partial(FrozenBatchNorm, eps=0.0))
     return FasterRcnn(body, num_classes=num_classes, **options)
 

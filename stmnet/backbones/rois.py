@@ -25,8 +25,7 @@ def cell_anchors(side: float, device=None) -> torch.Tensor:
 def anchors(image: tuple, grid: tuple, side: float, device=None) -> torch.Tensor:
     """Anchors (h · w · 3, 4) of (h, w) = grid positions of an image of (H, W): rows, then ratios.
 
-    Positions are H // h and W // w apart, which is less than the stride if a map was rounded up.
-    """
+    Positions are H // h and W // w apart, which is less than the stride if a map was rounded up."""
     y, x = (torch.arange(n, device=device) * (length // n) for length, n in zip(image, grid))
     y, x = torch.meshgrid(y, x, indexing="ij")
     positions = torch.stack([x, y, x, y], -1).reshape(-1, 1, 4)  # (h · w, 1, 4)
@@ -38,8 +37,7 @@ def decode(deltas: torch.Tensor, boxes: torch.Tensor, weights=(1.0, 1.0, 1.0, 1.
 
     Deltas over their weights are the shift of the centre in units of the box, and the logarithms of
     how much wider and higher it gets (Girshick et al., "Rich feature hierarchies", CVPR 2014,
-    appendix C).
-    """
+    appendix C)."""
     shift, growth = (deltas / deltas.new_tensor(weights)).split(2, -1)
     size = boxes[..., 2:] - boxes[..., :2]
     centre = boxes[..., :2] + size / 2 + shift * size
@@ -64,8 +62,7 @@ def nms(boxes, scores, threshold: float, groups=None, most=None) -> torch.Tensor
     A box goes if its IoU with one that stays and comes before it is *more* than the threshold; of
     equal scores the first comes first. groups (n,): only boxes of one group suppress each other.
     most: no more than so many, the highest. Memory: O(n · BLOCK), with `most` at most O((most +
-    BLOCK) · BLOCK). Raises ValueError if a box is not finite or has x1 < x0 or y1 < y0.
-    """
+    BLOCK) · BLOCK). Raises ValueError if a box is not finite or has x1 < x0 or y1 < y0."""
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
     groups = torch.zeros_like(order) if groups is None else groups[order]
@@ -100,8 +97,7 @@ def pyramid_levels(boxes: torch.Tensor, count: int) -> torch.Tensor:
     """(n, 4) → (n,) int64: which of `count` maps, of strides 4, 8, …, a box is looked up in.
 
     A box of area 224² in the third (Lin et al., "Feature Pyramid Networks", CVPR 2017, section
-    4.2, where the first is called P2).
-    """
+    4.2, where the first is called P2)."""
     side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
     return (4 + torch.log2(side / 224) + 1e-6).floor().clamp(2, count + 1).long() - 2
 
@@ -114,8 +110,7 @@ def roi_align(maps, strides, boxes, image, level, bins: int = 7, samples: int = 
     (n,) int64, an index of maps: where each box is looked up. As in torchvision's kernels with
     aligned=False, the value of a position is at its number, not half a position later; a box is at
     least one position wide and high; a sample outside a map has the value of the border up to one
-    position away, then 0.
-    """
+    position away, then 0."""
     table = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])  # (R, C): all positions
     size = torch.tensor([m.shape[2:] for m in maps], device=boxes.device)  # (L, 2), h and w
     rows = torch.tensor([m.numel() // m.shape[1] for m in maps], device=boxes.device)  # (L,)

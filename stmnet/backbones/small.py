@@ -33,8 +33,7 @@ SETTINGS = ("image_size", "segment_seconds", "blocks", "width", "bottleneck", "l
 def draw_images(config, count: int, side: int, objects: int) -> tuple:
     """Images (count, 3, side, side) uint8, is_present (count, classes) 0/1.
 
-    Objects are as large in pixels as those of videos.
-    """
+    Objects are as large in pixels as those of videos."""
     scale = VIDEO_SCALE * (config.image_size / side)**2
     scenes = Scenes(SEED, side, RATE, objects=objects, folder=config.objects or None,
                     object_scale=scale)
@@ -68,8 +67,7 @@ def mean_map_loss(maps, is_present):
 def max_map_loss(maps, is_present):
     """Binary cross-entropy of each class, from the maximum of its map.
 
-    The map is first averaged over 2 × 2 positions: a single one often lies beside the object.
-    """
+    The map is first averaged over 2 × 2 positions: a single one often lies beside the object."""
     return F.binary_cross_entropy_with_logits(F.avg_pool2d(maps, 2, 1).amax((2, 3)), is_present)
 
 
@@ -85,8 +83,7 @@ def make_encoder(name: str, config, device="cpu"):
     """The encoder, read from its file, or trained and written there.
 
     Each task is trained with Adam and a cosine schedule; its last layer is then dropped. The state
-    of torch's generator is kept.
-    """
+    of torch's generator is kept."""
     path, gpus = encoders_folder(config) / f"{name}.pt", []
     if torch.device(device).type == "cuda":
         gpus = [device]

@@ -26,8 +26,7 @@ def log_mel(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
 
     n counts after resampling to 16 kHz. Frames without padding, periodic Hann window, magnitudes
     (not powers) of the spectrum, log(x + 0.01): silence is -4.6. Raises ValueError if n < 400, or
-    if samples are not floating point.
-    """
+    if samples are not floating point."""
     x = resample(waveform, sample_rate, RATE, **KAISER_BEST)
     n = x.shape[-1]
     if n < WINDOW:
@@ -59,8 +58,7 @@ def sound_track(segments, fps: float):
 class AudioStream:
     """`segments_at` of a file of raw s16le, mono, 16 kHz, in the order of time; 0 after its end.
 
-    It reads no more than a segment needs, and holds no more than the last one.
-    """
+    It reads no more than a segment needs, and holds no more than the last one."""
 
     def __init__(self, file, samples: int):
         self.file, self.window, self.end = file, np.zeros(samples, np.int16), 0
@@ -80,8 +78,7 @@ def patches(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
     """(…, n) in [-1, 1] → (…, examples, 1, 96, 64): `log_mel` in pieces of 96 frames.
 
     An incomplete last one is dropped. Raises ValueError if none is complete: one needs 15 600
-    samples at 16 kHz, 0.975 s, two need 30 960.
-    """
+    samples at 16 kHz, 0.975 s, two need 30 960."""
     x = log_mel(waveform, sample_rate)
     examples = x.shape[-2] // FRAMES
     if not examples:
@@ -93,8 +90,7 @@ def patches(waveform: torch.Tensor, sample_rate: int = RATE) -> torch.Tensor:
 def mel_filterbank() -> np.ndarray:
     """(257, 64) triangles of height 1 at equal steps of HTK mel from 125 to 7500 Hz, linear in mel.
 
-    The published code also sets the row of DC to 0; with these ends it is 0 already.
-    """
+    The published code also sets the row of DC to 0; with these ends it is 0 already."""
     def mel(hertz):
         return 1127 * np.log1p(np.asarray(hertz) / 700)
     bins = mel(np.linspace(0, RATE / 2, FFT // 2 + 1))[:, None]
@@ -113,8 +109,7 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def convolutions(widths=(64, 128, 256, 512)) -> nn.Sequential:
     """(B, 1, M, N) → (B, widths[3], M // 16, N // 16): 3×3 convolutions with ReLU.
 
-    The last two widths have two. After each width the map is halved by a maximum.
-    """
+    The last two widths have two. After each width the map is halved by a maximum."""
     layers, channels = [], 1
     for width, repeats in zip(widths, (1, 1, 2, 2), strict=True):
         for _ in range(repeats):
@@ -128,8 +123,7 @@ class VGGish(nn.Module):
     """`features` is the convolutions: (B, 1, 96, 64) → (B, widths[3], 6, 4), first time, then mel.
 
     hidden=None leaves out the three layers behind the map; load_published(model.features, path,
-    prefix="features.") then loads the published file's convolutions, strictly.
-    """
+    prefix="features.") then loads the published file's convolutions, strictly."""
 
     def __init__(self, widths=(64, 128, 256, 512), hidden=4096, outputs=128):
         super().__init__()

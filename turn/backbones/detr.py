@@ -24,8 +24,7 @@ def sine_positions(padding, d):
     """padding (B, h, w) → positions (B, d, h, w): d/2 channels of y, d/2 of x (their appendix).
 
     A place is the number of real cells up to it, over the image's own height or width, times 2π;
-    sine and cosine of it alternate.
-    """
+    sine and cosine of it alternate."""
     real = (~padding).float()
     frequency = 10000.0 ** (-torch.arange(0, d // 2, 2, device=padding.device) / (d // 2))  # (d/4,)
     axes = []
@@ -105,8 +104,7 @@ class Detr(nn.Module):
     def encode(self, images, padding=None):
         """images (B, 3, H, W) normalised, padding (B, H, W) → tokens (B, n, d), padding (B, h, w).
 
-        Tokens of padded cells have values too, but no other token has attended to them.
-        """
+        Tokens of padded cells have values too, but no other token has attended to them."""
         features = self.backbone[0]["body"].features(images)  # (B, C, h, w)
         small = torch.zeros(len(images), *features.shape[-2:], dtype=torch.bool,
                             device=images.device)
@@ -133,8 +131,7 @@ def detr_r50(weights=""):
     """DETR-R50 up to its encoder; weights: the published detr-r50-e632da11.pth, or none.
 
     The file is loaded strictly: its decoder and heads must be there and of the right shapes, and
-    are dropped. Raises InputError.
-    """
+    are dropped. Raises InputError."""
     detr = Detr(resnet50(num_classes=None, norm=FrozenBatchNorm))
     if weights:
         d = detr.d

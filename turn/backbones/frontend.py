@@ -18,8 +18,7 @@ def read_clip(path, config, around=None):
     """An audio file → waveform (n,) of config.seconds: repeated if shorter, cut if longer.
 
     around: the (start, end) in seconds of what the audio is for, as a frame of a long video; it is
-    in the middle of the clip. None: the clip is the beginning of the file.
-    """
+    in the middle of the clip. None: the clip is the beginning of the file."""
     start = max(0.0, (sum(around or (0.0, 0.0)) - config.seconds) / 2)
     waveform, _ = read_audio(path, config.sample_rate, start=start, seconds=config.seconds)
     return fit(waveform, round(config.seconds * config.sample_rate)).clamp(-1, 1)
@@ -38,8 +37,7 @@ def log_mel(waveform: torch.Tensor, sample_rate: int, *, n_fft: int = 2048, hop:
     Frames are centred, with reflected ends (torch raises RuntimeError unless n exceeds n_fft / 2);
     periodic Hann window, power 2, triangles on the HTK mel scale from 0 Hz to half of
     `filterbank_rate`, log(x + 1e-7). Ten seconds at 22 050 Hz give the paper's 216 × 128.
-    `filterbank_rate` is `sample_rate` if None. The authors' code leaves it at 16 000.
-    """
+    `filterbank_rate` is `sample_rate` if None. The authors' code leaves it at 16 000."""
     with torch.autocast(waveform.device.type, enabled=False):
         x = waveform.reshape(-1, waveform.shape[-1]).float()  # (N, n)
         window, filters = _constants(n_fft, n_mels, filterbank_rate or sample_rate, x.device)
@@ -74,8 +72,7 @@ def spec_augment(logmel: torch.Tensor, rng: np.random.Generator, time: int = 64,
     """SpecAugment (Park et al. 2019): a copy of `logmel` (frames, mels) with stripes of zeros.
 
     `stripes` are of frames and as many of mels. The width of a stripe is uniform below `time` or
-    `freq`, its place uniform. 0 is the value of the authors' code; silence would be log(1e-7).
-    """
+    `freq`, its place uniform. 0 is the value of the authors' code; silence would be log(1e-7)."""
     masked = logmel.clone()
     for view, limit in ((masked, time), (masked.T, freq)):
         for width in rng.integers(0, min(limit, len(view)), stripes):

@@ -84,8 +84,7 @@ class ResNet(nn.Module):
 
     num_classes: None leaves out the classifier `fc`. norm: channels → module, as FrozenBatchNorm.
     last_stride: 1 keeps the last of four maps at 1/16 of the image, 2 at 1/32.
-    `channels` is the width of the last map.
-    """
+    `channels` is the width of the last map."""
 
     def __init__(self, block, layers, width=64, in_channels=3, num_classes=1000,
                  norm=nn.BatchNorm2d, last_stride=2):

@@ -25,8 +25,7 @@ class WordPiece:
     """Text to ids and back. `tokens` is the whole state: `WordPiece(x.tokens)` is a copy of `x`.
 
     The ids of the special tokens are `pad`, `unk`, `cls`, `sep`, `mask`; "[MASK]" in a text is
-    plain text. Raises ValueError if a special token is missing or a token occurs twice.
-    """
+    plain text. Raises ValueError if a special token is missing or a token occurs twice."""
 
     def __init__(self, tokens: Sequence[str]):
         self.tokens = list(tokens)
@@ -95,8 +94,7 @@ class WordPiece:
 def words(text: str) -> Iterator[str]:
     """Lower-case words without accents.
 
-    Each punctuation mark, symbol of ASCII and ideograph is a word of its own.
-    """
+    Each punctuation mark, symbol of ASCII and ideograph is a word of its own."""
     plain = "".join(_clean(c) for c in text).lower()
     plain = (c for c in unicodedata.normalize("NFD", plain) if unicodedata.category(c) != "Mn")
     return iter("".join(f" {c} " if _stands_alone(c) else c for c in plain).split())

@@ -30,9 +30,8 @@ def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Ge
     Returns the view (3, size, size), normalised as for ImageNet, 0 on padding; its padding (size,
     size), True where padded; the box (4,) of the same object in the view; the phrase. A crop keeps
     the whole box; there is none if the phrase says left, right, top, bottom or middle. `flip`
-    mirrors half of the images, with left and right in their phrases; `jitter` changes the colours:
-    both are in the authors' code only.
-    """
+    mirrors half of the images, with left and right in their phrases; `jitter` changes the colours
+    of four in five: both are in the authors' code only."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = _corners(box, width, height)
     left, top, right, bottom = 0., 0., float(width), float(height)  # the crop
@@ -51,7 +50,7 @@ def train_view(image: np.ndarray, box, phrase: str, size: int, rng: np.random.Ge
     if flip and rng.random() < 0.5:
         view, x0, x1 = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT), w - x1, w - x0
         phrase = SIDE.sub(_other_side, phrase)
-    if jitter:
+    if jitter and rng.random() < 0.8:
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             view = change(view).enhance(rng.uniform(1 - JITTER, 1 + JITTER))
 
@@ -86,8 +85,7 @@ def test_view(image: np.ndarray, size: int, crop: bool = False) -> tuple:
     """An image (H, W, 3) uint8 with its shorter side scaled to `size`, the longer at most 4 · size.
 
     Returns the view (3, h, w), its padding (h, w), all False, and its `View`. With `crop` it is
-    the central (3, size, size).
-    """
+    the central (3, size, size)."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
     w, h = (min(round(side * scale), WIDEST * size) for side in (width, height))

@@ -99,7 +99,8 @@ def pack_clip(clip: Clip, gallery: Gallery, audio: dict) -> dict:
     if key and key not in audio:
         audio[key] = ogg(clip.waveform, clip.rate)
     maps = [] if clip.heatmaps is None else clip.heatmaps.detach().float().cpu()
-    facts = {k: np.atleast_1d(to_numpy(x)).round(4).tolist() for k, x in clip.facts.items()}
+    facts = {k: np.atleast_1d(to_numpy(x)).round(4).tolist() for k, x in clip.facts.items()
+             if np.isfinite(to_numpy(x)).all()}  # a cIoU of nothing with nothing is not defined
     return {"name": clip.name, "audio": list(audio).index(key) if key else -1, "facts": facts,
             "labels": list(clip.labels), "boxes": [to_numpy(b).round(4).tolist()
                                                    for b in clip.boxes],
@@ -112,8 +113,7 @@ def pack_clip(clip: Clip, gallery: Gallery, audio: dict) -> dict:
 def marks(maps, gt, gallery: Gallery) -> dict:
     """The threshold of T heatmaps by each rule that can be applied, in units of the normalised map:
     the middle between the value above which a pixel is predicted and the next value, so that the
-    browser's rounding does not matter.
-    """
+    browser's rounding does not matter."""
     maps, found = metrics.resize(maps, gallery.size, align_corners=gallery.align_corners), {}
     low, high = maps.amin((1, 2)), maps.amax((1, 2))
     for name, rule in gallery.rules.items():

@@ -10,8 +10,9 @@ function wav(channels, rate) { // the mean of all channels → a WAV of 16 bits
   return new Blob([view.buffer]);
 }
 
-const base64 = (blob) => new Promise((done) => Object.assign(new FileReader(), {
-  onload: (event) => done(event.target.result.split(",")[1]) }).readAsDataURL(blob));
+const base64 = (blob) => new Promise((ok, fail) => Object.assign(new FileReader(), {
+  onerror: () => fail(Error("a file cannot be read")),
+  onload: (event) => ok(event.target.result.split(",")[1]) }).readAsDataURL(blob));
 
 function demoForm() {
   const cards = el("div", { className: "cards" }), state = el("p", { aria: { live: "polite" } });

@@ -8,6 +8,7 @@ import secrets
 import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer
@@ -41,9 +42,9 @@ class Demo(TCPServer):
             for kind, path in files.items():
                 path.write_bytes(base64.b64decode(body[kind], validate=True))
             image, name, audio = read_image(files["image"]), str(body["name"])[:100], {}
-            clips = locate_clips(self.model, image, {name: files["audio"]})
-        packed = pack(Gallery("", [Sample(name, [image], clips)]), audio)
-        return {**packed, "audio": [*audio.values()]}
+            clips = locate_clips(self.model, image, [(name, files["audio"])])
+        gallery = Gallery("", [Sample(name, [image], clips)])
+        return {**pack(gallery, audio), "audio": [*audio.values()]}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -92,8 +93,9 @@ class Handler(BaseHTTPRequestHandler):
                             "Connection": "close", "Cache-Control": "no-store",
                             "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}.items():
             self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # of a client that has left
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *args):
         """Nothing is kept, no log either."""

@@ -32,9 +32,9 @@ def trained_on(config) -> str:
             "nothing; see what README.md says of real data")
 
 
-def locate_clips(model: Model, image, files: dict) -> list:
-    """A Clip for each of {name: audio file}, for silence, and noise; their facts are in all."""
-    clips, sounds = [], [(name, *model.read(path)) for name, path in files.items()]
+def locate_clips(model: Model, image, files) -> list:
+    """A Clip of each (name, audio file), of silence, and noise; facts of these two are in all."""
+    clips, sounds = [], [(name, *model.read(path)) for name, path in files]
     _, first, rate = sounds[0]
     noise = 0.1 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
     sounds += [("silence", torch.zeros_like(first), rate), ("noise", noise, rate)]
@@ -50,8 +50,7 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
     """The first, the best and the worst samples of a test set: each image with its own audio, that
     of the other objects in it, that of another image, and silence.
 
-    audio: `encode_test_audio`. scores: of `score_samples`, of which the first column is shown.
-    """
+    audio: `encode_test_audio`. scores: of `score_samples`, of which the first column is shown."""
     own, samples, kinds = next(iter(scores.values())), [], test_set.metric_groups
     partners = shuffled_partners(test_set.groups, test_set.labels)
     groups = np.asarray(test_set.groups if "interactive" in kinds else test_set.ids)
@@ -78,7 +77,7 @@ def pair_gallery(predictor, test_set, audio: dict, scores: dict, count: int = 4)
 
 
 def make_clip(test_set, name, j, kind, i, heatmap, own) -> Clip:
-    """The audio of sample j with the image of sample i, of which the gt is if j's is elsewhere."""
+    """The audio of sample j with the image of sample i. gt: j's if it is "matched", else i's."""
     waveform, facts = test_set.waveform(j), {"maximum of the map": heatmap.max()}
     if kind == "silent":
         waveform = torch.zeros_like(waveform)

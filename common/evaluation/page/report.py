@@ -12,6 +12,7 @@ import os
 import re
 import string
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -33,13 +34,11 @@ DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', r
 
 def write_page(path, title: str, galleries: list, **parts) -> None:
     """Write the page `path`; parts: note, facts [[name, text]], paper, tables, series {name:
-    [[step, value]]}. While it has more than MAX_BYTES, every second sample is left out.
-    """
+    [[step, value]]}. While it has more than MAX_BYTES, every second sample is left out."""
     while True:
         audio = {}
         packed = [pack(gallery, audio) for gallery in galleries]
-        text = render({"title": title, "galleries": packed, **parts,
-                       "audio": [*audio.values()]})
+        text = render({"title": title, "galleries": packed, **parts, "audio": [*audio.values()]})
         if len(text) <= MAX_BYTES or not any(gallery.samples for gallery in galleries):
             break
         for gallery in galleries:
@@ -71,8 +70,7 @@ def write_report(folder: Path, name: str, tables: list, galleries: list) -> None
 
 def rebuild(folder: Path) -> Path:
     """Write report.html of a run anew: samples and tables as they were, facts and curves as they
-    are. A run that is still going has no samples. Raises InputError.
-    """
+    are. A run that is still going has no samples. Raises InputError."""
     path, data = folder / "report.html", {"galleries": [], "tables": []}
     if path.exists():
         with decoding(path):
@@ -88,7 +86,7 @@ def rebuild(folder: Path) -> Path:
 def about(folder: Path) -> dict:
     """What was run: facts, the paper, the curves of the log. Raises InputError."""
     path, method = folder / "config.json", folder.resolve().parent.name
-    config, metrics = (read_json(file) if file.is_file() else {}
+    config, metrics = (read_json(file, dict) if file.is_file() else {}
                        for file in (path, folder / "metrics.json"))
     series, steps = read_log(folder / "log.jsonl")
     seconds = metrics.get("seconds") or (time.time() - path.stat().st_mtime if config else 0)
@@ -111,14 +109,11 @@ def paper(method: str) -> dict | None:
 
 def read_log(path) -> tuple:
     """log.jsonl → {name: [[step, value]]}, means of neighbours if they are more than MAX_POINTS,
-    and the last step. A line that is not complete yet is left out. Raises InputError.
-    """
+    and the last step. A line that is not complete yet is left out. Raises InputError."""
     series, rows = {}, []
     for line in read_bytes(path, MAX_LOG).splitlines() if path.is_file() else ():
-        try:
+        with suppress(TypeError, ValueError):
             rows.append({"step": 0, **json.loads(line)})
-        except (TypeError, ValueError):
-            continue
     for row in rows:
         for name in row.keys() - TIMES:
             if isinstance(row[name], (int, float)) and math.isfinite(row[name]):
