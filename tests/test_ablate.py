@@ -11,6 +11,7 @@ import pytest
 from common.io import InputError, read_json
 from common.training import git_commit
 from common.training.ablation import ablate
+from tests.test_lifecycle import NARROW
 from turn import ablate as turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,8 +127,9 @@ def test_flags_that_a_training_has_from_the_ablation(toy, capsys, flag):
 
 @pytest.mark.slow
 def test_a_killed_ablation_leaves_no_training_behind(tmp_path):
-    flags = ["--table", "4", "--jobs", "1", "--scenes", "20000", "--device", "cpu"]
-    command = [sys.executable, "-m", "turn.ablate", *flags, "--out", str(tmp_path)]
+    flags = f"{NARROW} --scenes 48 --sounds 24 --held-out 8 --batch-size 8 --batch-intermediate 4 "
+    flags += f"--epochs 9999 --validate-every 9999 --jobs 1 --device cpu --out {tmp_path}"
+    command = [sys.executable, "-m", "turn.ablate", *flags.split()]
     ablation = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("turn/ablate-*/lock")):
         assert ablation.poll() is None

@@ -122,7 +122,7 @@ def test_layout_music(disk):
         for n, sample in enumerate(load_samples(name, disk[name])):
             scenes = [SCENES.interactive(2 * n + k) for k in range(together)]
             np.testing.assert_allclose(sample.boxes, [scene.box for scene in scenes], atol=1e-6)
-            assert sample.label == ",".join(sorted({str(scene.cls) for scene in scenes}))
+            assert sample.label == ", ".join(sorted({str(scene.cls) for scene in scenes}))
 
 
 def test_layout_training(disk):
