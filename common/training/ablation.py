@@ -61,12 +61,12 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
         parser.error(f"table {', '.join(real)} is of real data: it needs --root")
     if "--root" in given and "--benchmark" not in given:
         parser.error("a model of real data is measured on a --benchmark: name one")
-    runs, jobs = {}, {}  # row → names of its runs, name → how to train it
+    runs, jobs, commit = {}, {}, git_commit()  # row → names of runs, name → how to train it
     for table in args.table:
         for row, flags in tables[table].items():
             first = () if "--root" in given else (on_scenes or {}).get(table, ())
             flags = [*first, *flags, *extra]
-            name = f"ablate-{zlib.crc32(' '.join([git_commit(), *flags]).encode()):08x}-seed"
+            name = f"ablate-{zlib.crc32(' '.join([commit, *flags]).encode()):08x}-seed"
             row = f"{table}: {row}" if len(args.table) > 1 else row
             runs[row] = [f"{name}{seed}" for seed in range(args.seeds)]
             jobs |= {f"{name}{seed}": (method, args.out, f"{name}{seed}",

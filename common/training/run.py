@@ -68,8 +68,8 @@ class Run:
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
-        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._handlers = {number: signal.signal(number, self._interrupt) for number in heard}
+        handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in handled}
 
     def _folder(self, name: str) -> Path:
         return Path(self.config.out) / self.method / name
