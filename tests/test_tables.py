@@ -43,6 +43,14 @@ def test_the_tables_of_a_page_are_those_of_its_files(path):
     assert text.count("<!-- table: ") == len(tables.BLOCK.findall(text)), "a block without its end"
 
 
+def test_each_results_file_stands_in_one_place():
+    """A file that is measured anew changes no table of an older section."""
+    text = "\n".join(path.read_text("utf-8") for path in PAGES)
+    for path in FILES:
+        tabled = text.count(f"<!-- table: results/{path.name} -->")
+        assert tabled == 1 or (tabled == 0 and f"`results/{path.name}`" in text), path.name
+
+
 def test_a_table_is_written_between_its_markers(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (tmp_path / "README.md").write_text("# A\n\n<!-- table: a.json -->\nold\n<!-- end -->\n\nb\n")
