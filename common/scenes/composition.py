@@ -88,10 +88,10 @@ class Scenes:
     exclusive, clutter = 1 / 8, 0.0
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
-                 object_scale=1.0, bank=None, link=False):
+                 object_scale=1.0, link=False):
         self.seed, self.size, self.objects, self.object_scale = seed, size, objects, object_scale
         self.sample_rate, self.seconds, self.link = sample_rate, seconds, link
-        self.bank = bank or (load_directory(str(folder)) if folder else Procedural())
+        self.bank = load_directory(str(folder)) if folder else Procedural()
         self.names = self.bank.names
 
     def rng(self, stream: int, index: int) -> np.random.Generator:

@@ -64,7 +64,7 @@ def owner_at(owners: np.ndarray, times: np.ndarray) -> np.ndarray:
 def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) -> np.ndarray:
     """(samples,) float32: quiet noise, and each object's audio where it is the owner.
     The even one of two confusable classes lends its audio to both, see `Scenes.video`."""
-    waveform = quiet(rng, samples)
+    waveform = np.float32(QUIET) * rng.standard_normal(samples, dtype=np.float32)
     owners = owner_at(owners, np.arange(samples) / rate)  # (samples,)
     for k in sorted(set(owners.tolist()) - {-1}):
         audio, times = bank.waveform(int(classes[k]) // 2 * 2, rng, samples, rate)
@@ -73,11 +73,6 @@ def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) 
         audio = np.resize(audio[loud[0]:loud[-1] + 1], samples)  # without pauses
         waveform += audio * (owners == k)
     return waveform.clip(-1, 1)
-
-
-def quiet(rng, samples: int) -> np.ndarray:
-    """(samples,) float32: what is heard when nothing sounds."""
-    return np.float32(QUIET) * rng.standard_normal(samples, dtype=np.float32)
 
 
 def cover_with_noise(rng, waveform: np.ndarray, share: float, rate: int) -> np.ndarray:
@@ -116,11 +111,12 @@ def cover_with_bars(rng, images, masks, share: float, fps: float) -> None:
     """In a share of the ticks a grey bar, a third of the image wide, covers images and masks."""
     size = images.shape[1]
     is_covered = rng.random(int(len(images) / fps / TICK) + 1) < share
-    left = rng.integers(0, size - size // 3, len(is_covered))
-    for t in np.flatnonzero(owner_at(is_covered, np.arange(len(images)) / fps)):
-        x = left[min(int(t / fps / TICK), len(left) - 1)]
-        images[t, :, x:x + size // 3] = 96
-        masks[t, :, :, x:x + size // 3] = False
+    left = np.where(is_covered, rng.integers(0, size - size // 3, len(is_covered)), -1)
+    left = owner_at(left, np.arange(len(images)) / fps)  # (T,), -1: no bar
+    for t in np.flatnonzero(left >= 0):
+        bar = slice(left[t], left[t] + size // 3)
+        images[t, :, bar] = 96
+        masks[t, :, :, bar] = False
 
 
 def out_of_focus(image: np.ndarray) -> np.ndarray:
