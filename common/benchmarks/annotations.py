@@ -27,10 +27,10 @@ def find_metadata(root, *names, optional=False) -> Path | None:
 
 
 def read_rows(path) -> list[list[str]]:
-    """The rows of a CSV file, without the header, which starts with "video" if there is one."""
+    """The rows of a CSV file, without the header: it starts with "video" or "keyword", if any."""
     with decoding(path):  # line by line, so that a stray quote is an error and takes no other line
         rows = [next(csv.reader([line], strict=True)) for line in read_lines(path)]
-        return [row for row in rows if row[0] != "video"]
+        return [row for row in rows if row[0] not in ("video", "keyword")]
 
 
 def check_rows(path, rows, columns: str, numbers=(), separator=",") -> list:

@@ -8,17 +8,16 @@
 The videos have 10 s; so a second of them has a tenth of their frames. A file without a track nearly
 always is one that no annotator opened. Such videos are counted, and are no silent videos.
 """
-import csv
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.io import InputError, decoding, read_lines
+from common.io import InputError, read_lines
 from common.training import dist
 
-from .annotations import MAX_BOXES, check_name, check_rows, clip_boxes, read_xml
+from .annotations import MAX_BOXES, check_name, check_rows, clip_boxes, read_rows, read_xml
 from .samples import Sample
 
 MAX_XML, MAX_FRAMES = 2**23, 10**5  # bytes; frames of a video
@@ -103,9 +102,8 @@ def instruments(target: str) -> list:
 
 
 def _instrument_rows(path) -> list:
-    with decoding(path):
-        rows = [row for row in csv.reader(read_lines(path)) if row[0] != "keyword"]
-    for row in check_rows(path, rows, "keyword,start,end,evt,target,multi"):
+    rows = check_rows(path, read_rows(path), "keyword,start,end,evt,target,multi")
+    for row in rows:
         check_name(path, row[0])
         try:
             is_clip = 0 <= float(row[1]) < float(row[2]) < float("inf") and row[4].strip()

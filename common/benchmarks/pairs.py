@@ -77,9 +77,8 @@ class EasyPairs(ScenePairs):
     Of the same seed as the ordinary scenes, with the indices after theirs."""
 
     def __init__(self, config):
-        scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate,
-                        config.seconds or config.crop, 1, config.objects or None, object_scale=2.0,
-                        link=config.link)
+        scenes = make_scenes(config.seed, config, objects=1)
+        scenes.size, scenes.object_scale = config.image_size // 2, 2.0
         self.samples = [scenes.pair(config.scenes + i)
                         for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
         self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}"
