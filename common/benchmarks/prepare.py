@@ -33,12 +33,13 @@ DEMUXERS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,wav"
 
 # Arguments of ffmpeg before its input, and behind it.
 def to_audio(rate=RATE):
-    return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le"]
+    return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le", "-fs", str(MAX_AUDIO)]
 
 
 def to_frames(fps=None):
     """The last frame before each (k + 0.5) / fps; None: all frames, at the video's own rate."""
-    return [], [*(["-vf", f"fps={fps:g}"] if fps else []), "-start_number", "0", "-q:v", "2"]
+    rate = ["-vf", f"fps={fps:g}"] if fps else []
+    return [], [*rate, "-start_number", "0", "-q:v", "2", "-frames:v", str(MAX_FRAMES + 1)]
 
 
 def _to_frame(second):
@@ -123,8 +124,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     audio as FLAC too, is skipped. True if nothing failed and there are files. Raises InputError."""
     if name not in CLIPS + VIDEOS + ALL_FRAMES + NUMBERED:
         raise InputError(name, "is published as images and audio, there is nothing to extract")
-    program = shutil.which("ffmpeg")
-    if program is None:
+    if shutil.which("ffmpeg") is None:
         raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
@@ -146,7 +146,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
 
     def make(target):
         video, arguments = targets[target]
-        extract(program, sources[video], target, *arguments)
+        extract(sources[video], target, *arguments)
 
     paths = [target for target in todo if targets[target][0] in sources]
     made, failed = attempt_all(make, paths, "ffmpeg", file=sys.stderr, jobs=jobs)
@@ -156,7 +156,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     return not failed and bool(made or existing)
 
 
-def extract(program, video, target, before, behind):
+def extract(video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
     It writes to a temporary folder beside `target`. Raises InputError."""
     part = target.absolute().with_name(f".{target.name}.part")
@@ -164,10 +164,8 @@ def extract(program, video, target, before, behind):
     part.mkdir(parents=True)
     is_folder = target.suffix not in (".wav", ".jpg")
     output = "%04d.jpg" if is_folder else f"output{target.suffix}"
-    end = ["-fs", str(MAX_AUDIO)] if target.suffix == ".wav" else (
-        ["-frames:v", str(MAX_FRAMES + 1)] if is_folder else [])
-    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file",
-               "-format_whitelist", DEMUXERS, *before, "-i", str(video), *behind, *end, output]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file",
+               "-format_whitelist", DEMUXERS, *before, "-i", str(video), *behind, output]
     try:
         ended = subprocess.run(command, cwd=part, text=True, capture_output=True, errors="replace",
                                timeout=TIMEOUT, check=False)

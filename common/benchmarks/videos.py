@@ -46,7 +46,7 @@ def open_video(path, fps: float):
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
         for target, flags, name in (audio, to_audio(), "audio"), (frames, to_frames(fps), "images"):
             try:
-                extract("ffmpeg", path.resolve(), target, *flags)
+                extract(path.resolve(), target, *flags)
             except InputError as error:
                 is_missing = re.search("any stream|no streams|opening output", error.reason)
                 raise InputError(path, f"has no {name}" if is_missing else error.reason) from None
