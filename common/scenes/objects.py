@@ -196,8 +196,7 @@ def _load_recording(path: Path):
 
 
 def _name(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    lines = []
+    text, lines = path.with_suffix(".txt"), []
     if text.is_file():
         with open(text, "rb") as file:
             lines = file.read(200).decode("utf-8", "replace").splitlines()
@@ -218,7 +217,7 @@ def _harmonics(t, f, numbers, decay, rng):
 
 def _noise_band(rng, t, centre, width):
     """Noise around `centre` Hz: a carrier with slow random gains."""
-    knots = rng.standard_normal((2, int(width * t[-1]) + 3)) if len(t) else np.zeros((2, 1))
+    knots = rng.standard_normal((2, int(width * t[-1]) + 3))
     gain = [np.interp(t * width, np.arange(len(k)), k).astype(np.float32) for k in knots]
     return gain[0] * _sin(centre * t) + gain[1] * _sin(centre * t + np.float32(0.25))
 
