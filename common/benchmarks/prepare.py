@@ -13,14 +13,15 @@ from common.io import InputError, atomic, read_audio, read_image
 from common.training import Parser, cli
 
 from .annotations import clip_id
-from .readers import FRAME_RATE, READERS, file_finder, find_on_disk, listed_samples
+from .readers import (FRAME_RATE, READERS, UNANNOTATED, file_finder, find_on_disk,
+                      listed_samples)
 from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
 CLIP_SECOND = 5.0  # VGG-SS was annotated on frame 125 at 25 fps, which is not quite the middle
-FOLDERS = ("ave", "audioset-instrument-clips")  # of which a sample's image is a folder of frames
-VIDEOS = (*FOLDERS, "ave-boxes", "audioset-instrument")  # FRAME_RATE frames a second
-ALL_FRAMES = ("ave-stm", "audioset-instrument-stm")  # at the video's own rate
+VIDEOS = {  # name: frames a second, or None: all, at the video's own rate
+    "ave": FRAME_RATE, "audioset-instrument-clips": FRAME_RATE, "ave-boxes": FRAME_RATE,
+    "audioset-instrument": FRAME_RATE, "ave-stm": None, "audioset-instrument-stm": None}
 NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names, at
 NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
@@ -122,7 +123,7 @@ def _duration(path):
 def prepare(name, videos, root, lists, jobs, rate) -> bool:
     """Make the listed images and audio from VIDEOS/ID.*, and print how many there are. What exists,
     audio as FLAC too, is skipped. True if nothing failed and there are files. Raises InputError."""
-    if name not in CLIPS + VIDEOS + ALL_FRAMES + NUMBERED:
+    if name not in (*CLIPS, *VIDEOS, *NUMBERED):
         raise InputError(name, "is published as images and audio, there is nothing to extract")
     if shutil.which("ffmpeg") is None:
         raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
@@ -133,9 +134,9 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
         targets[sample.audio] = sample.audio.stem, to_audio(rate)
-        if name in VIDEOS + ALL_FRAMES:
-            folder = sample.image if name in FOLDERS else sample.image.parent
-            targets[folder] = folder.name, to_frames(FRAME_RATE if name in VIDEOS else None)
+        if name in VIDEOS:
+            folder = sample.image if name in UNANNOTATED else sample.image.parent
+            targets[folder] = folder.name, to_frames(VIDEOS[name])
         elif name in NUMBERED:
             targets[sample.image] = sample.group, _to_frame(int(sample.image.stem) / NUMBERED_FPS)
         else:
