@@ -151,7 +151,7 @@ def _finder(folder: Path) -> Callable:
 
 
 def _stripped(texts) -> tuple[str, ...]:
-    texts = tuple(text.strip() for text in texts)
+    texts = tuple(map(str.strip, texts))  # TypeError for what is no string
     if not all(texts):
         raise ValueError("an empty text")
     return texts
@@ -166,16 +166,9 @@ def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list
     if not (x0 < x1 <= width and y0 < y1 <= height):  # False for NaN
         raise ValueError(f"box {left, top, w, h} has no area in {width} x {height}")
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
-    path, size = find(_text(image["file_name"])), (int(width), int(height))
-    phrases = _stripped(_text(sentence["sent"]) for sentence in ref["sentences"])
+    path, size = find(image["file_name"]), (int(width), int(height))
+    phrases = _stripped(sentence["sent"] for sentence in ref["sentences"])
     return [Phrase(path, phrase, box, size) for phrase in phrases]
-
-
-def _text(value) -> str:
-    """Of a string or a number alone: nested lists that share parts can be endless as text."""
-    if not isinstance(value, (str, int)):
-        raise TypeError(f"a {type(value).__name__}, not a text or a number")
-    return str(value)
 
 
 class _PlainUnpickler(pickle._Unpickler):
