@@ -117,10 +117,11 @@ def read_xml(path, limit: int) -> ET.Element:
         return ET.fromstring(data.encode())
 
 
-def read_annotators(path) -> tuple:
-    """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
-    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
+def read_annotators(path) -> np.ndarray:
+    """Flickr-SoundNet's XML → (n, 4) boxes of all annotators, in [0, 1] unless drawn beyond.
+    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid. As
+    published all boxes count, two of one annotator too."""
     with decoding(path):
-        people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
-                  for person in read_xml(path, MAX_XML)]
-    return tuple(parse_boxes(path, "bbox", boxes) / 256 for boxes in people if boxes)
+        boxes = [[int(edge.text) for edge in box[1:]]
+                 for person in read_xml(path, MAX_XML) for box in person.findall("bbox")]
+    return parse_boxes(path, "bbox", boxes) / 256

@@ -117,7 +117,7 @@ def _flickr(root, lists):
     for name in read_ids(lists):
         path = root / "Annotations" / f"{name}.xml"
         boxes = read_annotators(path) if path.is_file() else None
-        yield Sample(name, *_files(root, name), boxes, group=name)
+        yield Sample(name, *_files(root, name), boxes, group=name, consensus=2)
 
 
 def _extended(reader, sounding, root, lists):
