@@ -244,7 +244,7 @@ class Scenes:
         places = self._place(rng, classes, VIDEO_SCALE * self.object_scale)
         extent = (places[:, 2:] - places[:, :2]).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(cls, rng, *extent[k])[:2] for k, cls in enumerate(classes)]
-        is_shaking = owner[:, None] == np.arange(len(classes)) if conditions.twins else None
+        is_shaking = (owner[:, None] == np.arange(len(classes))) & conditions.twins  # (T, K)
         images, masks = animate(rng, wall, places[:, :2], cutouts, frames, fps, is_shaking)
         for t in np.flatnonzero(rng.random(frames) < conditions.blurred):
             images[t] = out_of_focus(images[t])
@@ -284,7 +284,7 @@ def background(rng, size: int) -> np.ndarray:
     base = rng.uniform(40, 215, 3)
     cells = base + rng.uniform(-45, 45, (rng.integers(2, 8), rng.integers(2, 8), 3))
     cells = Image.fromarray(cells.clip(0, 255).astype(np.uint8))
-    image = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC)).copy()
+    image = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC))
     grain = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size, 1) >> 4
     return np.minimum(image, 239) + grain
 

@@ -82,7 +82,7 @@ def cover_with_noise(rng, waveform: np.ndarray, share: float, rate: int) -> np.n
     return (waveform + noise * owner_at(is_noisy, np.arange(len(waveform)) / rate)).clip(-1, 1)
 
 
-def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaking=None):
+def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaking):
     """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels: each object moves on a
     straight line from its corner at SPEED and bounces off the edges, the larger ones behind.
     background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each;
@@ -93,8 +93,7 @@ def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaki
     velocity = rng.uniform(*SPEED, (count, 1)) * np.stack([np.cos(angle), np.sin(angle)], 1) * size
     room = np.maximum(size - extent, 1)
     path = corners + velocity * times[:, None, None]  # (T, K, 2)
-    if is_shaking is not None:
-        path = path + 0.03 * size * (np.sin(9 * times)[:, None] * is_shaking)[..., None]
+    path += 0.03 * size * (np.sin(9 * times)[:, None] * is_shaking)[..., None]
     path = room - np.abs(path % (2 * room) - room)  # a triangle wave
     path = np.minimum(path.astype(int), size - extent)
     images = np.repeat(background[None], frames, 0)
