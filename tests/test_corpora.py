@@ -86,11 +86,7 @@ def change(root, refs, name="refcocog/refs(google).p"):
 @pytest.mark.parametrize("name, by", [("refcocog", None), ("refcocog", "umd"), ("refcoco+", None)])
 def test_refcoco(coco, name, by):
     items = refcoco(coco, name, "train", by)
-    assert [(i.phrase, i.id) for i in items] == [
-        ("the left dog", "10"),
-        ("dog", "11"),
-        ("red cat", "20"),
-    ]
+    assert [i.phrase for i in items] == ["the left dog", "dog", "red cat"]
     assert items[0].image == coco / COCO / "COCO_train2014_000000000005.jpg"
     assert items[0].box == items[1].box == pytest.approx((0.35, 0.7, 0.5, 0.6))
     assert items[2].box == pytest.approx((0.9, 0.5, 0.2, 1.0))
@@ -104,7 +100,7 @@ def test_refcoco_reads_what_python_2_wrote(coco):
         b"(lp0\n(dp1\nS'split'\nS'train'\nsS'ref_id'\nI1\nsS'ann_id'\nI11\nsS'image_id'\nI5\n"
         b"sS'sentences'\n(lp2\n(dp3\nS'sent'\nS'caf\\xc3\\xa9\\xff'\nsS'sent_id'\nI7\nsasa.",
     )
-    assert [(i.phrase, i.id) for i in refcoco(coco)] == [("café\ufffd", "7")]
+    assert [i.phrase for i in refcoco(coco)] == ["café\ufffd"]
 
 
 def test_a_malicious_pickle_executes_nothing(coco, tmp_path):
@@ -147,7 +143,8 @@ def test_not_a_plain_pickle(coco, data):
         {"ann_id": 99},
         {"image_id": 99},
         {"sentences": None},
-        {"sentences": [{"sent": "a"}]},
+        {"sentences": [{"sent_id": 1}]},
+        {"sentences": [{"sent": []}]},
         {"ann_id": []},
         {"sentences": [{"sent": " ", "sent_id": 1}]},
     ],
@@ -210,8 +207,6 @@ def test_missing_images(coco):
         refcoco(coco)
     with pytest.raises(InputError, match="refs"):
         refcoco(coco, "refcoco")
-    with pytest.raises(ValueError, match="none of"):
-        refcoco(coco, "coco")
 
 
 def test_an_image_outside_of_the_root(coco):
@@ -244,7 +239,7 @@ def test_clotho(tmp_path):
         ("One, two.", "B", "C", "D", "E"),
         ("1", "2", "3", "4", "é"),
     ]
-    assert items[0].audio == root / "development" / "a b.wav" and items[0].id == "a b.wav"
+    assert items[0].audio == root / "development" / "a b.wav"
     with pytest.raises(InputError, match="evaluation"):
         clotho(root, "val")
 
@@ -261,7 +256,7 @@ def test_an_image_of_another_size_than_its_annotation_is_left_out(coco, capsys):
         data="refcocog+clotho", root=str(coco), refcoco_split="", skip_bad=True, seconds=1.0
     )
     phrases, clips = load_corpora(config, "train")
-    assert [p.id for p in phrases] == ["10", "11"] and len(clips) == 1
+    assert [p.phrase for p in phrases] == ["the left dog", "dog"] and len(clips) == 1
     line = r"left out: .*6\.jpg: is not of \(100, 50\) pixels, as instances.json has it\n"
     assert re.fullmatch(line, capsys.readouterr().out)
 
@@ -287,7 +282,7 @@ def test_clotho_with_missing_files(tmp_path, capsys):
     ):
         clotho(root)
     items = clotho(root, skip_bad=True)
-    assert [i.id for i in items] == ["c.wav"]
+    assert [i.audio.name for i in items] == ["c.wav"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[1] for line in lines] == [f" development entry {n}" for n in (1, 3, 4)]
 
@@ -331,11 +326,11 @@ def test_audiocaps_groups_the_captions_of_a_clip(tmp_path, folder):
         tmp_path, "val", lines, ["-x_1_50.wav", "Yyy.wav", "-x_1_60.flac", "zz_7.wav"], folder
     )
     items = audiocaps(root, "val")
-    assert [(i.id, i.captions, i.audio.name) for i in items] == [
-        ("-x_1_50", ("A dog, barking", "Barks"), "-x_1_50.wav"),
-        ("yy_0", ("Rain",), "Yyy.wav"),
-        ("-x_1_60", ("Another second",), "-x_1_60.flac"),
-        ("zz_7", ("Wind",), "zz_7.wav"),
+    assert [(i.captions, i.audio.name) for i in items] == [
+        (("A dog, barking", "Barks"), "-x_1_50.wav"),
+        (("Rain",), "Yyy.wav"),
+        (("Another second",), "-x_1_60.flac"),
+        (("Wind",), "zz_7.wav"),
     ]
 
 

@@ -71,7 +71,7 @@ def test_layout_flickr(disk):
     samples = load_samples("flickr", disk["flickr"])
     for sample, scene in zip(samples, map(SCENES.pair, range(COUNT)), strict=True):
         assert len(sample.boxes) == 2  # annotators, who agree
-        np.testing.assert_allclose(sample.boxes, [[scene.box], [scene.box]], atol=0.5 / 256 + 1e-6)
+        np.testing.assert_allclose(sample.boxes, [scene.box, scene.box], atol=0.5 / 256 + 1e-6)
         assert set(np.unique(gt_map(sample, 64))) == {0, 1}
 
 

@@ -322,7 +322,7 @@ def test_playlists_and_endless_videos(tmp_path, monkeypatch):
     for name, reason in (("list.mp4", "nvalid data"), ("a.mp4", "more than")):
         for target, flags in (("a.wav", prepare.to_audio()), ("frames", prepare.to_frames(4))):
             with pytest.raises(InputError, match=reason):
-                prepare.extract("ffmpeg", tmp_path / name, tmp_path / target, *flags)
+                prepare.extract(tmp_path / name, tmp_path / target, *flags)
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "list.mp4"}
 
 
@@ -330,7 +330,7 @@ def test_what_ffmpeg_may_read_and_write(tmp_path, fake):
     """The flags of the above, where there is no ffmpeg."""
     (tmp_path / "a.mp4").write_bytes(b"video")
     for target, flags in (("a.wav", prepare.to_audio()), ("frames", prepare.to_frames(100))):
-        prepare.extract(shutil.which("ffmpeg"), tmp_path / "a.mp4", tmp_path / target, *flags)
+        prepare.extract(tmp_path / "a.mp4", tmp_path / target, *flags)
     audio, frames = fake.read_text().splitlines()
     assert f"-format_whitelist {prepare.DEMUXERS} -i" in audio and "hls" not in prepare.DEMUXERS
     assert f"-fs {2**27}" in audio and "-frames:v 20001" in frames

@@ -194,7 +194,8 @@ def test_most_of_every_object_is_visible():
             whole[cls] = cutout[1].sum()
             return cutout
 
-    scenes = Scenes(0, bank=Counting())
+    scenes = Scenes(0)
+    scenes.bank = Counting()
     for i in range(150):
         scene = replay(scenes, 0, i)
         visible += [mask.sum() / whole[cls] for cls, mask in zip(scene.classes, scene.masks)]
@@ -265,7 +266,8 @@ def test_audio_from_off_screen_is_of_a_class_that_is_not_in_the_image():
         def waveform(self, cls, rng, samples, rate, tone):  # audio that is its class
             return np.full(samples, cls + 1, np.float32), 1
 
-    scenes, elsewhere = Scenes(4, size=32, bank=Named()), 0
+    scenes, elsewhere = Scenes(4, size=32), 0
+    scenes.bank = Named()
     for i in range(1, 121, 2):
         values = set(scenes.extended(i).waveform.tolist())
         if len(values) == 1 and values != {0.0}:
@@ -445,7 +447,8 @@ def test_a_box_in_a_video_is_of_the_sounding_object(index):
             rgb, opaque, colour = super().cutout(cls, rng, width, height)
             return (255 - rgb if cls == video.cls else rgb), opaque, colour
 
-    other = Scenes(9, bank=Repainted()).video(index)
+    scenes.bank = Repainted()
+    other = scenes.video(index)
     assert (other.labels == video.labels).all() and (other.boxes == video.boxes).all()
     for t in np.flatnonzero(video.sounding):
         changed = (video.frames[t] != other.frames[t]).any(-1)
@@ -464,7 +467,8 @@ def test_confusable_classes_share_a_timbre_and_never_an_image():
             visible.append(int(cls))
             return super().cutout(cls, rng, width, height)
 
-    scenes, labels = Scenes(8, size=32, bank=Recording(), objects=3), set()
+    scenes, labels = Scenes(8, size=32, objects=3), set()
+    scenes.bank = Recording()
     for i in range(60):
         audible.clear()
         visible.clear()

@@ -351,7 +351,7 @@ def test_too_large_a_batch(parts, change):
 def test_an_image_of_another_size_than_its_annotation_is_refused(tmp_path):
     """The box is of other pixels then."""
     write_image(tmp_path / "a.png", np.zeros((12, 10, 3), np.uint8))
-    phrase = Phrase(tmp_path / "a.png", "cat", (0.5, 0.5, 0.1, 0.1), "1", (10, 12))
+    phrase = Phrase(tmp_path / "a.png", "cat", (0.5, 0.5, 0.1, 0.1), (10, 12))
     assert domains._read_image_and_box(phrase)[0].shape == (12, 10, 3)
     with pytest.raises(InputError, match=r"a\.png: is not of \(12, 10\) pixels"):
         domains._read_image_and_box(phrase._replace(size=(12, 10)))

@@ -27,10 +27,10 @@ def find_metadata(root, *names, optional=False) -> Path | None:
 
 
 def read_rows(path) -> list[list[str]]:
-    """The rows of a CSV file, without the header, which starts with "video" if there is one."""
+    """The rows of a CSV file, without the header: it starts with "video" or "keyword", if any."""
     with decoding(path):  # line by line, so that a stray quote is an error and takes no other line
         rows = [next(csv.reader([line], strict=True)) for line in read_lines(path)]
-        return [row for row in rows if row[0] != "video"]
+        return [row for row in rows if row[0] not in ("video", "keyword")]
 
 
 def check_rows(path, rows, columns: str, numbers=(), separator=",") -> list:
@@ -117,10 +117,11 @@ def read_xml(path, limit: int) -> ET.Element:
         return ET.fromstring(data.encode())
 
 
-def read_annotators(path) -> tuple:
-    """Flickr-SoundNet's XML → (n, 4) boxes of each annotator, in [0, 1] unless drawn beyond.
-    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid."""
+def read_annotators(path) -> np.ndarray:
+    """Flickr-SoundNet's XML → (n, 4) boxes of all annotators, in [0, 1] unless drawn beyond.
+    An element for each annotator has some <bbox>: a name, then x0, y0, x1, y1 of a 256 grid. As
+    published all boxes count, two of one annotator too."""
     with decoding(path):
-        people = [[[int(edge.text) for edge in box[1:]] for box in person.findall("bbox")]
-                  for person in read_xml(path, MAX_XML)]
-    return tuple(parse_boxes(path, "bbox", boxes) / 256 for boxes in people if boxes)
+        boxes = [[int(edge.text) for edge in box[1:]]
+                 for person in read_xml(path, MAX_XML) for box in person.findall("bbox")]
+    return parse_boxes(path, "bbox", boxes) / 256

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.io import (InputError, decoding, inside, read_audio, read_bytes, read_csv, read_image,
+from common.io import (InputError, decoding, read_audio, read_bytes, read_csv, read_image,
                        read_json)
 from common.training import dist
 
@@ -26,9 +26,9 @@ from .samples import readable_samples
 MAX_PICKLE = 1 << 28  # bytes; the published ones have less than 2^26
 SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "google"}  # as TURN's released code:
 # images of refcocog's google split are in train and val at once, those of umd are not
-_inside = partial(inside, is_trusted=True)  # the user's ROOT: its links may lead out
 COCO = "images/mscoco/images/train2014"
-AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")  # of different downloaders
+# Of AudioCaps' files, after YouTube's id and the start in seconds, by different downloaders.
+AUDIOCAPS_NAMES = ("{id}_{start}", "{id}", "Y{id}_{start}", "Y{id}")
 FAULTS = (LookupError, TypeError, ValueError, OverflowError)  # of an entry of a list
 
 
@@ -37,7 +37,6 @@ class Phrase(NamedTuple):
     image: Path
     phrase: str
     box: tuple[float, float, float, float]
-    id: str
     size: tuple[int, int]  # width and height that box is of; the image's own may differ
 
 
@@ -45,7 +44,6 @@ class Clip(NamedTuple):
     """An audio file and all its captions."""
     audio: Path
     captions: tuple[str, ...]
-    id: str
 
 
 def load_corpora(config, split: str) -> tuple[list[Phrase], list[Clip]]:
@@ -56,7 +54,7 @@ def load_corpora(config, split: str) -> tuple[list[Phrase], list[Clip]]:
         raise InputError("--data", f"{config.data!r} is neither scenes nor SOURCE+INTERMEDIATE of "
                          f"{', '.join(SPLIT_BY)} and {', '.join(readers)}")
     check_source(config)
-    phrases = refcoco(config.root, source, split, config.refcoco_split or None, config.skip_bad)
+    phrases = refcoco(config.root, source, split, config.refcoco_split, config.skip_bad)
     clips = readers[intermediate](config.root, split, config.skip_bad)
     if config.skip_bad:
         sizes = {phrase.image: phrase.size for phrase in phrases}
@@ -73,21 +71,19 @@ def read_sized(path, size):
     return image
 
 
-def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str | None = None,
+def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str = "",
             skip_bad: bool = False) -> list[Phrase]:
     """A `Phrase` for each sentence of refcoco, refcoco+ or refcocog.
     split: train, val, and test (refcocog by umd) or testA, testB (unc). split_by: see SPLIT_BY."""
-    if name not in SPLIT_BY:
-        raise ValueError(f"name {name!r} is none of {', '.join(SPLIT_BY)}")
-    path = _inside(root, f"{name}/refs({split_by or SPLIT_BY[name]}).p")
+    path = Path(root, name, f"refs({split_by or SPLIT_BY[name]}).p")
     with decoding(path):
         refs = [ref for ref in _unpickle(path) if ref.get("split") == split]
-    coco_path = _inside(root, f"{name}/instances.json")
+    coco_path = Path(root, name, "instances.json")
     with decoding(coco_path):
         coco = read_json(coco_path)
         images, annotations = ({entry["id"]: entry for entry in coco[key]}
                                for key in ("images", "annotations"))
-    find = _finder(_inside(root, COCO))
+    find = _finder(Path(root, COCO))
     return _collect(path, split, refs, skip_bad, partial(_phrases, find, images, annotations))
 
 
@@ -95,23 +91,22 @@ def clotho(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with five captions for each file; split: train, which is published as development,
     or val, published as validation. Version 1 has none, and its evaluation split is val."""
     part = {"train": "development", "val": "validation"}[split]
-    if split == "val" and not _inside(root, f"clotho_captions_{part}.csv").exists():
+    if split == "val" and not Path(root, f"clotho_captions_{part}.csv").exists():
         part = "evaluation"
-    path, find = _inside(root, f"clotho_captions_{part}.csv"), _finder(_inside(root, part))
+    path, find = Path(root, f"clotho_captions_{part}.csv"), _finder(Path(root, part))
     columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
 
     def clip(row):
         name, *captions = (row[column] for column in columns)
-        return [Clip(find(name), _stripped(captions), name)]
+        return [Clip(find(name), _stripped(captions))]
     return _collect(path, part, read_csv(path, columns), skip_bad, clip)
 
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
-    """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test.
-    Files are named after YouTube's id and the start in seconds, see AUDIOCAPS_NAMES."""
-    path, find = _inside(root, f"{split}.csv"), _finder(_inside(root, f"audio/{split}"))
+    """A `Clip` with its captions: one in train, up to five, in as many rows, in val and test."""
+    path, find = Path(root, f"{split}.csv"), _finder(Path(root, "audio", split))
     if not path.exists():
-        path = _inside(root, f"dataset/{split}.csv")
+        path = Path(root, "dataset", f"{split}.csv")
     captions = {}  # (id, start): all of the clip
     for row in read_csv(path, ("youtube_id", "start_time", "caption")):
         captions.setdefault((row["youtube_id"], row["start_time"]), []).append(row["caption"])
@@ -119,7 +114,7 @@ def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     def clip(key):
         names = [name.format(id=key[0], start=key[1]) + suffix
                  for name in AUDIOCAPS_NAMES for suffix in (".wav", ".flac")]
-        return [Clip(find(*names), _stripped(captions[key]), "_".join(key))]
+        return [Clip(find(*names), _stripped(captions[key]))]
     return _collect(path, split, list(captions), skip_bad, clip)
 
 
@@ -150,13 +145,13 @@ def _finder(folder: Path) -> Callable:
     def find(*names: str) -> Path:
         for name in names:
             if name in existing:
-                return _inside(folder, name)
+                return folder / name
         raise LookupError(f"no file {names[0]} in {folder}")
     return find
 
 
 def _stripped(texts) -> tuple[str, ...]:
-    texts = tuple(text.strip() for text in texts)
+    texts = tuple(map(str.strip, texts))  # TypeError for what is no string
     if not all(texts):
         raise ValueError("an empty text")
     return texts
@@ -171,18 +166,9 @@ def _phrases(find: Callable, images: dict, annotations: dict, ref: dict) -> list
     if not (x0 < x1 <= width and y0 < y1 <= height):  # False for NaN
         raise ValueError(f"box {left, top, w, h} has no area in {width} x {height}")
     box = (x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height
-    path, sentences = find(_text(image["file_name"])), ref["sentences"]
-    phrases = _stripped(_text(sentence["sent"]) for sentence in sentences)
-    size = int(width), int(height)
-    return [Phrase(path, phrase, box, _text(sentence["sent_id"]), size)
-            for phrase, sentence in zip(phrases, sentences)]
-
-
-def _text(value) -> str:
-    """Of a string or a number alone: nested lists that share parts can be endless as text."""
-    if not isinstance(value, (str, int)):
-        raise TypeError(f"a {type(value).__name__}, not a text or a number")
-    return str(value)
+    path, size = find(image["file_name"]), (int(width), int(height))
+    phrases = _stripped(sentence["sent"] for sentence in ref["sentences"])
+    return [Phrase(path, phrase, box, size) for phrase in phrases]
 
 
 class _PlainUnpickler(pickle._Unpickler):

@@ -8,17 +8,16 @@
 The videos have 10 s; so a second of them has a tenth of their frames. A file without a track nearly
 always is one that no annotator opened. Such videos are counted, and are no silent videos.
 """
-import csv
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from common.io import InputError, decoding, read_lines
+from common.io import InputError, read_lines
 from common.training import dist
 
-from .annotations import MAX_BOXES, check_name, check_rows, clip_boxes, read_xml
+from .annotations import MAX_BOXES, check_name, check_rows, clip_boxes, read_rows, read_xml
 from .samples import Sample
 
 MAX_XML, MAX_FRAMES = 2**23, 10**5  # bytes; frames of a video
@@ -30,14 +29,9 @@ AVE_ROW = "event&id&quality&start&end"
 EDGES = ("xtl", "ytl", "xbr", "ybr")
 
 
-class Annotation(NamedTuple):
-    frames: int  # of the video
-    boxes: dict  # number of a frame, from 0 → (n, 4) x0, y0, x1, y1 in [0, 1]; no others
-    is_opened: bool  # whether the task was changed after it was created
-
-
-def read_cvat(path) -> Annotation:
-    """The boxes of a video. outside="1" is not a box: the track pauses. Raises InputError."""
+def read_cvat(path) -> tuple:
+    """→ the number of frames of a video; its boxes, {number of a frame, from 0: (n, 4) x0, y0, x1,
+    y1 in [0, 1]}; whether the task was changed after it was created (opened). Raises InputError."""
     root = read_xml(path, MAX_XML)
     try:
         task = root.find("meta/task")
@@ -45,7 +39,7 @@ def read_cvat(path) -> Annotation:
         size = [float(task.findtext(f"original_size/{side}")) for side in ("width", "height")]
         is_opened = task.findtext("created")[:19] != task.findtext("updated")[:19]
         found = [(int(box.get("frame")), [float(box.get(edge)) for edge in EDGES])
-                 for box in root.iterfind("track/box") if box.get("outside") != "1"]
+                 for box in root.iterfind("track/box") if box.get("outside") != "1"]  # else a pause
     except (AttributeError, TypeError, ValueError):
         raise InputError(path, "not an annotation of a video by CVAT 1.1") from None
     if not (1 <= frames <= MAX_FRAMES and min(size) >= 1 and np.isfinite(size).all()):
@@ -57,12 +51,12 @@ def read_cvat(path) -> Annotation:
             raise InputError(path, f"frame {frame} of {frames}: not a box, or too many")
         boxes[frame].append(box)
     boxes = {k: clip_boxes(np.array(b) / np.array(size * 2)) for k, b in boxes.items()}
-    return Annotation(frames, boxes, is_opened)
+    return frames, boxes, is_opened
 
 
 def box_samples(root, lists):
     """A sample for each annotated frame of the listed videos. Prints how many have boxes."""
-    labels, counts = read_labels(lists), {"boxes": 0, "unopened": 0, "empty": 0, "missing": 0}
+    labels, counts = read_labels(lists), Counter()
     for name, label in labels.items():
         path = Path(root) / "metadata" / "annotations" / name / "annotations.xml"
         if not path.is_file():
@@ -103,9 +97,8 @@ def instruments(target: str) -> list:
 
 
 def _instrument_rows(path) -> list:
-    with decoding(path):
-        rows = [row for row in csv.reader(read_lines(path)) if row[0] != "keyword"]
-    for row in check_rows(path, rows, "keyword,start,end,evt,target,multi"):
+    rows = check_rows(path, read_rows(path), "keyword,start,end,evt,target,multi")
+    for row in rows:
         check_name(path, row[0])
         try:
             is_clip = 0 <= float(row[1]) < float(row[2]) < float("inf") and row[4].strip()

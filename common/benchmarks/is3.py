@@ -44,22 +44,18 @@ def read_mask(path) -> np.ndarray:
     return np.asarray(Image.fromarray(rgba[..., :3]).convert("L")) >= 128
 
 
-def mask_to_box(mask, side: int = 0) -> np.ndarray:
-    """The smallest box around a mask: (H, W) bool → (4,) int, x0, y0, x1, y1 in pixels.
+def mask_to_box(mask, side: int) -> np.ndarray:
+    """The smallest box around a mask stretched to side × side pixels: (H, W) bool → (4,) int.
 
-    x1 and y1 are the first pixels behind it. side: the smallest box in pixels of a side × side
-    image, to which the mask is stretched. An empty mask has the box 0, 0, 0, 0.
+    x1 and y1 are the first pixels behind it. An empty mask has the box 0, 0, 0, 0.
 
-    >>> mask_to_box(np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]) > 0)
-    array([1, 1, 3, 3])
+    >>> mask_to_box(np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]]) > 0, side=6)
+    array([2, 2, 6, 6])
     """
+    x0, y0, x1, y1 = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
     height, width = mask.shape
-    y, x = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    if not len(x):
-        return np.zeros(4, int)
-    low, high = np.array([x[0], y[0]]), np.array([x[-1] + 1, y[-1] + 1])
-    old, new = np.array([width, height]), side or np.array([width, height])
-    return np.concatenate([low * new // old, -(-high * new // old)])
+    return np.array([x0 * side // width, y0 * side // height,
+                     -(-x1 * side // width), -(-y1 * side // height)])
 
 
 def category_name(path, text: str) -> str:

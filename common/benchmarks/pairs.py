@@ -22,7 +22,7 @@ LONE = 23  # stream of random numbers: which scenes have one object
 
 def make_scenes(seed: int, config, objects: int = 2) -> Scenes:
     scenes = Scenes(seed, config.image_size, config.sample_rate, config.seconds or config.crop,
-                    objects, config.objects or None, link=getattr(config, "link", False))
+                    objects, config.objects, link=getattr(config, "link", False))
     scenes.clutter = getattr(config, "clutter", 0.0)  # a setting of avkd, as link is of sslalign
     return scenes
 
@@ -40,7 +40,7 @@ def read_waveform_around(path, config, span) -> torch.Tensor:
     waveform, _ = read_audio(path, config.sample_rate, config.channel, start, config.crop)
     missing = config.crop - len(waveform) / config.sample_rate
     if missing > 0:
-        start = max(0.0, (sum(span) - config.crop) / 2 - missing)
+        start = max(0.0, start - missing)
         waveform, _ = read_audio(path, config.sample_rate, config.channel, start, config.crop)
     return cropped_waveform(waveform, config, config.crop)
 
@@ -77,9 +77,8 @@ class EasyPairs(ScenePairs):
     Of the same seed as the ordinary scenes, with the indices after theirs."""
 
     def __init__(self, config):
-        scenes = Scenes(config.seed, config.image_size // 2, config.sample_rate,
-                        config.seconds or config.crop, 1, config.objects or None, object_scale=2.0,
-                        link=config.link)
+        scenes = make_scenes(config.seed, config, objects=1)
+        scenes.size, scenes.object_scale = config.image_size // 2, 2.0
         self.samples = [scenes.pair(config.scenes + i)
                         for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
         self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}"
@@ -107,7 +106,7 @@ def training_pairs(config) -> tuple:
     if config.data == "scenes":
         return (ScenePairs(config.seed, config.scenes, config, config.lone),
                 ScenePairs(VALIDATION, config.held_out, config))
-    samples = load_samples(config.data, config.root, config.ids or None)
+    samples = load_samples(config.data, config.root, config.ids)
     samples = exclude_test_samples(samples, config)
     if config.skip_bad:
         samples = readable_samples(samples, "image", read_image)

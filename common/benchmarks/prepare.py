@@ -13,14 +13,15 @@ from common.io import InputError, atomic, read_audio, read_image
 from common.training import Parser, cli
 
 from .annotations import clip_id
-from .readers import FRAME_RATE, READERS, file_finder, find_on_disk, listed_samples
+from .readers import (FRAME_RATE, READERS, UNANNOTATED, file_finder, find_on_disk,
+                      listed_samples)
 from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
 CLIP_SECOND = 5.0  # VGG-SS was annotated on frame 125 at 25 fps, which is not quite the middle
-FOLDERS = ("ave", "audioset-instrument-clips")  # of which a sample's image is a folder of frames
-VIDEOS = (*FOLDERS, "ave-boxes", "audioset-instrument")  # FRAME_RATE frames a second
-ALL_FRAMES = ("ave-stm", "audioset-instrument-stm")  # at the video's own rate
+VIDEOS = {  # name: frames a second, or None: all, at the video's own rate
+    "ave": FRAME_RATE, "audioset-instrument-clips": FRAME_RATE, "ave-boxes": FRAME_RATE,
+    "audioset-instrument": FRAME_RATE, "ave-stm": None, "audioset-instrument-stm": None}
 NUMBERED = ("music-solo", "music-duet")  # frames whose numbers are their names, at
 NUMBERED_FPS = 30
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".m4v", ".3gp", ".mpg")
@@ -33,12 +34,13 @@ DEMUXERS = "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,wav"
 
 # Arguments of ffmpeg before its input, and behind it.
 def to_audio(rate=RATE):
-    return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le"]
+    return [], ["-vn", "-ac", "1", "-ar", str(rate), "-c:a", "pcm_s16le", "-fs", str(MAX_AUDIO)]
 
 
 def to_frames(fps=None):
     """The last frame before each (k + 0.5) / fps; None: all frames, at the video's own rate."""
-    return [], [*(["-vf", f"fps={fps:g}"] if fps else []), "-start_number", "0", "-q:v", "2"]
+    rate = ["-vf", f"fps={fps:g}"] if fps else []
+    return [], [*rate, "-start_number", "0", "-q:v", "2", "-frames:v", str(MAX_FRAMES + 1)]
 
 
 def _to_frame(second):
@@ -121,10 +123,9 @@ def _duration(path):
 def prepare(name, videos, root, lists, jobs, rate) -> bool:
     """Make the listed images and audio from VIDEOS/ID.*, and print how many there are. What exists,
     audio as FLAC too, is skipped. True if nothing failed and there are files. Raises InputError."""
-    if name not in CLIPS + VIDEOS + ALL_FRAMES + NUMBERED:
+    if name not in (*CLIPS, *VIDEOS, *NUMBERED):
         raise InputError(name, "is published as images and audio, there is nothing to extract")
-    program = shutil.which("ffmpeg")
-    if program is None:
+    if shutil.which("ffmpeg") is None:
         raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
@@ -133,9 +134,9 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     targets = {}  # file or folder to make: id of its video, arguments
     for sample in listed_samples(name, root, lists):
         targets[sample.audio] = sample.audio.stem, to_audio(rate)
-        if name in VIDEOS + ALL_FRAMES:
-            folder = sample.image if name in FOLDERS else sample.image.parent
-            targets[folder] = folder.name, to_frames(FRAME_RATE if name in VIDEOS else None)
+        if name in VIDEOS:
+            folder = sample.image if name in UNANNOTATED else sample.image.parent
+            targets[folder] = folder.name, to_frames(VIDEOS[name])
         elif name in NUMBERED:
             targets[sample.image] = sample.group, _to_frame(int(sample.image.stem) / NUMBERED_FPS)
         else:
@@ -146,7 +147,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
 
     def make(target):
         video, arguments = targets[target]
-        extract(program, sources[video], target, *arguments)
+        extract(sources[video], target, *arguments)
 
     paths = [target for target in todo if targets[target][0] in sources]
     made, failed = attempt_all(make, paths, "ffmpeg", file=sys.stderr, jobs=jobs)
@@ -156,7 +157,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     return not failed and bool(made or existing)
 
 
-def extract(program, video, target, before, behind):
+def extract(video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
     It writes to a temporary folder beside `target`. Raises InputError."""
     part = target.absolute().with_name(f".{target.name}.part")
@@ -164,10 +165,8 @@ def extract(program, video, target, before, behind):
     part.mkdir(parents=True)
     is_folder = target.suffix not in (".wav", ".jpg")
     output = "%04d.jpg" if is_folder else f"output{target.suffix}"
-    end = ["-fs", str(MAX_AUDIO)] if target.suffix == ".wav" else (
-        ["-frames:v", str(MAX_FRAMES + 1)] if is_folder else [])
-    command = [program, "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file",
-               "-format_whitelist", DEMUXERS, *before, "-i", str(video), *behind, *end, output]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-protocol_whitelist", "file",
+               "-format_whitelist", DEMUXERS, *before, "-i", str(video), *behind, output]
     try:
         ended = subprocess.run(command, cwd=part, text=True, capture_output=True, errors="replace",
                                timeout=TIMEOUT, check=False)

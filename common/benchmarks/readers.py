@@ -117,7 +117,7 @@ def _flickr(root, lists):
     for name in read_ids(lists):
         path = root / "Annotations" / f"{name}.xml"
         boxes = read_annotators(path) if path.is_file() else None
-        yield Sample(name, *_files(root, name), boxes, group=name)
+        yield Sample(name, *_files(root, name), boxes, group=name, consensus=2)
 
 
 def _extended(reader, sounding, root, lists):
@@ -135,15 +135,14 @@ def _extended(reader, sounding, root, lists):
                          sounding=False)
 
 
-def _instances(name, boxes_file, masks_file, root, lists):
+def _instances(name, boxes_files, masks_file, root, lists):
     """IS3, VPO, AVSBench: an entry for each instance, with paths of the authors' machine.
     Without the list of boxes, they are those of the archive (IS3), or of the masks."""
     image_dir, audio_dir, mask_dir = (
         next((root / folder for folder in folders if (root / folder).is_dir()), root / folders[0])
         for folders in (IMAGES, AUDIO, MASKS))
     masks_path, ids = find_metadata(root, masks_file, optional=True), lists and set(read_ids(lists))
-    names = IS3_LISTS if name == "is3" else (boxes_file,)
-    path, masks = find_metadata(root, *names, optional=masks_path), {}
+    path, masks = find_metadata(root, *boxes_files, optional=masks_path), {}
     is_archive = path is not None and path.name == ARCHIVE
     for entry in read_entries(masks_path, image=str, gt_box=str) if masks_path else ():
         mask = _inside(mask_dir, relative_path(entry["gt_box"], MASKS))  # spelt gt_box
@@ -246,11 +245,11 @@ READERS = {  # name: reader (root, path of a list or None) → samples; the publ
     "vggss-extended": (partial(_extended, _vggss, None), "vggss_test_plus_silent.csv"),
     "flickr-extended": (partial(_extended, _flickr, "flickr_test.csv"),
                         "flickr_test_plus_silent.csv"),
-    "is3": (partial(_instances, "is3", "", "synthetic3240_seg.json"), None),
-    "vpo-ss": (partial(_instances, "vpo", "vpo_ss_bbox.json", "vpo_ss_seg.json"), None),
-    "vpo-ms": (partial(_instances, "vpo", "vpo_ms_bbox.json", "vpo_ms_seg.json"), None),
-    "avsbench-s4": (partial(_instances, "s4", "s4_box.json", "s4_seg.json"), None),
-    "avsbench-ms3": (partial(_instances, "ms3", "ms3_box.json", "ms3_seg.json"), None),
+    "is3": (partial(_instances, "is3", IS3_LISTS, "synthetic3240_seg.json"), None),
+    "vpo-ss": (partial(_instances, "vpo", ["vpo_ss_bbox.json"], "vpo_ss_seg.json"), None),
+    "vpo-ms": (partial(_instances, "vpo", ["vpo_ms_bbox.json"], "vpo_ms_seg.json"), None),
+    "avsbench-s4": (partial(_instances, "s4", ["s4_box.json"], "s4_seg.json"), None),
+    "avsbench-ms3": (partial(_instances, "ms3", ["ms3_box.json"], "ms3_seg.json"), None),
     "ave": (_ave, None),
     "ave-boxes": (_frames, "ave_box.json"),  # the user's own, in the format of audioset_box.json
     "audioset-instrument": (_frames, "audioset_box.json"),

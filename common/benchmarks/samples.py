@@ -16,32 +16,30 @@ from common.training import dist, progress_bar
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An image, audio, and where in the image its source is annotated.
-    boxes: (n, 4) float64, x0, y0, x1, y1 in [0, 1], none without area. Flickr-SoundNet: a tuple of
-    such arrays, one for each annotator, not clipped. None without annotation."""
+    boxes: (n, 4) float64, x0, y0, x1, y1 in [0, 1], none without area. Flickr-SoundNet: those of
+    all annotators, not clipped. None without annotation."""
     id: str
     image: Path  # ave: the folder of the video's frames
     audio: Path
-    boxes: np.ndarray | tuple | None
+    boxes: np.ndarray | None
     masks: tuple | None = None  # paths
     group: str = ""  # samples of one image (IS3, VPO) or of one video share it
     label: str | None = None
     sounding: bool = True
     seconds: tuple | None = None  # start and end of its part of the audio; None: all of it
+    consensus: int | None = None  # of boxes, see `boxes_to_map`; two annotators of Flickr-SoundNet
 
 
 def gt_map(sample: Sample, size: int, masks=False) -> np.ndarray:
-    """(size, size) float32 ground truth in [0, 1]: the union of the boxes, or of the masks; zeros
-    if nothing sounds. Flickr-SoundNet: two annotators' consensus. Raises ValueError without any."""
+    """(size, size) float32 ground truth in [0, 1]: the union of the boxes (or their consensus), or
+    of the masks; zeros if nothing sounds. Raises ValueError without any."""
     if not sample.sounding:
         return np.zeros((size, size), np.float32)
     if (sample.masks if masks else sample.boxes) is None:
         raise ValueError(f"{sample.id} has no {'mask' if masks else 'boxes'}")
     if masks:
         return np.max([_read_mask(path, size) for path in sample.masks], axis=0)
-    if isinstance(sample.boxes, tuple):  # as published: all boxes count, two of one annotator too
-        boxes = np.concatenate([np.zeros((0, 4)), *sample.boxes])
-        return boxes_to_map(boxes * size, size, consensus=2)
-    return boxes_to_map(sample.boxes * size, size)
+    return boxes_to_map(sample.boxes * size, size, consensus=sample.consensus)
 
 
 def _read_mask(path, size):

@@ -12,15 +12,14 @@ from PIL import Image
 
 from common.io import InputError, atomic, read_audio, read_image
 
-from .prepare import extract, to_audio, to_frames
-from .readers import FRAME_RATE, listed_samples, load_samples
+from .prepare import VIDEOS, extract, to_audio, to_frames
+from .readers import UNANNOTATED, listed_samples, load_samples
 from .samples import readable_samples
 
 IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
 GIF_WIDTH = 480  # pixels, at most
 AROUND = 1.0  # seconds
-ANNOTATED = {"ave-boxes": FRAME_RATE, "audioset-instrument": FRAME_RATE,  # frames a second, or
-             "ave-stm": None, "audioset-instrument-stm": None}  # the video's own rate
+ANNOTATED = [name for name in VIDEOS if name not in UNANNOTATED]
 
 
 class VideoFile(NamedTuple):
@@ -46,7 +45,7 @@ def open_video(path, fps: float):
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
         for target, flags, name in (audio, to_audio(), "audio"), (frames, to_frames(fps), "images"):
             try:
-                extract("ffmpeg", path.resolve(), target, *flags)
+                extract(path.resolve(), target, *flags)
             except InputError as error:
                 is_missing = re.search("any stream|no streams|opening output", error.reason)
                 raise InputError(path, f"has no {name}" if is_missing else error.reason) from None
@@ -113,7 +112,7 @@ class AnnotatedVideos:
     def __init__(self, name: str, root, skip_bad=False, lists=None):
         if name not in ANNOTATED:
             raise InputError(name, f"none of {', '.join(ANNOTATED)}, which have boxes of frames")
-        self.fps, self.groups = ANNOTATED[name], {}
+        self.fps, self.groups = VIDEOS[name], {}
         self.num_listed = len(listed_samples(name, root, lists))
         samples = load_samples(name, root, lists)
         for field, read in (("image", read_image), ("audio", read_audio)) if skip_bad else ():

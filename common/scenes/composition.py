@@ -88,10 +88,10 @@ class Scenes:
     exclusive, clutter = 1 / 8, 0.0
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
-                 object_scale=1.0, bank=None, link=False):
+                 object_scale=1.0, link=False):
         self.seed, self.size, self.objects, self.object_scale = seed, size, objects, object_scale
         self.sample_rate, self.seconds, self.link = sample_rate, seconds, link
-        self.bank = bank or (load_directory(str(folder)) if folder else Procedural())
+        self.bank = load_directory(str(folder)) if folder else Procedural()
         self.names = self.bank.names
 
     def rng(self, stream: int, index: int) -> np.random.Generator:
@@ -244,7 +244,7 @@ class Scenes:
         places = self._place(rng, classes, VIDEO_SCALE * self.object_scale)
         extent = (places[:, 2:] - places[:, :2]).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(cls, rng, *extent[k])[:2] for k, cls in enumerate(classes)]
-        is_shaking = owner[:, None] == np.arange(len(classes)) if conditions.twins else None
+        is_shaking = (owner[:, None] == np.arange(len(classes))) & conditions.twins  # (T, K)
         images, masks = animate(rng, wall, places[:, :2], cutouts, frames, fps, is_shaking)
         for t in np.flatnonzero(rng.random(frames) < conditions.blurred):
             images[t] = out_of_focus(images[t])
@@ -284,7 +284,7 @@ def background(rng, size: int) -> np.ndarray:
     base = rng.uniform(40, 215, 3)
     cells = base + rng.uniform(-45, 45, (rng.integers(2, 8), rng.integers(2, 8), 3))
     cells = Image.fromarray(cells.clip(0, 255).astype(np.uint8))
-    image = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC)).copy()
+    image = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC))
     grain = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size, 1) >> 4
     return np.minimum(image, 239) + grain
 

@@ -5,6 +5,7 @@ recordings from files. `names[c]` is what phrases and captions call class c. Eac
 varies with the generator it is given.
 """
 import zlib
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class Procedural:
         hue = COLOURS[colour] + rng.uniform(-0.02, 0.02)
         if tone is not None:
             hue, colour = 0.85 * tone, ""
-        first = _rgb(hue, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
+        first = np.array(hsv_to_rgb(hue % 1, rng.uniform(0.65, 1), rng.uniform(0.7, 1)))
         second = (first * rng.uniform(0.15, 0.45) if rng.random() < 0.5  # darker
                   else 1 - (1 - first) * rng.uniform(0.1, 0.4))  # lighter
         is_first = _texture(TEXTURES[cls % len(TEXTURES)], u, v, rng)
@@ -167,12 +168,6 @@ def _texture(name, u, v, rng):
     return u > 0 if name == "striped" else u * v < 0.25  # dotted: spots of the second colour
 
 
-def _rgb(hue, saturation, value):
-    """One colour as (3,) in [0, 1]."""
-    k = (np.array([5, 3, 1]) + 6 * hue) % 6
-    return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
-
-
 def _load_cutout(path: Path) -> Image.Image:
     image = Image.fromarray(read_image(path, mode="RGBA"))
     with Image.open(path) as header:
@@ -201,8 +196,7 @@ def _load_recording(path: Path):
 
 
 def _name(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    lines = []
+    text, lines = path.with_suffix(".txt"), []
     if text.is_file():
         with open(text, "rb") as file:
             lines = file.read(200).decode("utf-8", "replace").splitlines()
@@ -223,7 +217,7 @@ def _harmonics(t, f, numbers, decay, rng):
 
 def _noise_band(rng, t, centre, width):
     """Noise around `centre` Hz: a carrier with slow random gains."""
-    knots = rng.standard_normal((2, int(width * t[-1]) + 3)) if len(t) else np.zeros((2, 1))
+    knots = rng.standard_normal((2, int(width * t[-1]) + 3))
     gain = [np.interp(t * width, np.arange(len(k)), k).astype(np.float32) for k in knots]
     return gain[0] * _sin(centre * t) + gain[1] * _sin(centre * t + np.float32(0.25))
 

@@ -64,7 +64,7 @@ def owner_at(owners: np.ndarray, times: np.ndarray) -> np.ndarray:
 def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) -> np.ndarray:
     """(samples,) float32: quiet noise, and each object's audio where it is the owner.
     The even one of two confusable classes lends its audio to both, see `Scenes.video`."""
-    waveform = quiet(rng, samples)
+    waveform = np.float32(QUIET) * rng.standard_normal(samples, dtype=np.float32)
     owners = owner_at(owners, np.arange(samples) / rate)  # (samples,)
     for k in sorted(set(owners.tolist()) - {-1}):
         audio, times = bank.waveform(int(classes[k]) // 2 * 2, rng, samples, rate)
@@ -75,11 +75,6 @@ def soundtrack(bank, rng, classes, owners: np.ndarray, samples: int, rate: int) 
     return waveform.clip(-1, 1)
 
 
-def quiet(rng, samples: int) -> np.ndarray:
-    """(samples,) float32: what is heard when nothing sounds."""
-    return np.float32(QUIET) * rng.standard_normal(samples, dtype=np.float32)
-
-
 def cover_with_noise(rng, waveform: np.ndarray, share: float, rate: int) -> np.ndarray:
     """The waveform, in a share of the ticks under noise that is about as loud as an object."""
     is_noisy = rng.random(int(len(waveform) / rate / TICK) + 1) < share
@@ -87,7 +82,7 @@ def cover_with_noise(rng, waveform: np.ndarray, share: float, rate: int) -> np.n
     return (waveform + noise * owner_at(is_noisy, np.arange(len(waveform)) / rate)).clip(-1, 1)
 
 
-def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaking=None):
+def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaking):
     """→ images (T, S, S, 3), masks (T, K, S, S) of the visible pixels: each object moves on a
     straight line from its corner at SPEED and bounces off the edges, the larger ones behind.
     background (S, S, 3), corners (K, 2) pixels, cutouts: rgb (h, w, 3), is_opaque (h, w) of each;
@@ -98,8 +93,7 @@ def animate(rng, background, corners, cutouts, frames: int, fps: float, is_shaki
     velocity = rng.uniform(*SPEED, (count, 1)) * np.stack([np.cos(angle), np.sin(angle)], 1) * size
     room = np.maximum(size - extent, 1)
     path = corners + velocity * times[:, None, None]  # (T, K, 2)
-    if is_shaking is not None:
-        path = path + 0.03 * size * (np.sin(9 * times)[:, None] * is_shaking)[..., None]
+    path += 0.03 * size * (np.sin(9 * times)[:, None] * is_shaking)[..., None]
     path = room - np.abs(path % (2 * room) - room)  # a triangle wave
     path = np.minimum(path.astype(int), size - extent)
     images = np.repeat(background[None], frames, 0)
@@ -116,11 +110,12 @@ def cover_with_bars(rng, images, masks, share: float, fps: float) -> None:
     """In a share of the ticks a grey bar, a third of the image wide, covers images and masks."""
     size = images.shape[1]
     is_covered = rng.random(int(len(images) / fps / TICK) + 1) < share
-    left = rng.integers(0, size - size // 3, len(is_covered))
-    for t in np.flatnonzero(owner_at(is_covered, np.arange(len(images)) / fps)):
-        x = left[min(int(t / fps / TICK), len(left) - 1)]
-        images[t, :, x:x + size // 3] = 96
-        masks[t, :, :, x:x + size // 3] = False
+    left = np.where(is_covered, rng.integers(0, size - size // 3, len(is_covered)), -1)
+    left = owner_at(left, np.arange(len(images)) / fps)  # (T,), -1: no bar
+    for t in np.flatnonzero(left >= 0):
+        bar = slice(left[t], left[t] + size // 3)
+        images[t, :, bar] = 96
+        masks[t, :, :, bar] = False
 
 
 def out_of_focus(image: np.ndarray) -> np.ndarray:
