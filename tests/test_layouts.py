@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from common.benchmarks import gt_map, listed_samples, load_samples
+from avkd.config import TINY
+from common.benchmarks import gt_map, listed_samples, load_samples, readers
+from common.evaluation import FileTestSet
 from common.io import read_audio, read_image
 from common.scenes import Scenes
 from tests.layouts import LAYOUTS, write
@@ -32,6 +34,15 @@ def test_layouts_are_read_back(name, disk):
         assert read_image(image).shape == (SIZE, SIZE, 3)
         assert read_audio(sample.audio)[1] == 16000
     assert not [path for path in disk[name].rglob("*") if path.suffix in (".tmp", ".part")]
+
+
+def test_a_test_set_reads_its_annotations_once(disk, monkeypatch):
+    reader, default = readers.READERS["vggss"]
+    calls = []
+    counted = (lambda *args: calls.append(args) or reader(*args)), default
+    monkeypatch.setitem(readers.READERS, "vggss", counted)
+    test_set = FileTestSet(TINY, "vggss", disk["vggss"])
+    assert len(calls) == 1 and test_set.num_listed == len(test_set.ids) == COUNT
 
 
 @pytest.mark.parametrize(

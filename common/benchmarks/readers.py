@@ -41,10 +41,11 @@ IS3_LISTS = ("synthetic3240_bbox.json", ARCHIVE)  # the first that is there
 UNANNOTATED = ("vggsound", "flickr-soundnet", "ave", "audioset-instrument-clips")  # no boxes
 
 
-def load_samples(name: str, root, lists=None) -> list[Sample]:
+def load_samples(name: str, root, lists=None, listed=None) -> list[Sample]:
     """The samples of benchmark `name` whose files are in `root`. Prints to stderr how many of how
-    many those are. Raises InputError if there is none, or an annotation is malformed."""
-    samples = listed_samples(name, root, lists)
+    many those are. listed: what `listed_samples` returned for the same, if it was called before.
+    Raises InputError if there is none, or an annotation is malformed."""
+    samples = listed_samples(name, root, lists) if listed is None else listed
     found = [sample for sample in find_on_disk(name, samples) if sample]
     if not found:
         example = f", for example {samples[0].image}, its audio and boxes" if samples else ""

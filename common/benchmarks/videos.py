@@ -113,8 +113,9 @@ class AnnotatedVideos:
         if name not in ANNOTATED:
             raise InputError(name, f"none of {', '.join(ANNOTATED)}, which have boxes of frames")
         self.fps, self.groups = VIDEOS[name], {}
-        self.num_listed = len(listed_samples(name, root, lists))
-        samples = load_samples(name, root, lists)
+        listed = listed_samples(name, root, lists)
+        self.num_listed = len(listed)
+        samples = load_samples(name, root, lists, listed)
         for field, read in (("image", read_image), ("audio", read_audio)) if skip_bad else ():
             samples = readable_samples(samples, field, read)
         self.events = {}  # labels of AVE's videos: ave_box.json has numbers

@@ -78,14 +78,14 @@ class FileTestSet:
             self.align_corners = not name.startswith("vggss")
         if name == "vggss" and protocol == PROTOCOL:
             ids = ids or find_metadata(root, "ours_vggss.txt", optional=True)
-        listed = Counter(s.group for s in benchmarks.listed_samples(name, root, ids or None))
-        self.num_listed = listed.total()
-        self.samples = benchmarks.load_samples(name, root, ids or None)
+        listed = benchmarks.listed_samples(name, root, ids)
+        self.num_listed = len(listed)
+        self.samples = benchmarks.load_samples(name, root, ids, listed)
         self.ids = [s.id for s in self.samples]
         self.groups = [s.group for s in self.samples]
         self.labels = [s.label for s in self.samples]
-        found = Counter(self.groups)
-        self.is_complete = np.array([found[group] == listed[group] for group in self.groups])
+        found, complete = Counter(self.groups), Counter(s.group for s in listed)
+        self.is_complete = np.array([found[group] == complete[group] for group in self.groups])
         self.has_source = np.array([s.sounding for s in self.samples])
         if not self.has_source.any():
             raise InputError(root, f"no sample of {name} here shows what sounds")
