@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import pytest
 from hypothesis import given as draws
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from common.training import (
     fields_free_on_resume,
     RunConfig,
-    as_dict,
     flag,
     from_dict,
     given_flags,
@@ -190,9 +189,9 @@ def configs():
 @settings(max_examples=60, deadline=None)
 @draws(configs())
 def test_round_trips(config):
-    assert from_dict(PRESETS, as_dict(config)) == config
+    assert from_dict(PRESETS, asdict(config)) == config
     assert (
-        from_dict(PRESETS, json.loads(json.dumps(as_dict(config)))) == config
+        from_dict(PRESETS, json.loads(json.dumps(asdict(config)))) == config
     )  # where tuples are lists
 
 
@@ -218,7 +217,7 @@ def test_the_command_line_says_every_configuration(config):
 )
 def test_presets_are_valid_and_survive(presets):
     for name, config in presets.items():
-        assert config.preset == name and from_dict(presets, as_dict(config)) == config == resolve(
+        assert config.preset == name and from_dict(presets, asdict(config)) == config == resolve(
             presets, {"preset": name}
         )
         for f in fields(config):
@@ -252,8 +251,8 @@ def test_presets_are_valid_and_survive(presets):
 )
 def test_a_configuration_from_outside_is_checked(change):
     with pytest.raises(ValueError):
-        from_dict(PRESETS, {**as_dict(PRESETS["tiny"]), **change})
-    values = as_dict(PRESETS["tiny"])
+        from_dict(PRESETS, {**asdict(PRESETS["tiny"]), **change})
+    values = asdict(PRESETS["tiny"])
     del values["tau"]
     with pytest.raises(ValueError, match="tau"):
         from_dict(PRESETS, values)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from common.training import (
     Interrupted,
     Run,
     RunConfig,
-    as_dict,
     check_batch_size,
     cli,
     configure,
@@ -138,7 +137,7 @@ def test_a_run_writes_its_folder(tmp_path):
     config = json.loads((run.folder / "config.json").read_text())
     assert config.pop("command").startswith("python ")
     assert config == {
-        **as_dict(run.config),
+        **asdict(run.config),
         "commit": git_commit(),
     }
     assert json.loads((run.folder / "metrics.json").read_text()) == written
@@ -203,7 +202,7 @@ def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch
     assert (
         checkpoint["method"] == "toy"
         and checkpoint["step"] == 10
-        and checkpoint["config"] == as_dict(run.config)
+        and checkpoint["config"] == asdict(run.config)
     )
     before = (run.folder / "last.pt").read_bytes()
 

@@ -1,7 +1,6 @@
 """A method's configuration: a frozen dataclass of which every field is a command-line flag."""
 import argparse
 import sys
-from dataclasses import asdict as as_dict  # noqa: F401 (re-exported)
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args, get_origin

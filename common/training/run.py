@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from common.io import (InputError, append_jsonl, atomic, limited_memory, read_ch
                        write_checkpoint, write_json)
 
 from . import dist
-from .config import as_dict
 from .results import git_commit
 
 LOG_EVERY = 10  # steps between two writings of the log, when losses are looked at
@@ -63,7 +62,7 @@ class Run:
         if self.config.resume:
             self._resume()
         if self.is_main:
-            config = {**as_dict(self.config), "commit": git_commit(),
+            config = {**asdict(self.config), "commit": git_commit(),
                       "command": shlex.join(["python", *sys.orig_argv[1:]])}
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
@@ -193,7 +192,7 @@ class Run:
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         rngs = dist.gather_objects(rng)
         if self.is_main:
-            checkpoint = {"method": self.method, "config": as_dict(self.config), "rng": rngs,
+            checkpoint = {"method": self.method, "config": asdict(self.config), "rng": rngs,
                           "step": self.step, "best": self.best, "is_validated": is_validated,
                           **{name: part.state_dict() for name, part in self.state.items()},
                           **self.extra}
