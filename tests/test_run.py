@@ -20,7 +20,6 @@ from torch import nn
 
 from common.io import InputError, read_json
 from common.training import (
-    Interrupted,
     Run,
     RunConfig,
     check_batch_size,
@@ -250,7 +249,7 @@ def resumed(tmp_path, *argv):
 def test_resume_is_as_if_it_had_never_stopped(tmp_path):
     whole = train(start(tmp_path / "whole", save_every=1000), 60)
     first = start(tmp_path / "two", save_every=1000)
-    with pytest.raises(Interrupted, match="--resume --name a"):
+    with pytest.raises(KeyboardInterrupt, match="--resume --name a"):
         train(first, 60, stop_at=33)
     saved = load_checkpoint(first.folder / "last.pt", "toy")
     assert saved["step"] == 33 and len(log_of(first)) == 33  # at once
@@ -278,12 +277,12 @@ def test_a_validation_that_was_stopped_is_repeated(tmp_path, at, is_killed):
             return score(run)
         if is_killed:
             run.keep_best(score(run))
-            raise Interrupted
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):  # ten seconds
             time.sleep(0.01)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt, match=None if is_killed else "stopped at step"):
         train(first, 60, epoch=10, validate=stop)
     saved = load_checkpoint(first.folder / "last.pt", "toy")
     assert saved["step"] == at and not saved["is_validated"]
@@ -300,7 +299,7 @@ def test_a_signal_before_a_validation_ends_it_too(tmp_path):
     run = start(tmp_path)
     run.start({}, {})
     os.kill(os.getpid(), signal.SIGHUP)
-    with pytest.raises(Interrupted, match="stopped at step 0"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 0"):
         run.start_validation()
 
 
@@ -709,7 +708,10 @@ def test_before_and_after_the_loop_one_signal_is_enough(tmp_path):
 
 
 def test_cli_reports_and_lets_through(capsys):
-    for error, code in ((InputError("a.wav", "is\nbroken"), 2), (Interrupted("stopped"), 130)):
+    for error, code in (
+        (InputError("a.wav", "is\nbroken"), 2),
+        (KeyboardInterrupt("stopped"), 130),
+    ):
         with pytest.raises(SystemExit) as end, cli("prog"):
             raise error
         assert end.value.code == code and capsys.readouterr().err.count("\n") == 1

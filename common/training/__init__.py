@@ -7,4 +7,4 @@ from .config import (Parser, RunConfig, add_flags, check_settings, fields_free_o
 from .dist import select_device
 from .fit import fit
 from .results import git_commit, markdown_table, write_results
-from .run import Interrupted, Run, best_checkpoint, building, load_checkpoint, newest_run
+from .run import Run, best_checkpoint, building, load_checkpoint, newest_run

@@ -23,10 +23,6 @@ LOG_EVERY = 10  # steps between two writings of the log, when losses are looked 
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
-class Interrupted(KeyboardInterrupt):
-    """One of SIGNALS came; last.pt is written."""
-
-
 class Run:
     """The folder OUT/METHOD/NAME/ with config.json, log.jsonl, last.pt, best.pt and metrics.json.
 
@@ -116,13 +112,13 @@ class Run:
             self._stop()
 
     def _stop(self):
-        raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} "
-                          f"continues {self.folder}")
+        raise KeyboardInterrupt(f"stopped at step {self.step}; --resume --name {self.config.name} "
+                                f"continues {self.folder}")
 
     def end_step(self, epoch_ended: bool) -> None:
         """Write last.pt at the end of an epoch, every save_every steps, and on a signal.
 
-        After a signal, to this process or another, it raises Interrupted."""
+        After a signal, to this process or another, it raises KeyboardInterrupt."""
         is_stopped = dist.is_any(self._has_signal)
         is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
         if is_saved or self.step % LOG_EVERY == 0:
