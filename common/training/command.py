@@ -2,6 +2,7 @@
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,7 +10,7 @@ from tqdm import tqdm
 from common.io import InputError
 
 from . import dist
-from .config import fields_free_on_resume, from_dict, given_flags, parser, resolve
+from .config import checked, fields_free_on_resume, from_dict, given_flags, parser, resolve
 from .run import load_checkpoint, newest_run
 
 
@@ -70,7 +71,7 @@ def configure(method: str, presets: dict, about: str, argv=None):
                 flag = f"--{key.replace('_', '-')} {getattr(config, key)}"
                 raise InputError(path, f"was trained with {flag}, not {value}")
         changes = {key: value for key, value in changes.items() if key in free}
-        return resolve({"tiny": config}, {**changes, "resume": True, "name": name, "out": out})
+        return checked(replace(config, **{**changes, "resume": True, "name": name, "out": out}))
     except ValueError as error:
         args_parser.error(str(error))
 

@@ -103,16 +103,12 @@ def given_flags(config_class, args: argparse.Namespace, names=None) -> dict:
 
 def resolve(presets: dict, changes: dict):
     """The preset that `changes` names (or tiny), changed. Raises ValueError if a value is bad."""
-    config = replace(presets[changes.get("preset", "tiny")], **changes)
-    check_ranges(config)
-    if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
-        raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
-    config.validate()
-    return config
+    return checked(replace(presets[changes.get("preset", "tiny")], **changes))
 
 
-def check_ranges(config) -> None:
-    """Raises ValueError if a number is out of the range of its field, infinite or NaN."""
+def checked(config):
+    """The configuration. Raises ValueError if a number is out of the range of its field, infinite
+    or NaN, or another setting is bad."""
     if config.batch_size < 1:
         raise ValueError("--batch-size must be at least 1")
     for f in fields(config):
@@ -124,6 +120,10 @@ def check_ranges(config) -> None:
                 if not low <= x <= high:
                     what = f"at least {low}" if x < low else f"at most {high:g}"
                     raise ValueError(f"--{f.name.replace('_', '-')} must be {what} (is {x})")
+    if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
+        raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
+    config.validate()
+    return config
 
 
 def from_dict(presets: dict, values: dict):
@@ -140,10 +140,7 @@ def from_dict(presets: dict, values: dict):
             is_valid = is_valid and {type(v) for v in value} <= {get_args(f.type)[0]}
         if not is_valid:
             raise ValueError(f"its configuration has {f.name} {value!r:.40}")
-    config = cls(**values)
-    check_ranges(config)
-    config.validate()
-    return config
+    return checked(cls(**values))
 
 
 def check_settings(parser, presets: dict, args, names) -> dict:

@@ -35,7 +35,7 @@ class Run:
         dist.start(self.device)
         self.is_main = dist.rank() == 0
         self.config = config
-        if config.name and not config.resume:
+        if config.name:
             dist.from_main(lambda: self._refuse_existing(self._folder(config.name)))
         torch.manual_seed(config.seed)  # every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
