@@ -158,14 +158,14 @@ def test_bad_flags(toy, capsys, flags):
 @pytest.fixture
 def trained(monkeypatch):
     """Flags of the trainings that are asked for; each fails."""
-    flags = []
+    asked = []
 
-    def train(job):
-        flags.append(job[3])
-        raise InputError(job[2], "is trained")
+    def train(method, out, name, flags):
+        asked.append(flags)
+        raise InputError(name, "is trained")
 
     monkeypatch.setattr("common.training.ablation.run_one", train)
-    return flags
+    return asked
 
 
 def test_real_data_must_be_named(capsys, trained):
