@@ -11,12 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from common.training import (
-    fields_free_on_resume,
+    Parser,
     RunConfig,
+    add_flags,
+    fields_free_on_resume,
     flag,
     from_dict,
     given_flags,
-    parser,
     resolve,
 )
 from avkd.config import PRESETS as AVKD
@@ -41,11 +42,12 @@ PRESETS = {
     "tiny": Config(),
     "paper": Config(preset="paper", tau=0.03, widths=(64, 128), epochs=100, augment=False),
 }
-ARGS = parser(PRESETS, "python -m method.train", "Train it.")
+ARGS = Parser(prog="python -m method.train", description="Train it.")
+add_flags(ARGS, PRESETS)
 
 
 def parse(*argv):
-    return resolve(PRESETS, given_flags(Config, ARGS.parse_args(argv)))
+    return resolve(PRESETS, given_flags(ARGS.parse_args(argv)))
 
 
 def fails(capsys, *argv, of=ARGS):
@@ -142,9 +144,10 @@ def test_values_that_cannot_be(argv, flag):
     ids=["made up", "turn", "sslalign", "avkd", "stmnet"],
 )
 def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
-    out = io.StringIO()
+    out, parser = io.StringIO(), Parser(prog="prog", description="About.")
+    add_flags(parser, presets)
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:
-        parser(presets, "prog", "About.").parse_args(["--help"])
+        parser.parse_args(["--help"])
     assert error.value.code == 0
     text = "".join(out.getvalue().split())  # however it was wrapped
     for f in fields(presets["tiny"]):

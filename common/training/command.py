@@ -10,7 +10,8 @@ from tqdm import tqdm
 from common.io import InputError
 
 from . import dist
-from .config import checked, fields_free_on_resume, from_dict, given_flags, parser, resolve
+from .config import (Parser, add_flags, checked, fields_free_on_resume, from_dict, given_flags,
+                     resolve)
 from .run import load_checkpoint, newest_run
 
 
@@ -52,8 +53,9 @@ def configure(method: str, presets: dict, about: str, argv=None):
     """Command line → configuration; with --resume the checkpoint's, which flags must not change.
 
     A run with a name continues if torchrun has restarted it."""
-    args_parser = parser(presets, f"python -m {method}.train", about)
-    changes = given_flags(type(presets["tiny"]), args_parser.parse_args(argv))
+    parser = Parser(prog=f"python -m {method}.train", description=about)
+    add_flags(parser, presets)
+    changes = given_flags(parser.parse_args(argv))
     try:
         out, name = changes.get("out", presets["tiny"].out), changes.get("name", "")
         folder = Path(out) / method
@@ -73,7 +75,7 @@ def configure(method: str, presets: dict, about: str, argv=None):
         changes = {key: value for key, value in changes.items() if key in free}
         return checked(replace(config, **{**changes, "resume": True, "name": name, "out": out}))
     except ValueError as error:
-        args_parser.error(str(error))
+        parser.error(str(error))
 
 
 def _is_restarted(folder) -> bool:

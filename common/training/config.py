@@ -59,16 +59,12 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def parser(presets: dict, prog: str, about: str) -> Parser:
-    """A flag for each field of the presets' dataclass; its help shows tiny's and paper's value."""
-    parser = Parser(prog=prog, description=about)
-    add_flags(parser, presets, [f.name for f in fields(presets["tiny"])])
-    return parser
-
-
-def add_flags(parser, presets: dict, names) -> None:
-    """The flags of these fields; a flag that is not given is None."""
-    for f in [f for f in fields(presets["tiny"]) if f.name in names]:
+def add_flags(parser, presets: dict, names=None) -> None:
+    """A flag for each field of the presets' dataclass, or for those in `names`; its help shows
+    tiny's and paper's value. A flag that is not given is None."""
+    for f in fields(presets["tiny"]):
+        if names is not None and f.name not in names:
+            continue
         tiny, paper = (_show(getattr(presets[name], f.name)) for name in ("tiny", "paper"))
         value = f"[{tiny}]" if tiny == paper else f"[{tiny}; paper: {paper}]"
         options = {"default": None, "help": f"{f.metadata['help']} {value}"}
@@ -94,10 +90,9 @@ def fields_free_on_resume(config_class) -> set:
     return {f.name for f in fields(config_class) if f.metadata["free_on_resume"]}
 
 
-def given_flags(config_class, args: argparse.Namespace, names=None) -> dict:
-    """The fields, of all or of these names, that the command line sets."""
-    names = [f.name for f in fields(config_class)] if names is None else names
-    values = {name: getattr(args, name) for name in names}
+def given_flags(args: argparse.Namespace, names=None) -> dict:
+    """The flags, of all or of these names, that the command line sets, and their values."""
+    values = {name: x for name, x in vars(args).items() if names is None or name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None}
 
 
@@ -145,7 +140,7 @@ def from_dict(presets: dict, values: dict):
 
 def check_settings(parser, presets: dict, args, names) -> dict:
     """The fields that the command line sets; what training would refuse is its error."""
-    changes = given_flags(type(presets["tiny"]), args, names)
+    changes = given_flags(args, names)
     try:
         resolve(presets, changes)
     except ValueError as error:
