@@ -51,7 +51,6 @@ def write_image(path, array):
     array = to_numpy(array)
     if array.dtype != np.uint8:
         raise ValueError(f"an image is uint8, not {array.dtype}")
-    is_jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG", "quality": 95} if is_jpeg else {"format": "PNG"}
+    kind = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
     with atomic(path) as file:
-        Image.fromarray(array).save(file, **options)
+        Image.fromarray(array).save(file, kind, quality=95)  # of a JPEG
