@@ -153,9 +153,8 @@ class Run:
         if not math.isfinite(report["validation/score"]):
             raise FloatingPointError(f"the validation of step {self.step} is not finite")
         if report["validation/score"] > self.best:
-            self.best, self.extra["report"] = report["validation/score"], report
-            self.save("best.pt")
-            del self.extra["report"]  # last.pt is the same whether the run was continued or not
+            self.best = report["validation/score"]
+            self.save("best.pt", report=report)
         self.is_validated = True
 
     def _flush(self) -> None:
@@ -182,16 +181,16 @@ class Run:
 
     # Checkpoints. They hold tensors, numbers and strings, and are written whole or not at all.
 
-    def save(self, file: str, is_validated: bool = True) -> None:
+    def save(self, file: str, **more) -> None:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         rngs = dist.gather_objects(rng)
         if self.is_main:
             checkpoint = {"method": self.method, "config": asdict(self.config), "rng": rngs,
-                          "step": self.step, "best": self.best, "is_validated": is_validated,
+                          "step": self.step, "best": self.best, "is_validated": True,
                           **{name: part.state_dict() for name, part in self.state.items()},
-                          **self.extra}
+                          **self.extra, **more}
             write_checkpoint(self.folder / file, checkpoint)
 
     def _resume(self) -> None:
