@@ -49,8 +49,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line and exit status 2."""
 
     def __init__(self, **options):
-        def wide(prog):
-            return argparse.HelpFormatter(prog, max_help_position=34, width=100)
+        wide = partial(argparse.HelpFormatter, max_help_position=34, width=100)
         super().__init__(allow_abbrev=False, formatter_class=wide, **options)
 
     def error(self, message):

@@ -65,7 +65,7 @@ def nearest(features: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def search(features: np.ndarray, k: int, path, device="cpu", name="") -> np.memmap:
+def search(features: np.memmap, k: int, path, device="cpu", name="") -> np.memmap:
     """`nearest` of features in a file, float16 or float32, into the file `path`, memory-mapped.
 
     The features are once in float32 on `device`, with MAX_SIMILARITIES at a time. What was killed
@@ -77,8 +77,7 @@ def search(features: np.ndarray, k: int, path, device="cpu", name="") -> np.memm
     for i in range(0, count, ROWS):
         rows = np.ascontiguousarray(features[i:i + ROWS])
         if not (is_finite := np.isfinite(rows).all(1)).all():
-            source = getattr(features, "filename", None) or name or "features"
-            raise InputError(source, f"row {i + is_finite.argmin()} is not finite")
+            raise InputError(features.filename, f"row {i + is_finite.argmin()} is not finite")
         crc = zlib.crc32(rows, crc)
         x[i:i + ROWS] = unit_rows(torch.tensor(rows, device=device))
 
