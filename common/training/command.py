@@ -12,7 +12,7 @@ from common.io import InputError
 from . import dist
 from .config import (Parser, add_flags, checked, fields_free_on_resume, from_dict, given_flags,
                      resolve)
-from .run import load_checkpoint, newest_run
+from .run import building, load_checkpoint, newest_run
 
 
 @contextmanager
@@ -63,16 +63,14 @@ def configure(method: str, presets: dict, about: str, argv=None):
             return resolve(presets, changes)
         name = name or newest_run(folder, "last.pt")
         path = folder / name / "last.pt"
-        try:
-            config = from_dict(presets, load_checkpoint(path, method)["config"])
-        except ValueError as error:
-            raise InputError(path, error) from None
+        checkpoint = load_checkpoint(path, method)
+        with building(path):
+            config = from_dict(presets, checkpoint["config"])
         free = fields_free_on_resume(type(config))
         for key, value in changes.items():
             if key not in free and getattr(config, key) != value:
                 flag = f"--{key.replace('_', '-')} {getattr(config, key)}"
                 raise InputError(path, f"was trained with {flag}, not {value}")
-        changes = {key: value for key, value in changes.items() if key in free}
         return checked(replace(config, **{**changes, "resume": True, "name": name, "out": out}))
     except ValueError as error:
         parser.error(str(error))

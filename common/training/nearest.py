@@ -23,7 +23,7 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """(n, d) → float32 rows of length 1; rows of zeros stay and have cosine 0 with all."""
     x = x.float()  # divided by their maximum first, so that squares neither overflow nor vanish
     x = x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.nn.functional.normalize(x)
 
 
 def topk_blocks(x: torch.Tensor, k: int, first=0):
