@@ -6,13 +6,13 @@ killed is continued.
 import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from common.io import InputError, read_json, write_json
-from common.training import as_dict, dist, fields_free_on_resume, markdown_table
+from common.training import dist, fields_free_on_resume, markdown_table
 
 
 def train_repeatedly(train, config) -> None:
@@ -38,7 +38,7 @@ def train_repeatedly(train, config) -> None:
 def check_same_config(folder: Path, config) -> None:
     if not (folder / "config.json").is_file():
         return
-    saved, ours = read_json(folder / "config.json", dict), json.loads(json.dumps(as_dict(config)))
+    saved, ours = read_json(folder / "config.json", dict), json.loads(json.dumps(asdict(config)))
     names = set(ours) - fields_free_on_resume(type(config))
     if odd := sorted(name for name in names if saved.get(name) != ours[name]):
         raise InputError(folder, f"is of another configuration ({', '.join(odd[:6])}): take "

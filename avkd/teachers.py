@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.benchmarks.pairs import cropped_waveform, read_waveform, training_pairs
 from common.io import InputError, load_published, read_json
-from common.training import (array_files, cli, dist, given_flags, parser, resolve, select_device)
+from common.training import (Parser, add_flags, array_files, cli, dist, given_flags, resolve,
+                             select_device)
 
 from .backbones import small
 from .backbones.detr import detr_r50, square_view
@@ -258,22 +259,22 @@ def hint_cosines(e_v, e_a, source) -> dict:
 
 def main(argv=None):
     prog = "python -m avkd.teachers"
-    args_parser = parser(PRESETS, prog, __doc__.splitlines()[0])
-    args_parser.add_argument("--panns", default="", help="file of --audio-teacher: writes e_a")
-    args = args_parser.parse_args(argv)
+    parser = Parser(prog=prog, description=__doc__.splitlines()[0])
+    add_flags(parser, PRESETS)
+    parser.add_argument("--panns", default="", help="file of --audio-teacher: writes e_a")
+    flags = given_flags(parser.parse_args(argv))
+    detr, panns = flags.pop("detr", ""), flags.pop("panns")  # here they write e_v and e_a
     try:
-        flags = given_flags(type(PRESETS["tiny"]), args)
-        detr = flags.pop("detr", "")  # here it writes e_v
         config = resolve(PRESETS, flags)
     except ValueError as error:
-        args_parser.error(str(error))
+        parser.error(str(error))
     if config.data == "scenes":
-        args_parser.error("scenes need no command: their training makes small teachers")
-    if not (detr or args.panns):
-        args_parser.error("name the teachers' weights: --detr, --panns or both")
+        parser.error("scenes need no command: their training makes small teachers")
+    if not (detr or panns):
+        parser.error("name the teachers' weights: --detr, --panns or both")
     with cli(prog):
         device = select_device(config.device)
-        makers = {"e_v": (Detr, detr), "e_a": (Panns, args.panns)}
+        makers = {"e_v": (Detr, detr), "e_a": (Panns, panns)}
         teachers = {name: (make(config, path, device), path)  # before anything is read or written
                     for name, (make, path) in makers.items() if path}
         source, _ = training_pairs(config)

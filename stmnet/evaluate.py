@@ -20,9 +20,9 @@ from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_ma
 from common.evaluation.page import score_curve
 from common.evaluation.videos import NUM_VIDEOS, VideoScores, aggregate, concatenate, contact_sheet
 from common.scenes import QUIET
-from common.training import (add_flags, best_checkpoint, building, check_settings, cli,
+from common.training import (add_flags, best_checkpoint, building, check_settings, checked, cli,
                              dist, fields_free_on_resume, from_dict, load_checkpoint, progress_bar,
-                             resolve, select_device)
+                             select_device)
 
 from .backbones import faster_rcnn
 from .backbones.vggish import RATE, sound_track
@@ -229,7 +229,7 @@ def load_predictor(path, device, **changes) -> Predictor:
     """The model of a checkpoint; `changes`: other settings. Raises InputError."""
     checkpoint = load_checkpoint(path, "stmnet")
     with building(path):
-        config = resolve({"tiny": from_dict(PRESETS, checkpoint["config"])}, changes)
+        config = checked(replace(from_dict(PRESETS, checkpoint["config"]), **changes))
         classes = [str(name) for name in checkpoint["classes"]]
         model = Stmnet(replace(config, vision_weights="", audio_weights=""), len(classes))
         model.load_state_dict(checkpoint["model"])

@@ -158,14 +158,14 @@ def test_bad_flags(toy, capsys, flags):
 @pytest.fixture
 def trained(monkeypatch):
     """Flags of the trainings that are asked for; each fails."""
-    flags = []
+    asked = []
 
-    def train(job):
-        flags.append(job[3])
-        raise InputError(job[2], "is trained")
+    def train(method, out, name, flags):
+        asked.append(flags)
+        raise InputError(name, "is trained")
 
     monkeypatch.setattr("common.training.ablation.run_one", train)
-    return flags
+    return asked
 
 
 def test_real_data_must_be_named(capsys, trained):
@@ -200,15 +200,15 @@ def test_flags_on_scenes_alone(method, trained):
 @pytest.mark.parametrize("method", ["turn", "sslalign", "avkd", "stmnet"])
 def test_the_rows_are_settings(method):
     """Every flag of every row is one of the method's; no two rows are the same training."""
-    from common.training import given_flags, parser, resolve
+    from common.training import Parser, add_flags, given_flags, resolve
 
     module, config = (importlib.import_module(f"{method}.{name}") for name in ("ablate", "config"))
+    parser = Parser(prog="p")
+    add_flags(parser, config.PRESETS)
     for table, rows in module.TABLES.items():
         made, on_scenes = [], vars(module).get("ON_SCENES", {}).get(table, [])
         for flags in rows.values():
-            args = parser(config.PRESETS, "p", "").parse_args(
-                [*on_scenes, *flags, *["--augment"] * (table == "3")]
-            )
-            made.append(resolve(config.PRESETS, given_flags(type(config.TINY), args)))
+            args = parser.parse_args([*on_scenes, *flags, *["--augment"] * (table == "3")])
+            made.append(resolve(config.PRESETS, given_flags(args)))
         assert len(set(made)) == len(made), table
     assert len(set(module.COLUMNS.values())) == len(module.COLUMNS)  # a heading is a key of results

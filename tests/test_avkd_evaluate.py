@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -27,7 +27,6 @@ from common.evaluation import (
 from common.evaluation.scoring import make_batch
 from avkd.backbones.views import normalise
 from common import metrics
-from common.training import as_dict
 from common.io import InputError, read_image, read_json, write_audio, write_image
 from tests.layouts import write
 from common.benchmarks.pairs import TEST, make_scenes
@@ -62,7 +61,7 @@ def saved(config, path):
     torch.save(
         {
             "method": "avkd",
-            "config": as_dict(config),
+            "config": asdict(config),
             "model": Avkd(config).state_dict(),
             "report": {"validation/i2a_r@1": 0.5},
         },

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import pytest
 from hypothesis import given as draws
@@ -11,13 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from common.training import (
-    fields_free_on_resume,
+    Parser,
     RunConfig,
-    as_dict,
+    add_flags,
+    fields_free_on_resume,
     flag,
     from_dict,
     given_flags,
-    parser,
     resolve,
 )
 from avkd.config import PRESETS as AVKD
@@ -42,11 +42,12 @@ PRESETS = {
     "tiny": Config(),
     "paper": Config(preset="paper", tau=0.03, widths=(64, 128), epochs=100, augment=False),
 }
-ARGS = parser(PRESETS, "python -m method.train", "Train it.")
+ARGS = Parser(prog="python -m method.train", description="Train it.")
+add_flags(ARGS, PRESETS)
 
 
 def parse(*argv):
-    return resolve(PRESETS, given_flags(Config, ARGS.parse_args(argv)))
+    return resolve(PRESETS, given_flags(ARGS.parse_args(argv)))
 
 
 def fails(capsys, *argv, of=ARGS):
@@ -143,9 +144,10 @@ def test_values_that_cannot_be(argv, flag):
     ids=["made up", "turn", "sslalign", "avkd", "stmnet"],
 )
 def test_help_shows_every_flag_with_its_default_and_the_papers_value(presets):
-    out = io.StringIO()
+    out, parser = io.StringIO(), Parser(prog="prog", description="About.")
+    add_flags(parser, presets)
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as error:
-        parser(presets, "prog", "About.").parse_args(["--help"])
+        parser.parse_args(["--help"])
     assert error.value.code == 0
     text = "".join(out.getvalue().split())  # however it was wrapped
     for f in fields(presets["tiny"]):
@@ -190,9 +192,9 @@ def configs():
 @settings(max_examples=60, deadline=None)
 @draws(configs())
 def test_round_trips(config):
-    assert from_dict(PRESETS, as_dict(config)) == config
+    assert from_dict(PRESETS, asdict(config)) == config
     assert (
-        from_dict(PRESETS, json.loads(json.dumps(as_dict(config)))) == config
+        from_dict(PRESETS, json.loads(json.dumps(asdict(config)))) == config
     )  # where tuples are lists
 
 
@@ -218,7 +220,7 @@ def test_the_command_line_says_every_configuration(config):
 )
 def test_presets_are_valid_and_survive(presets):
     for name, config in presets.items():
-        assert config.preset == name and from_dict(presets, as_dict(config)) == config == resolve(
+        assert config.preset == name and from_dict(presets, asdict(config)) == config == resolve(
             presets, {"preset": name}
         )
         for f in fields(config):
@@ -252,8 +254,8 @@ def test_presets_are_valid_and_survive(presets):
 )
 def test_a_configuration_from_outside_is_checked(change):
     with pytest.raises(ValueError):
-        from_dict(PRESETS, {**as_dict(PRESETS["tiny"]), **change})
-    values = as_dict(PRESETS["tiny"])
+        from_dict(PRESETS, {**asdict(PRESETS["tiny"]), **change})
+    values = asdict(PRESETS["tiny"])
     del values["tau"]
     with pytest.raises(ValueError, match="tau"):
         from_dict(PRESETS, values)

@@ -9,7 +9,7 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from common.benchmarks import listed_samples
 from common.benchmarks.annotations import read_ids
 from common.io import InputError, overlay, read_audio
 from common.scenes import Scenes
-from common.training import as_dict
 from stmnet.config import PRESETS
 from stmnet.evaluate import load_predictor
 from tests import fuzz, processes
@@ -146,7 +145,7 @@ def test_the_heatmap_of_a_large_image_is_laid_over_it_in_parts():
 
 def test_a_network_of_100_000_layers_is_not_built():
     config = replace(PRESETS["tiny"], depth_v=10**5)
-    content = {"method": "stmnet", "config": as_dict(config), "classes": ["a", "b"], "model": {}}
+    content = {"method": "stmnet", "config": asdict(config), "classes": ["a", "b"], "model": {}}
     with tempfile.TemporaryDirectory() as folder:
         torch.save(content, Path(folder) / "a.pt")
         start = time.process_time()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -71,17 +72,19 @@ def test_exact(data, count, width, seed, half, tmp_path_factory):
     x *= (
         np.random.default_rng(seed).uniform(0.1, 30, (count, 1)).astype(x.dtype)
     )  # cosine, not the product
-    found = s.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy", block=block)
+    with mock.patch.object(s, "MAX_SIMILARITIES", block * count):
+        found = s.search(x, k, tmp_path_factory.mktemp("exact") / "found.npy")
     assert found.shape == (count, k) and isinstance(found, np.memmap)
     is_top_k(found, x)
     is_top_k(s.nearest(torch.from_numpy(x), k), x)
 
 
-def test_duplicates_and_zeros(tmp_path):
+def test_duplicates_and_zeros(tmp_path, monkeypatch):
     """A row is not its own neighbour, though others are as similar; zeros have cosine 0."""
     x = np.repeat(np.random.default_rng(0).standard_normal((5, 8), dtype=np.float32), 6, axis=0)
     x[[3, 11]] = 0
-    found = s.search(x, 29, tmp_path / "a.npy", block=7)
+    monkeypatch.setattr(s, "MAX_SIMILARITIES", 7 * len(x))
+    found = s.search(x, 29, tmp_path / "a.npy")
     is_top_k(found, x)
     assert (np.sort(found, 1) == [[j for j in range(30) if j != i] for i in range(30)]).all()
     is_top_k(s.nearest(torch.from_numpy(x), 4), x)
@@ -144,9 +147,9 @@ BLOCKS = s.topk_blocks
 def stops(after, begun):
     """`topk_blocks` that dies after some blocks, and notes where each call began."""
 
-    def topk_blocks(x, k, first=0, block=0):
+    def topk_blocks(x, k, first=0):
         begun.append(first)
-        for i, found in enumerate(BLOCKS(x, k, first, block)):
+        for i, found in enumerate(BLOCKS(x, k, first)):
             if i == after:
                 raise Stopped
             yield found
@@ -155,20 +158,21 @@ def stops(after, begun):
 
 
 def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(s, "MAX_SIMILARITIES", 4 * 50)  # blocks of four rows
     x = np.random.default_rng(2).standard_normal((50, 8), dtype=np.float32)
-    whole = s.search(x, 9, tmp_path / "whole.npy", block=4)
+    whole = s.search(x, 9, tmp_path / "whole.npy")
     path, begun = tmp_path / "found.npy", []
     monkeypatch.setattr(s, "topk_blocks", stops(5, begun))
     for _ in range(2):
         with pytest.raises(Stopped):
-            s.search(x, 9, path, block=4)
+            s.search(x, 9, path)
         assert not path.exists()
     with open(path.with_name("found.npy.part"), "ab") as part:
         part.write(b"a torn block")
-    np.testing.assert_array_equal(s.search(x, 9, path, block=4), whole)
+    np.testing.assert_array_equal(s.search(x, 9, path), whole)
     assert begun == [0, 20, 40]
     assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    s.search(x, 9, path, block=4)  # finished: nothing is computed
+    s.search(x, 9, path)  # finished: nothing is computed
     assert begun == [0, 20, 40] and not path.with_name("found.npy.part").exists()
 
 
@@ -176,11 +180,12 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     "change", ["features", "dtype", "width", "k", "part lost", "part short", "record torn"]
 )
 def test_begins_again(change, tmp_path, monkeypatch):
+    monkeypatch.setattr(s, "MAX_SIMILARITIES", 4 * 30)  # blocks of four rows
     x = np.random.default_rng(3).standard_normal((30, 8), dtype=np.float32)
     k, path, begun = 6, tmp_path / "found.npy", []
     monkeypatch.setattr(s, "topk_blocks", stops(3, begun))
     with pytest.raises(Stopped):
-        s.search(x, k, path, block=4)
+        s.search(x, k, path)
     part, record = path.with_name("found.npy.part"), path.with_name("found.npy.json")
     if change == "features":
         x = x.copy()
@@ -198,7 +203,7 @@ def test_begins_again(change, tmp_path, monkeypatch):
     else:
         record.write_text(json.dumps([1]))
     monkeypatch.setattr(s, "topk_blocks", stops(None, begun))
-    is_top_k(s.search(x, k, path, block=4), x)
+    is_top_k(s.search(x, k, path), x)
     assert begun == [0, 0]
 
 
@@ -221,16 +226,17 @@ KILLED = """
     from common.training import nearest as neighbors
     torch.set_num_threads(1)
     begin = neighbors.topk_blocks
-    def slowly(x, k, first=0, block=0):
+    def slowly(x, k, first=0):
         print("from", first, flush=True)
-        for i, found in enumerate(begin(x, k, first, block)):
+        for i, found in enumerate(begin(x, k, first)):
             yield found
             print("block", i, flush=True)
             if i == 3 and sys.argv[2] == "hang":
                 sys.stdin.read()
     neighbors.topk_blocks = slowly
+    neighbors.MAX_SIMILARITIES = 32 * 400
     x = np.random.default_rng(5).standard_normal((400, 16), dtype=np.float32)
-    neighbors.search(x, 20, sys.argv[1], block=32)
+    neighbors.search(x, 20, sys.argv[1])
 """
 
 

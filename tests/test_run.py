@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,8 @@ from torch import nn
 
 from common.io import InputError, read_json
 from common.training import (
-    Interrupted,
     Run,
     RunConfig,
-    as_dict,
     check_batch_size,
     cli,
     configure,
@@ -138,7 +136,7 @@ def test_a_run_writes_its_folder(tmp_path):
     config = json.loads((run.folder / "config.json").read_text())
     assert config.pop("command").startswith("python ")
     assert config == {
-        **as_dict(run.config),
+        **asdict(run.config),
         "commit": git_commit(),
     }
     assert json.loads((run.folder / "metrics.json").read_text()) == written
@@ -203,7 +201,7 @@ def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch
     assert (
         checkpoint["method"] == "toy"
         and checkpoint["step"] == 10
-        and checkpoint["config"] == as_dict(run.config)
+        and checkpoint["config"] == asdict(run.config)
     )
     before = (run.folder / "last.pt").read_bytes()
 
@@ -251,7 +249,7 @@ def resumed(tmp_path, *argv):
 def test_resume_is_as_if_it_had_never_stopped(tmp_path):
     whole = train(start(tmp_path / "whole", save_every=1000), 60)
     first = start(tmp_path / "two", save_every=1000)
-    with pytest.raises(Interrupted, match="--resume --name a"):
+    with pytest.raises(KeyboardInterrupt, match="--resume --name a"):
         train(first, 60, stop_at=33)
     saved = load_checkpoint(first.folder / "last.pt", "toy")
     assert saved["step"] == 33 and len(log_of(first)) == 33  # at once
@@ -279,12 +277,12 @@ def test_a_validation_that_was_stopped_is_repeated(tmp_path, at, is_killed):
             return score(run)
         if is_killed:
             run.keep_best(score(run))
-            raise Interrupted
+            raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGTERM)
         for _ in range(1000):  # ten seconds
             time.sleep(0.01)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt, match=None if is_killed else "stopped at step"):
         train(first, 60, epoch=10, validate=stop)
     saved = load_checkpoint(first.folder / "last.pt", "toy")
     assert saved["step"] == at and not saved["is_validated"]
@@ -301,7 +299,7 @@ def test_a_signal_before_a_validation_ends_it_too(tmp_path):
     run = start(tmp_path)
     run.start({}, {})
     os.kill(os.getpid(), signal.SIGHUP)
-    with pytest.raises(Interrupted, match="stopped at step 0"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 0"):
         run.start_validation()
 
 
@@ -710,7 +708,10 @@ def test_before_and_after_the_loop_one_signal_is_enough(tmp_path):
 
 
 def test_cli_reports_and_lets_through(capsys):
-    for error, code in ((InputError("a.wav", "is\nbroken"), 2), (Interrupted("stopped"), 130)):
+    for error, code in (
+        (InputError("a.wav", "is\nbroken"), 2),
+        (KeyboardInterrupt("stopped"), 130),
+    ):
         with pytest.raises(SystemExit) as end, cli("prog"):
             raise error
         assert end.value.code == code and capsys.readouterr().err.count("\n") == 1
@@ -795,9 +796,6 @@ def test_results_are_written_with_all_that_repeats_them(tmp_path):
     assert list(written) == keys.split() and written["commit"] == git_commit()
     assert written["rows"][0]["values"] == {"cIoU": [50, None]} and written["n"] is None
     assert written["seeds"] == [0, 1] and len(written["date"]) == 10 and "CPU" in written["machine"]
-    with pytest.raises(ValueError, match="cIoU of row 'ours'"):
-        write_results(tmp_path / "c.json", title="t", command="c", columns=["AUC"], rows=rows)
-    assert not (tmp_path / "c.json").exists()
 
 
 def test_the_commit_is_of_the_code_and_empty_without_a_repository(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from hypothesis import given, settings, strategies as st
 
 from common import metrics
 from common.benchmarks.pairs import cropped_waveform, training_pairs
-from common.training import as_dict
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from tests.layouts import write
 from common.scenes import Scenes
@@ -65,7 +64,7 @@ def checkpoint(tmp_path_factory):
     torch.save(
         {
             "method": "sslalign",
-            "config": as_dict(CONFIG),
+            "config": asdict(CONFIG),
             "model": Sslalign(CONFIG).state_dict(),
             "report": {},
         },

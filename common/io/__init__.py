@@ -10,8 +10,3 @@ from .files import InputError, atomic, decoding, inside, keep_inputs, limited_me
 from .image import read_image, write_image
 from .resample import crop_audio, fit, resample
 from .text import append_jsonl, read_csv, read_json, read_lines, write_json
-
-__all__ = ["InputError", "append_jsonl", "atomic", "contact_sheet", "crop_audio", "decoding", "fit",
-           "inside", "keep_inputs", "limited_memory", "load_published", "overlay", "read_audio",
-           "read_bytes", "read_checkpoint", "read_csv", "read_image", "read_json", "read_lines",
-           "read_state", "resample", "write_audio", "write_checkpoint", "write_image", "write_json"]

@@ -21,10 +21,7 @@ class InputError(Exception):
             last = str(path).strip().rpartition("\n")[2]
             path, _, reason = last.removeprefix(f"{__name__}.InputError: ").partition(": ")
         self.path, self.reason = (" ".join(str(part).split()) for part in (path, reason))
-        super().__init__(self.path, self.reason)
-
-    def __str__(self):
-        return f"{self.path}: {self.reason}"
+        super().__init__(f"{self.path}: {self.reason}")
 
 
 @contextmanager

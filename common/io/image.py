@@ -17,8 +17,6 @@ def read_image(path, mode="RGB"):
     The first frame of an animation. EXIF orientation is applied. "RGB" and "L" lay transparent
     pixels over white. 16-bit grey is scaled to 8 bits. Raises InputError for a file that is not an
     image, is cut short, or is larger than the bounds above."""
-    if mode not in ("RGB", "RGBA", "L"):
-        raise ValueError(f"mode is 'RGB', 'RGBA' or 'L', not {mode!r}")
     with decoding(path), Image.open(path, formats=_FORMATS) as image:
         pixels = image.width * image.height
         limit = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS
@@ -51,7 +49,6 @@ def write_image(path, array):
     array = to_numpy(array)
     if array.dtype != np.uint8:
         raise ValueError(f"an image is uint8, not {array.dtype}")
-    is_jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG", "quality": 95} if is_jpeg else {"format": "PNG"}
+    kind = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
     with atomic(path) as file:
-        Image.fromarray(array).save(file, **options)
+        Image.fromarray(array).save(file, kind, quality=95)  # of a JPEG

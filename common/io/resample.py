@@ -6,26 +6,24 @@ torch.Size([16000])
 """
 import math
 from functools import lru_cache
-from operator import index
 
 import torch
 import torch.nn.functional as F
 
-ZEROS, ROLLOFF = 6, 0.99  # torchaudio's defaults, which TURN's released code uses
 MAX_CACHED = 2000  # filters of rates with larger quotients, as of 44101 Hz, are not kept
 
 
-def resample(waveform, rate_in, rate_out, zeros=ZEROS, rolloff=ROLLOFF, beta=None):
+def resample(waveform, rate_in, rate_out, zeros=6, rolloff=0.99, beta=None):
     """Band-limited interpolation (Smith and Gossett, ICASSP 1984).
 
         y(t) = Σₙ x[n] h(t − n/rate_in),  h(t) = c/rate_in · sinc(c·t) · w(c·t/zeros)
         c = rolloff · min(rate_in, rate_out)
 
     w is a Hann window on [−1, 1], with `beta` a Kaiser window, so that the low-pass filter h has
-    `zeros` zero crossings on each side. Outside of the waveform there is silence.
+    `zeros` zero crossings on each side. Outside of the waveform there is silence. The defaults are
+    torchaudio's, which TURN's released code uses.
     waveform: (…, n) floating point. Returns (…, ceil(n · rate_out / rate_in)).
     Raises ValueError for another dtype or a rate that is not positive."""
-    rate_in, rate_out = index(rate_in), index(rate_out)
     if min(rate_in, rate_out) < 1 or not waveform.is_floating_point():
         raise ValueError(f"cannot resample {waveform.dtype} from {rate_in} to {rate_out} Hz")
     if rate_in == rate_out:

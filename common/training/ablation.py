@@ -26,9 +26,8 @@ from .results import git_commit, markdown_table, write_results
 TRAININGS = []  # the processes that were started
 
 
-def run_one(job) -> dict:
-    """(method, out, name, flags) → its metrics.json; trains if there is none. Raises InputError."""
-    method, out, name, flags = job
+def run_one(method: str, out: str, name: str, flags: list) -> dict:
+    """The metrics.json of a training, which is done first if there is none. Raises InputError."""
     folder = Path(out) / method / name
     if not (folder / "metrics.json").is_file():
         command = [sys.executable, "-m", f"{method}.train", "--out", out, "--name", name, *flags]
@@ -61,7 +60,7 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
         parser.error(f"table {', '.join(real)} is of real data: it needs --root")
     if "--root" in given and "--benchmark" not in given:
         parser.error("a model of real data is measured on a --benchmark: name one")
-    runs, jobs, commit = {}, {}, git_commit()  # row → names of runs, name → how to train it
+    runs, jobs, commit = {}, {}, git_commit()  # row → names of runs, name → flags of its training
     for table in args.table:
         for row, flags in tables[table].items():
             first = () if "--root" in given else (on_scenes or {}).get(table, ())
@@ -69,11 +68,10 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
             name = f"ablate-{zlib.crc32(' '.join([commit, *flags]).encode()):08x}-seed"
             row = f"{table}: {row}" if len(args.table) > 1 else row
             runs[row] = [f"{name}{seed}" for seed in range(args.seeds)]
-            jobs |= {f"{name}{seed}": (method, args.out, f"{name}{seed}",
-                                       [*flags, "--seed", str(seed)]) for seed in range(args.seeds)}
+            jobs |= {f"{name}{seed}": [*flags, "--seed", str(seed)] for seed in range(args.seeds)}
     with cli(parser.prog), ThreadPoolExecutor(args.jobs) as pool:
         signal.signal(signal.SIGTERM, partial(_stop, pool))
-        trainings = pool.map(run_one, jobs.values())
+        trainings = pool.map(partial(run_one, method, args.out), jobs, jobs.values())
         metrics = dict(zip(jobs, progress_bar(trainings, total=len(jobs), name="trainings")))
         keys = [key for key in columns if all(key in m for m in metrics.values())]
         if not keys:  # other data have other metrics

@@ -2,6 +2,7 @@
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,8 +10,9 @@ from tqdm import tqdm
 from common.io import InputError
 
 from . import dist
-from .config import fields_free_on_resume, from_dict, given_flags, parser, resolve
-from .run import load_checkpoint, newest_run
+from .config import (Parser, add_flags, checked, fields_free_on_resume, from_dict, given_flags,
+                     resolve)
+from .run import building, load_checkpoint, newest_run
 
 
 @contextmanager
@@ -51,8 +53,9 @@ def configure(method: str, presets: dict, about: str, argv=None):
     """Command line → configuration; with --resume the checkpoint's, which flags must not change.
 
     A run with a name continues if torchrun has restarted it."""
-    args_parser = parser(presets, f"python -m {method}.train", about)
-    changes = given_flags(type(presets["tiny"]), args_parser.parse_args(argv))
+    parser = Parser(prog=f"python -m {method}.train", description=about)
+    add_flags(parser, presets)
+    changes = given_flags(parser.parse_args(argv))
     try:
         out, name = changes.get("out", presets["tiny"].out), changes.get("name", "")
         folder = Path(out) / method
@@ -60,19 +63,17 @@ def configure(method: str, presets: dict, about: str, argv=None):
             return resolve(presets, changes)
         name = name or newest_run(folder, "last.pt")
         path = folder / name / "last.pt"
-        try:
-            config = from_dict(presets, load_checkpoint(path, method)["config"])
-        except ValueError as error:
-            raise InputError(path, error) from None
+        checkpoint = load_checkpoint(path, method)
+        with building(path):
+            config = from_dict(presets, checkpoint["config"])
         free = fields_free_on_resume(type(config))
         for key, value in changes.items():
             if key not in free and getattr(config, key) != value:
                 flag = f"--{key.replace('_', '-')} {getattr(config, key)}"
                 raise InputError(path, f"was trained with {flag}, not {value}")
-        changes = {key: value for key, value in changes.items() if key in free}
-        return resolve({"tiny": config}, {**changes, "resume": True, "name": name, "out": out})
+        return checked(replace(config, **{**changes, "resume": True, "name": name, "out": out}))
     except ValueError as error:
-        args_parser.error(str(error))
+        parser.error(str(error))
 
 
 def _is_restarted(folder) -> bool:

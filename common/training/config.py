@@ -1,7 +1,6 @@
 """A method's configuration: a frozen dataclass of which every field is a command-line flag."""
 import argparse
 import sys
-from dataclasses import asdict as as_dict  # noqa: F401 (re-exported)
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args, get_origin
@@ -50,8 +49,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line and exit status 2."""
 
     def __init__(self, **options):
-        def wide(prog):
-            return argparse.HelpFormatter(prog, max_help_position=34, width=100)
+        wide = partial(argparse.HelpFormatter, max_help_position=34, width=100)
         super().__init__(allow_abbrev=False, formatter_class=wide, **options)
 
     def error(self, message):
@@ -60,16 +58,12 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def parser(presets: dict, prog: str, about: str) -> Parser:
-    """A flag for each field of the presets' dataclass; its help shows tiny's and paper's value."""
-    parser = Parser(prog=prog, description=about)
-    add_flags(parser, presets, [f.name for f in fields(presets["tiny"])])
-    return parser
-
-
-def add_flags(parser, presets: dict, names) -> None:
-    """The flags of these fields; a flag that is not given is None."""
-    for f in [f for f in fields(presets["tiny"]) if f.name in names]:
+def add_flags(parser, presets: dict, names=None) -> None:
+    """A flag for each field of the presets' dataclass, or for those in `names`; its help shows
+    tiny's and paper's value. A flag that is not given is None."""
+    for f in fields(presets["tiny"]):
+        if names is not None and f.name not in names:
+            continue
         tiny, paper = (_show(getattr(presets[name], f.name)) for name in ("tiny", "paper"))
         value = f"[{tiny}]" if tiny == paper else f"[{tiny}; paper: {paper}]"
         options = {"default": None, "help": f"{f.metadata['help']} {value}"}
@@ -95,25 +89,20 @@ def fields_free_on_resume(config_class) -> set:
     return {f.name for f in fields(config_class) if f.metadata["free_on_resume"]}
 
 
-def given_flags(config_class, args: argparse.Namespace, names=None) -> dict:
-    """The fields, of all or of these names, that the command line sets."""
-    names = [f.name for f in fields(config_class)] if names is None else names
-    values = {name: getattr(args, name) for name in names}
+def given_flags(args: argparse.Namespace, names=None) -> dict:
+    """The flags, of all or of these names, that the command line sets, and their values."""
+    values = {name: x for name, x in vars(args).items() if names is None or name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None}
 
 
 def resolve(presets: dict, changes: dict):
     """The preset that `changes` names (or tiny), changed. Raises ValueError if a value is bad."""
-    config = replace(presets[changes.get("preset", "tiny")], **changes)
-    check_ranges(config)
-    if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
-        raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
-    config.validate()
-    return config
+    return checked(replace(presets[changes.get("preset", "tiny")], **changes))
 
 
-def check_ranges(config) -> None:
-    """Raises ValueError if a number is out of the range of its field, infinite or NaN."""
+def checked(config):
+    """The configuration. Raises ValueError if a number is out of the range of its field, infinite
+    or NaN, or another setting is bad."""
     if config.batch_size < 1:
         raise ValueError("--batch-size must be at least 1")
     for f in fields(config):
@@ -125,6 +114,10 @@ def check_ranges(config) -> None:
                 if not low <= x <= high:
                     what = f"at least {low}" if x < low else f"at most {high:g}"
                     raise ValueError(f"--{f.name.replace('_', '-')} must be {what} (is {x})")
+    if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
+        raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
+    config.validate()
+    return config
 
 
 def from_dict(presets: dict, values: dict):
@@ -141,15 +134,12 @@ def from_dict(presets: dict, values: dict):
             is_valid = is_valid and {type(v) for v in value} <= {get_args(f.type)[0]}
         if not is_valid:
             raise ValueError(f"its configuration has {f.name} {value!r:.40}")
-    config = cls(**values)
-    check_ranges(config)
-    config.validate()
-    return config
+    return checked(cls(**values))
 
 
 def check_settings(parser, presets: dict, args, names) -> dict:
     """The fields that the command line sets; what training would refuse is its error."""
-    changes = given_flags(type(presets["tiny"]), args, names)
+    changes = given_flags(args, names)
     try:
         resolve(presets, changes)
     except ValueError as error:

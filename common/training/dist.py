@@ -157,11 +157,7 @@ def from_main(make):
 
 def is_any(value: bool) -> bool:
     """Whether `value` is true in a process. It sends one number between the CPUs."""
-    if world_size() == 1:
-        return value
-    flag = torch.tensor(int(value))
-    td.all_reduce(flag, td.ReduceOp.MAX)
-    return bool(flag)
+    return bool(all_sum(torch.tensor(int(value))))
 
 
 def gather_objects(value) -> list:

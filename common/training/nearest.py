@@ -23,15 +23,15 @@ def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """(n, d) → float32 rows of length 1; rows of zeros stay and have cosine 0 with all."""
     x = x.float()  # divided by their maximum first, so that squares neither overflow nor vanish
     x = x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.nn.functional.normalize(x)
 
 
-def topk_blocks(x: torch.Tensor, k: int, first=0, block=0):
+def topk_blocks(x: torch.Tensor, k: int, first=0):
     """The k nearest of the rows of x (N, d), of unit length, from row `first` on.
 
     Yields (block, k) int32, best first. Exact: each row is compared with all, in float32. One top-k
     over a whole row costs a third of the product before it, less than merging those of parts."""
-    block = block or max(1, MAX_SIMILARITIES // len(x))
+    block = max(1, MAX_SIMILARITIES // len(x))
     for i in range(first, len(x), block):
         similarity = float32_product(x[i:i + block], x)  # (block, N)
         similarity.diagonal(offset=i).fill_(-torch.inf)  # not itself
@@ -65,11 +65,11 @@ def nearest(features: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -> np.memmap:
+def search(features: np.memmap, k: int, path, device="cpu", name="") -> np.memmap:
     """`nearest` of features in a file, float16 or float32, into the file `path`, memory-mapped.
 
-    The features are once in float32 on `device`, with MAX_SIMILARITIES at a time, or `block` rows
-    of them. What was killed continues, if features and k are the same (array_files.fill_array).
+    The features are once in float32 on `device`, with MAX_SIMILARITIES at a time. What was killed
+    continues, if features and k are the same (array_files.fill_array).
     Raises InputError if a feature is not finite or k is not in 1 … N - 1."""
     count, width = features.shape
     check_k(k, count)
@@ -77,13 +77,12 @@ def search(features: np.ndarray, k: int, path, device="cpu", block=0, name="") -
     for i in range(0, count, ROWS):
         rows = np.ascontiguousarray(features[i:i + ROWS])
         if not (is_finite := np.isfinite(rows).all(1)).all():
-            source = getattr(features, "filename", None) or name or "features"
-            raise InputError(source, f"row {i + is_finite.argmin()} is not finite")
+            raise InputError(features.filename, f"row {i + is_finite.argmin()} is not finite")
         crc = zlib.crc32(rows, crc)
         x[i:i + ROWS] = unit_rows(torch.tensor(rows, device=device))
 
     def blocks(first):
-        return (rows.cpu().numpy() for rows in topk_blocks(x, k, first, block))
+        return (found.cpu().numpy() for found in topk_blocks(x, k, first))
 
     fingerprint = {"features": {"crc32": crc, "width": width, "dtype": rows.dtype.str}}
     return fill_array(path, (count, k), np.int32, fingerprint, blocks, name)

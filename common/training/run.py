@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,15 +17,10 @@ from common.io import (InputError, append_jsonl, atomic, limited_memory, read_ch
                        write_checkpoint, write_json)
 
 from . import dist
-from .config import as_dict
 from .results import git_commit
 
 LOG_EVERY = 10  # steps between two writings of the log, when losses are looked at
 SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-
-
-class Interrupted(KeyboardInterrupt):
-    """One of SIGNALS came; last.pt is written."""
 
 
 class Run:
@@ -40,7 +35,7 @@ class Run:
         dist.start(self.device)
         self.is_main = dist.rank() == 0
         self.config = config
-        if config.name and not config.resume:
+        if config.name:
             dist.from_main(lambda: self._refuse_existing(self._folder(config.name)))
         torch.manual_seed(config.seed)  # every process makes the same model
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
@@ -63,7 +58,7 @@ class Run:
         if self.config.resume:
             self._resume()
         if self.is_main:
-            config = {**as_dict(self.config), "commit": git_commit(),
+            config = {**asdict(self.config), "commit": git_commit(),
                       "command": shlex.join(["python", *sys.orig_argv[1:]])}
             write_json(self.folder / "config.json", config)
             if not self.config.resume:  # of a run that ended before it wrote last.pt
@@ -117,13 +112,13 @@ class Run:
             self._stop()
 
     def _stop(self):
-        raise Interrupted(f"stopped at step {self.step}; --resume --name {self.config.name} "
-                          f"continues {self.folder}")
+        raise KeyboardInterrupt(f"stopped at step {self.step}; --resume --name {self.config.name} "
+                                f"continues {self.folder}")
 
     def end_step(self, epoch_ended: bool) -> None:
         """Write last.pt at the end of an epoch, every save_every steps, and on a signal.
 
-        After a signal, to this process or another, it raises Interrupted."""
+        After a signal, to this process or another, it raises KeyboardInterrupt."""
         is_stopped = dist.is_any(self._has_signal)
         is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
         if is_saved or self.step % LOG_EVERY == 0:
@@ -158,9 +153,8 @@ class Run:
         if not math.isfinite(report["validation/score"]):
             raise FloatingPointError(f"the validation of step {self.step} is not finite")
         if report["validation/score"] > self.best:
-            self.best, self.extra["report"] = report["validation/score"], report
-            self.save("best.pt")
-            del self.extra["report"]  # last.pt is the same whether the run was continued or not
+            self.best = report["validation/score"]
+            self.save("best.pt", report=report)
         self.is_validated = True
 
     def _flush(self) -> None:
@@ -187,16 +181,16 @@ class Run:
 
     # Checkpoints. They hold tensors, numbers and strings, and are written whole or not at all.
 
-    def save(self, file: str, is_validated: bool = True) -> None:
+    def save(self, file: str, **more) -> None:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         rngs = dist.gather_objects(rng)
         if self.is_main:
-            checkpoint = {"method": self.method, "config": as_dict(self.config), "rng": rngs,
-                          "step": self.step, "best": self.best, "is_validated": is_validated,
+            checkpoint = {"method": self.method, "config": asdict(self.config), "rng": rngs,
+                          "step": self.step, "best": self.best, "is_validated": True,
                           **{name: part.state_dict() for name, part in self.state.items()},
-                          **self.extra}
+                          **self.extra, **more}
             write_checkpoint(self.folder / file, checkpoint)
 
     def _resume(self) -> None:
