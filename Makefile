@@ -28,7 +28,7 @@ train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print
 eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
 	$(LAUNCH) -m $*.evaluate $(FLAGS)
 
-localize-%: $(VENV)/ready  ## find audio in an image: IMAGE= AUDIO="a.wav b.wav" OUT= (or VIDEO=)
+localize-%: $(VENV)/ready  ## find the source of a sound: IMAGE= AUDIO="a.wav b.wav" OUT= (or VIDEO=)
 	$(RUN) -m $*.localize $(if $(VIDEO),--video "$(VIDEO)",--image "$(IMAGE)" --audio "$(AUDIO)") \
 		--out "$(or $(OUT),localized.$(if $(VIDEO),gif,png))" $(ARGS)
 
@@ -66,8 +66,8 @@ data-stamps:  ## find Tux Paint's stamps, real cut-outs with real sounds, for OB
 	@for d in /usr/share/tuxpaint/stamps /usr/local/share/tuxpaint/stamps; do if [ -d $$d ]; then echo "OBJECTS=$$d"; exit 0; fi; done; \
 	echo "not installed; on Debian and Ubuntu: sudo apt-get install tuxpaint-stamps-default"; exit 2
 
-tables: $(VENV)/ready  ## put the tables of results/ into the READMEs
+tables: $(VENV)/ready  ## put the tables of results/ into the READMEs and the log
 	$(RUN) -m tests.tables
 
-sync-copies: $(VENV)/ready  ## carry an edit of a part that several folders hold to all its copies
+sync-copies: $(VENV)/ready  ## copy an edited shared file of backbones/ to the other folders
 	$(RUN) -m tests.copies

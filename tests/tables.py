@@ -8,6 +8,9 @@
 of every README and of docs/*.md: a Markdown table with one decimal, mean ± standard deviation where
 there are several seeds, and under it N, seeds, date, commit and command. `common.training` has
 `write_results`, which writes such a file; `evaluate` and `ablate` call it for --out-results.
+
+`python -m tests.tables RESULTS.json SEED0.json SEED1.json …` joins the files that `evaluate` wrote
+of trainings with several seeds.
 """
 
 import json
@@ -16,6 +19,7 @@ import re
 import statistics
 import sys
 import textwrap
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +117,29 @@ def filled(text: str, root=ROOT) -> str:
     return BLOCK.sub(table, text)
 
 
+def joined(parts: list) -> dict:
+    """One results file of several of other seeds. Raises ValueError if they differ in more."""
+    last, rows = parts[-1], []
+    for part in parts:
+        if any(part[key] != last[key] for key in ("title", "columns", "n")):
+            raise ValueError(f"{part['title']!r} and {last['title']!r}: other columns or samples")
+    for same in zip(*(part["rows"] for part in parts), strict=True):
+        if len({(row["name"], *row["values"]) for row in same}) > 1:
+            raise ValueError(f"rows differ: {', '.join(row['name'] for row in same)}")
+        values = {}
+        for column in same[0]["values"]:
+            cells = [row["values"][column] for row in same]
+            is_measured = all(isinstance(cell, list) for cell in cells)
+            values[column] = list(chain(*cells)) if is_measured else None
+        rows.append({"name": same[0]["name"], "values": values})
+    return {**last, "seeds": list(chain(*(part["seeds"] for part in parts))), "rows": rows}
+
+
+def join(out, *files) -> None:
+    results = joined([json.loads(Path(file).read_text("utf-8")) for file in files])
+    Path(out).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
 def main(root=ROOT) -> None:
     for path in pages(root):
         text = path.read_text("utf-8")
@@ -122,4 +149,4 @@ def main(root=ROOT) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(join(*sys.argv[1:]) if sys.argv[1:] else main())

@@ -63,6 +63,30 @@ def test_a_table_is_written_between_its_markers(tmp_path):
         tables.filled(text.replace("a.json", "b.json"), tmp_path)
 
 
+def test_results_of_several_seeds_are_joined(tmp_path):
+    rows = [{"name": "model", "values": {"cIoU": [50.0], "AUC": None}}]
+    one = {**GOOD, "seeds": [0], "rows": rows}
+    two = {
+        **one,
+        "seeds": [1],
+        "rows": [{"name": "model", "values": {"cIoU": [52.0], "AUC": None}}],
+    }
+    for name, part in (("a", one), ("b", two)):
+        (tmp_path / name).write_text(json.dumps(part))
+    tables.join(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    whole = json.loads((tmp_path / "out").read_text("utf-8"))
+    assert tables.problems(whole) == [] and whole["seeds"] == [0, 1]
+    assert whole["rows"] == [{"name": "model", "values": {"cIoU": [50.0, 52.0], "AUC": None}}]
+    for change in (
+        {"n": 250},
+        {"columns": ["cIoU"]},
+        {"rows": rows * 2},
+        {"rows": [{**rows[0], "name": "b"}]},
+    ):
+        with pytest.raises(ValueError):
+            tables.joined([one, {**two, **change}])
+
+
 def test_long_commands_are_wrapped():
     long = {**GOOD, "command": "python -m turn.ablate " + "--flag value " * 12}
     assert max(map(len, tables.markdown(long).splitlines())) <= tables.COLUMNS

@@ -99,9 +99,10 @@ def _stop(pool, *_):
 
 
 def _arguments(method, about, tables, argv):
-    parser = Parser(prog=f"python -m {method}.ablate", description=about)
+    parser = Parser(prog=f"python -m {method}.ablate",
+                    description=f"{about.strip()} All other flags go to every training.")
     parser.add_argument("--table", choices=tables, nargs="+", default=[next(iter(tables))],
-                        help="the paper's table or figure")
+                        help=f"the paper's table or figure [{next(iter(tables))}]")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n-1 [3]")
     parser.add_argument("--jobs", type=int,
                         default=1 if torch.cuda.is_available() else os.cpu_count(),

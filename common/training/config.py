@@ -27,7 +27,8 @@ class RunConfig:
     """The fields that every method has; each method adds its own."""
     preset: str = flag("tiny", "all defaults: small for scenes, or as published", ("tiny", "paper"))
     data: str = flag("scenes", "scenes (generated), or the name of a data set")
-    root: str = _free("", "folder of the data set (the README shows its layout)")
+    root: str = _free("", "folder of the data set; the heads of readers.py and corpora.py in "
+                      "common/benchmarks show the layouts")
     objects: str = _free("", "folder of NAME.png + NAME.wav|ogg|flac for scenes (none: built-in)")
     name: str = _free("", "name of the run (none: date and time)")
     out: str = _free("runs", "folder of all runs; this one is OUT/METHOD/NAME")
@@ -41,7 +42,7 @@ class RunConfig:
     amp: bool = flag(True, "compute in bfloat16 on a GPU (autocast)")
     compile: bool = _free(False, "compile the model (torch.compile)")
     resume: bool = _free(False, "continue the run --name (none: the newest) from its last.pt")
-    save_every: int = _free(200, "steps between checkpoints (last.pt); an epoch's end is one too")
+    save_every: int = _free(200, "steps between two last.pt; an epoch's end writes one too", low=1)
     skip_bad: bool = _free(False, "skip and list unreadable samples instead of stopping")
 
 

@@ -120,7 +120,7 @@ class Run:
 
         After a signal, to this process or another, it raises KeyboardInterrupt."""
         is_stopped = dist.is_any(self._has_signal)
-        is_saved = is_stopped or epoch_ended or self.step % max(self.config.save_every, 1) == 0
+        is_saved = is_stopped or epoch_ended or self.step % self.config.save_every == 0
         if is_saved or self.step % LOG_EVERY == 0:
             self._flush()
         if is_saved:
