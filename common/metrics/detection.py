@@ -37,14 +37,12 @@ def overlap(a, b):
 
 
 @portable
-def confidence(heatmaps, low=0.0, high=1.0, share=0.25):
-    """(mean of the ⌈n/4⌉ largest values − low) / (high − low), (N, H, W) → (N,).
+def confidence(heatmaps):
+    """The mean of the ⌈n/4⌉ largest values, (N, H, W) → (N,).
 
-    SLAVC's evaluator. [low, high] is the model's range; values that bicubic resizing puts outside
-    of it stay there, as published."""
+    SLAVC's evaluator then maps the range of its model to [0, 1], which keeps the order."""
     rows, = check_maps(heatmaps=heatmaps)
-    top = rows.topk(math.ceil(share * rows.shape[1]), dim=1).values
-    return (top.mean(1) - low) / (high - low)
+    return rows.topk(math.ceil(rows.shape[1] / 4), dim=1).values.mean(1)
 
 
 def average_precision(confidence, values, sounding, exact=False, at=0.5):
