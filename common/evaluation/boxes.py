@@ -24,7 +24,7 @@ def otsu(maps: torch.Tensor) -> torch.Tensor:
 
     ω and μ: the number of pixels and their mean level, below and above a bound t of the histogram.
     Bins are open below and closed above, so that the upper class is exactly {map > threshold}."""
-    levels = ((_unit(maps) * BINS).ceil() - 1).clamp(min=0).long().flatten(1)  # (N, H·W)
+    levels = ((unit_maps(maps) * BINS).ceil() - 1).clamp(min=0).long().flatten(1)  # (N, H·W)
     first_bin = BINS * torch.arange(len(levels), device=levels.device)[:, None]
     counts = torch.bincount((levels + first_bin).flatten(), minlength=BINS * len(levels))
     counts = counts.view(-1, BINS)
@@ -37,7 +37,7 @@ def otsu(maps: torch.Tensor) -> torch.Tensor:
     return (between.argmax(1) + 1).to(torch.float32) / BINS
 
 
-def _unit(maps: torch.Tensor) -> torch.Tensor:
+def unit_maps(maps: torch.Tensor) -> torch.Tensor:
     """Each map to [0, 1], a constant one to 0. Raises ValueError if a value is not finite."""
     maps = metrics.normalise(maps)
     return torch.where(maps.amax((1, 2), True) > maps.amin((1, 2), True), maps, 0)
@@ -87,7 +87,7 @@ def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> 
     highest score comes first. Boxes are half-open: x1 = (last column + 1) / W. threshold: a number
     or (N,), in units of the normalised map; None: `otsu`. A constant map has no box. Raises
     ValueError if maps are of another shape or not finite."""
-    maps = _unit(maps)
+    maps = unit_maps(maps)
     count, height, width = maps.shape
     threshold = otsu(maps) if threshold is None else torch.as_tensor(threshold, device=maps.device)
     masks = maps > threshold.expand(count)[:, None, None]
@@ -112,7 +112,7 @@ def hull_of_maps(maps: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
     """The smallest box around {normalised map ≥ threshold}: (N, H, W) → (N, 4) in [0, 1]. stmnet's
     authors predict this box; Otsu's threshold, which they take within it, is 0. A constant map: 0.
     """
-    masks = (_unit(maps) >= threshold).cpu().numpy()
+    masks = (unit_maps(maps) >= threshold).cpu().numpy()
     return torch.from_numpy(tight_boxes(masks)).to(maps.device)
 
 

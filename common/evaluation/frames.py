@@ -12,7 +12,7 @@ import torch
 
 from common import metrics
 
-from .boxes import best_rectangle, boxes_from_maps, hull_of_maps, iou_plus_one
+from .boxes import best_rectangle, boxes_from_maps, hull_of_maps, iou_plus_one, unit_maps
 
 SIZE, TAU = 256, 0.5  # side of the maps that are compared, threshold of cIoU (4.2)
 NEIGHBOURS = 1.5  # seconds between frames of which stability is measured, at most
@@ -36,9 +36,7 @@ class FrameScores(NamedTuple):
 
 def enlarge(maps):
     """(T, h, w) → (T, SIZE, SIZE), bilinear, each from 0 to 1 (4.2); a constant map is 0."""
-    maps = metrics.resize(maps.float(), SIZE)
-    is_constant = maps.amax((1, 2), True) == maps.amin((1, 2), True)
-    return torch.where(is_constant, 0, metrics.normalise(maps))
+    return unit_maps(metrics.resize(maps.float(), SIZE))
 
 
 def boxes_to_maps(boxes):
