@@ -73,14 +73,13 @@ def parts_of(labels):
     ]
 
 
-def naive_boxes(grid, least, threshold=None):
+def naive_boxes(grid, least):
     grid = unit(grid)
     height, width = grid.shape
     if grid.max() == 0:
         return []
-    threshold = naive_otsu(grid) if threshold is None else threshold
     rows = []
-    for part in flood(grid > threshold):
+    for part in flood(grid > naive_otsu(grid)):
         if len(part) / (height * width) >= least:
             ys, xs = zip(*part)
             mean = sum(float(grid[p]) for p in part) / len(part)
@@ -191,28 +190,25 @@ def test_empty_full_corners_and_neighbours_in_the_batch():
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, seeds, st.sampled_from([0.0, 0.02, 0.1]), st.sampled_from([None, 0.3, 0.5]))
-@example((1, 6, 5), 1, 0.1, None)  # a component of exactly `least`
-def test_boxes_against_loops(shape, seed, least, threshold):
+@given(shapes, seeds, st.sampled_from([0.0, 0.02, 0.1]))
+@example((1, 6, 5), 1, 0.1)  # a component of exactly `least`
+def test_boxes_against_loops(shape, seed, least):
     maps = np.random.default_rng(seed).random(shape)
-    found = boxes_from_maps(torch.from_numpy(maps), least, threshold)
+    found = boxes_from_maps(torch.from_numpy(maps), least)
     assert len(found) == len(maps)
     for ours, grid in zip(found, maps):
         assert ours.dtype == torch.float32
         np.testing.assert_allclose(
-            ours, np.reshape(naive_boxes(grid, least, threshold), (-1, 5)), rtol=0, atol=1e-6
+            ours, np.reshape(naive_boxes(grid, least), (-1, 5)), rtol=0, atol=1e-6
         )
 
 
-def test_boxes_of_smooth_maps_and_one_threshold_for_each_map():
+def test_boxes_of_smooth_maps():
     maps = smooth(6, 60, 44)
     found = boxes_from_maps(maps)
     assert sum(map(len, found)) > 6
     for ours, grid in zip(found, maps.numpy()):
         np.testing.assert_allclose(ours, naive_boxes(grid, 0.01), rtol=0, atol=1e-5)
-    tau = torch.linspace(0.1, 0.9, 6)
-    for ours, grid, t in zip(boxes_from_maps(maps, threshold=tau), maps.numpy(), tau.tolist()):
-        np.testing.assert_allclose(ours, naive_boxes(grid, 0.01, t), rtol=0, atol=1e-5)
 
 
 def test_two_rectangles():
@@ -230,10 +226,9 @@ def test_constant_maps_have_no_box():
     maps = torch.stack(
         [torch.zeros(9, 9), smooth(1, 9, 9)[0], torch.full((9, 9), 0.7), torch.full((9, 9), -3.0)]
     )
-    for threshold in None, 0.0, 0.5:
-        found = boxes_from_maps(maps, threshold=threshold)
-        assert [len(boxes) > 0 for boxes in found] == [False, True, False, False]
-        assert found[0].shape == (0, 5)
+    found = boxes_from_maps(maps)
+    assert [len(boxes) > 0 for boxes in found] == [False, True, False, False]
+    assert found[0].shape == (0, 5)
     assert [tuple(boxes.shape) for boxes in boxes_from_maps(maps[[0, 2]])] == [(0, 5), (0, 5)]
 
 

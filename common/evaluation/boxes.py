@@ -79,18 +79,16 @@ def _touching_runs(masks, is_start, runs):
             torch.cat([low[overlaps], low[right][falls], low[left][rises]]))
 
 
-def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> list[torch.Tensor]:
+def boxes_from_maps(maps: torch.Tensor, least: float = 0.01) -> list[torch.Tensor]:
     """Boxes of heatmaps (N, H, W): N tensors (n, 5) float32, x0 y0 x1 y1 in [0, 1] and a score.
 
-    A box is around each component of {normalised map > threshold} that has at least the share
-    `least` of the image's pixels. Its score is the mean of the normalised map in the component; the
-    highest score comes first. Boxes are half-open: x1 = (last column + 1) / W. threshold: a number
-    or (N,), in units of the normalised map; None: `otsu`. A constant map has no box. Raises
-    ValueError if maps are of another shape or not finite."""
+    A box is around each component of {normalised map > `otsu`} that has at least the share `least`
+    of the image's pixels. Its score is the mean of the normalised map in the component; the highest
+    score comes first. Boxes are half-open: x1 = (last column + 1) / W. A constant map has no box.
+    Raises ValueError if maps are of another shape or not finite."""
     maps = unit_maps(maps)
     count, height, width = maps.shape
-    threshold = otsu(maps) if threshold is None else torch.as_tensor(threshold, device=maps.device)
-    masks = maps > threshold.expand(count)[:, None, None]
+    masks = maps > otsu(maps)[:, None, None]
     index, y, x = masks.nonzero(as_tuple=True)  # (P,) each, P pixels in all masks
     member = components(masks)[masks] - 1  # (P,)
     area = torch.bincount(member)  # (K,), K components
@@ -108,11 +106,11 @@ def boxes_from_maps(maps: torch.Tensor, least: float = 0.01, threshold=None) -> 
     return list(boxes[order].split(torch.bincount(index[order], minlength=count).tolist()))
 
 
-def hull_of_maps(maps: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """The smallest box around {normalised map ≥ threshold}: (N, H, W) → (N, 4) in [0, 1]. stmnet's
+def hull_of_maps(maps: torch.Tensor) -> torch.Tensor:
+    """The smallest box around {normalised map ≥ 0.5}: (N, H, W) → (N, 4) in [0, 1]. stmnet's
     authors predict this box; Otsu's threshold, which they take within it, is 0. A constant map: 0.
     """
-    masks = (unit_maps(maps) >= threshold).cpu().numpy()
+    masks = (unit_maps(maps) >= 0.5).cpu().numpy()
     return torch.from_numpy(tight_boxes(masks)).to(maps.device)
 
 
