@@ -121,13 +121,14 @@ def iou_plus_one(boxes: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
     return metrics.box_iou(boxes + one, gt + one)
 
 
-def best_rectangle(gt: torch.Tensor, cells: int = 10, most: int = 2000) -> torch.Tensor:
-    """The rectangle (4,) of a grid that has IoU ≥ 0.5 with most of the boxes (N, 4) in [0, 1]: it
-    looks at nothing, but knows the places of a test set. Found on `most` of the boxes."""
-    gt = gt[::-(-len(gt) // most)]
-    low, high = torch.triu_indices(cells + 1, cells + 1, 1) / cells  # all intervals
-    x, y = torch.meshgrid(torch.arange(len(low)), torch.arange(len(low)), indexing="ij")
-    grid = torch.stack([low[x], low[y], high[x], high[y]], -1).view(-1, 4)  # (R, 4)
+def best_rectangle(gt: torch.Tensor) -> torch.Tensor:
+    """The rectangle (4,) of a grid of 10 × 10 cells that has IoU ≥ 0.5 with most of the boxes
+    (N, 4) in [0, 1], of which 2000 are tried: it looks at nothing, but knows a test set's places.
+    """
+    gt = gt[::-(-len(gt) // 2000)]
+    intervals = torch.combinations(torch.arange(11)) / 10  # (55, 2), from low to high
+    x, y = (intervals[i] for i in torch.cartesian_prod(torch.arange(55), torch.arange(55)).T)
+    grid = torch.stack([x, y], -1).flatten(1)  # (3025, 4): x0, y0, x1, y1
     hits = sum((metrics.box_iou(grid[:, None], part[None].float()) >= 0.5).sum(1)
                for part in gt.split(256))
     return grid[hits.argmax()]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from common import metrics
 
@@ -41,10 +42,8 @@ def enlarge(maps):
 
 def boxes_to_maps(boxes):
     """T arrays (n, 4 or more) in [0, 1], n differs → (T, SIZE, SIZE) 0/1: the union of each."""
-    padded = torch.zeros(len(boxes), max(1, *map(len, boxes), 0), 4, dtype=torch.float64)
-    for row, frame in zip(padded, boxes):
-        row[:len(frame)] = torch.as_tensor(frame)[:, :4]
-    return metrics.boxes_to_map(padded * SIZE, SIZE)
+    boxes = [torch.as_tensor(frame)[:, :4].double() for frame in boxes]
+    return metrics.boxes_to_map(pad_sequence(boxes, batch_first=True) * SIZE, SIZE)
 
 
 def hulls(boxes):
@@ -84,18 +83,16 @@ def score_maps(maps, boxes, times, is_background) -> FrameScores:
 
 def baseline_scores(boxes) -> dict:
     """Prefix → FrameScores of predictions that look at nothing, for T frames with these boxes: the
-    whole image, its central half, a map that falls from the centre, the best fixed rectangle."""
+    whole image, its central half, which points to the middle, the best fixed rectangle."""
     half, found = 0.5**0.5 / 2, {}
     rectangles = {"whole": torch.tensor([0.0, 0, 1, 1]), "fixed": best_rectangle(hulls(boxes)),
                   "centre": torch.tensor([0.5 - half] * 2 + [0.5 + half] * 2)}
-    ring = (2 * torch.arange(SIZE) - SIZE + 1).abs()
-    centre = 1 - (torch.maximum(ring[:, None], ring) - 1) / (SIZE - 2.0)  # 1 in the middle
     blocks = [boxes_to_maps(boxes[i:i + 256]) for i in range(0, len(boxes), 256)]
     for name, rectangle in rectangles.items():
         mask = boxes_to_maps([rectangle[None]]) > 0
         iou = torch.cat([metrics.iou(mask.expand(gt.shape), gt > 0) for gt in blocks])
         released = iou_plus_one(SIZE * rectangle.double(), SIZE * hulls(boxes))
-        pointing = torch.cat([metrics.pointing(centre.expand(gt.shape), gt) for gt in blocks])
+        pointing = torch.cat([gt[:, SIZE // 2 - 1, SIZE // 2 - 1].double() for gt in blocks])
         found[f"baseline/{name}_"] = FrameScores(
             iou, released, ciou=iou, pointing=pointing if name == "centre" else None)
     return found
