@@ -9,7 +9,6 @@ listed samples of its image are there; `protocol` (of common.metrics) and
 takes it, `gt_map(i)` and `gt_mask(i)` (SIZE, SIZE) in [0, 1].
 """
 from collections import Counter
-from itertools import chain
 
 import numpy as np
 import torch
@@ -139,9 +138,8 @@ def shuffled_partners(groups, labels=None) -> np.ndarray:
         in_view.setdefault(group, set()).add(label)
     partners, count = np.arange(len(groups)), len(groups)
     for i, group in enumerate(groups):
-        others = (j for j in (i + count // 2 + np.arange(count)) % count if groups[j] != group)
-        first = next(others, i)
-        is_hidden = (j for j in chain([first], others)
-                     if labels[j] is None or labels[j] not in in_view[group])
-        partners[i] = next(is_hidden, first)
+        others = np.roll(np.arange(count), -(i + count // 2))
+        others = others[groups[others] != group]
+        hidden = (j for j in others if labels[j] is None or labels[j] not in in_view[group])
+        partners[i] = next(hidden, others[0] if len(others) else i)
     return partners
