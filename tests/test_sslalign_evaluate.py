@@ -51,9 +51,9 @@ CONFIG = replace(
 CPU = torch.device("cpu")
 HEATMAP = {"": "heatmap"}
 LAYOUTS = {
-    "vggss": ("pairs", "retrieval", "alignment"),
-    "is3": ("pairs", "interactive", "masks", "retrieval", "alignment"),
-    "vggss-extended": ("pairs", "extended", "retrieval", "alignment"),
+    "vggss": ("pairs", "retrieval"),
+    "is3": ("pairs", "interactive", "masks", "retrieval"),
+    "vggss-extended": ("pairs", "extended", "retrieval"),
 }
 
 
@@ -193,6 +193,7 @@ def test_what_files_feed(results, disk):
         assert set(test.metric_groups) == set(feeds)
         assert {key.split("/")[0] for key in found if "/" in key} == {
             *feeds,
+            "alignment",  # of what has retrieval
             "control",
             "baseline",
             "negatives",

@@ -22,8 +22,7 @@ from common.training import progress_bar
 
 PROTOCOL = "sslalign"  # bilinear heatmaps, foreground strictly above a threshold
 SIZE = 224  # side of the maps on which predictions and ground truth are compared, as published
-CROSS_MODAL = ("retrieval", "alignment")
-SCENES = {"pair": ("pairs", "masks", *CROSS_MODAL), "interactive": ("interactive",),
+SCENES = {"pair": ("pairs", "masks", "retrieval"), "interactive": ("interactive",),
           "extended": ("extended",)}
 INTERACTIVE = ("is3", "vpo-ms")  # benchmarks with several sources in each image
 
@@ -92,9 +91,9 @@ class FileTestSet:
         self.clip = max(5.0, config.crop) if name.startswith("avsbench") else config.seconds
         has_masks = all(s.masks for s in self.samples if s.sounding)
         is_for = {"pairs": True, "interactive": name in INTERACTIVE,
-                  **dict.fromkeys(("single-source", "multi-source"), name == "vpo-ms"),
+                  "single-source": name == "vpo-ms", "multi-source": name == "vpo-ms",
                   "extended": not self.has_source.all(), "masks": has_masks,
-                  **dict.fromkeys(CROSS_MODAL, self.has_source.sum() > 1)}
+                  "retrieval": self.has_source.sum() > 1}
         self.metric_groups = tuple(group for group, is_fit in is_for.items() if is_fit)
 
     def image(self, i):
