@@ -16,7 +16,7 @@ from common.training import Parser
 from . import page
 from .page.demo import serve
 from .page.galleries import Model, locate_clips, trained_on
-from .scoring import CONTROLS, PROTOCOL, make_batch
+from .scoring import CONTROLS, make_batch
 from .tables import HEADINGS
 from .test_sets import SIZE
 
@@ -39,7 +39,8 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
     sheet = {"rows": [], "columns": [], "captions": [], "legend": LEGEND}
     for samples in list(members.values())[:SHEET_ROWS]:
         heatmaps = predictor.predict(make_batch(test_set, audio, samples)).heatmaps
-        heatmaps = {c: unit(heatmaps[c], test_set.align_corners, test_set.protocol)
+        heatmaps = {c: metrics.normalise(metrics.resize(heatmaps[c], SIZE, test_set.protocol,
+                                                        test_set.align_corners))
                     for c in headings if c in heatmaps}
         row, columns = [], []
         for k, i in enumerate(samples):
@@ -52,11 +53,6 @@ def draw_samples(predictor, test_set, audio: dict, headings: dict) -> dict:
         labels = [str(test_set.labels[i] or test_set.ids[i]) for i in samples]
         sheet["captions"].append(" | ".join(labels))
     return sheet
-
-
-def unit(heatmaps, align_corners=False, protocol=PROTOCOL):
-    """(n, h, w) → (n, SIZE, SIZE), each from 0 to 1."""
-    return metrics.normalise(metrics.resize(heatmaps, SIZE, protocol, align_corners))
 
 
 def localization_parser(method: str, about: str) -> Parser:
