@@ -4,7 +4,7 @@ from .crossmodal import cross_modal_table, score_cross_modal
 from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_answers,
                       write_localization)
 from .page.demo import serve
-from .page.galleries import Model, locate_clips, pair_gallery, trained_on
+from .page.galleries import Model, locate_clips, pair_gallery
 from .saved import MapWriter, SavedMaps, add_map_flags
 from .scoring import CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples
 from .tables import Evaluation, evaluation_parser, parse_flags, with_objects
@@ -15,5 +15,5 @@ __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evalu
            "add_map_flags", "aggregate", "boxes_from_maps", "cross_modal_table", "draw_samples",
            "encode_test_audio", "evaluation_parser", "localization_parser", "locate_clips",
            "pair_gallery", "parse_flags", "score_cross_modal", "score_samples", "serve",
-           "shuffled_partners", "test_sets", "trained_on", "with_objects", "write_answers",
+           "shuffled_partners", "test_sets", "with_objects", "write_answers",
            "write_localization"]

@@ -109,7 +109,7 @@ class MapWriter:
     """A predictor that also writes the first of its heatmaps, and its features, to a folder."""
 
     def __init__(self, predictor, folder):
-        self.predictor, self.folder, self.config = predictor, folder, predictor.config
+        self.predictor, self.folder = predictor, folder
 
     def predict(self, batch: Batch) -> Prediction:
         prediction = self.predictor.predict(batch)

@@ -43,7 +43,7 @@ def normalise(heatmaps):
     """(x − min) / (max − min) of each heatmap; a constant one stays."""
     x = check_maps(heatmaps=heatmaps)[0].view(heatmaps.shape)
     low, high = x.amin((1, 2), True), x.amax((1, 2), True)
-    return torch.where(high > low, (x - low) / torch.where(high > low, high - low, 1), x)
+    return torch.where(high > low, (x - low) / (high - low), x)
 
 
 def object_guided(heatmaps, objects, alpha=0.4):
