@@ -9,11 +9,3 @@ from .saved import MapWriter, SavedMaps, add_map_flags
 from .scoring import CONTROLS, Batch, Prediction, aggregate, encode_test_audio, score_samples
 from .tables import Evaluation, evaluation_parser, parse_flags, with_objects
 from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partners, test_sets
-
-__all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
-           "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
-           "add_map_flags", "aggregate", "boxes_from_maps", "cross_modal_table", "draw_samples",
-           "encode_test_audio", "evaluation_parser", "localization_parser", "locate_clips",
-           "pair_gallery", "parse_flags", "score_cross_modal", "score_samples", "serve",
-           "shuffled_partners", "test_sets", "with_objects", "write_answers",
-           "write_localization"]

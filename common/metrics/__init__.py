@@ -12,10 +12,3 @@ from .localization import (auc, baseline_values, ciou, iou, localization, mean, 
 from .protocols import PROTOCOLS, binarize, normalise, object_guided, resize, threshold
 from .retrieval import alignment, magnitude, retrieval
 from .segmentation import best_f, f_curves, f_score, mask_iou, mask_miou
-
-__all__ = ["PROTOCOLS", "NotFinite", "alignment", "auc", "average_precision", "baseline_values",
-           "best_f", "binarize", "box_iou", "boxes_to_map", "ciou", "confidence", "consensus_map",
-           "f_curves", "f_score", "finite", "generalized_box_iou", "interactive",
-           "interactive_auc", "iou", "loc_acc", "localization", "magnitude", "mask_iou",
-           "mask_miou", "max_f1", "mean", "normalise", "object_guided", "pointing", "resize",
-           "retrieval", "success_rate", "threshold", "undefined"]
