@@ -107,11 +107,8 @@ def lit_areas(scores: dict, has_source) -> dict:
     The threshold is the median, over samples, of the value above which a sample's own heatmap, of
     the first column, has as many pixels as its ground truth. scores: of `score_samples`."""
     own = next(iter(scores.values()))
-    if "levels" not in own:
-        return {}
-    taus = [np.interp(1 - area, LEVELS, levels)
-            for area, levels in zip(own["area"][has_source], own["levels"][has_source])]
-    tau = np.median(taus)
+    tau = np.median([np.interp(1 - area, LEVELS, levels) for area, levels in
+                     zip(own["area"][has_source], own["levels"][has_source])])
     return {column: float(np.mean([1 - np.interp(tau, levels, LEVELS) for levels in x["levels"]]))
             for column, x in scores.items() if x is own or column in CONTROLS.values()}
 
