@@ -1,6 +1,6 @@
 """Around a training loop: configuration and command line, run folder, processes, results."""
 from . import dist
-from .batches import autocast, check_batch_size, cosine_schedule, step_loader
+from .batches import autocast, check_batch_size, cosine_schedule, step_loader, training_steps
 from .command import cli, configure, progress_bar
 from .config import (Parser, RunConfig, add_flags, as_dict, check_settings,
                      fields_free_on_resume, flag, from_dict, given_flags, parser, resolve)
@@ -13,4 +13,5 @@ __all__ = ["Interrupted", "Parser", "Run", "RunConfig", "add_flags", "as_dict", 
            "best_checkpoint", "building", "check_batch_size", "check_settings", "cli", "configure",
            "cosine_schedule", "dist", "fields_free_on_resume", "fit", "flag", "from_dict",
            "git_commit", "given_flags", "load_checkpoint", "markdown_table", "newest_run", "parser",
-           "progress_bar", "resolve", "select_device", "step_loader", "write_results"]
+           "progress_bar", "resolve", "select_device", "step_loader", "training_steps",
+           "write_results"]

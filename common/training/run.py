@@ -46,6 +46,7 @@ class Run:
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.is_validated = True  # False: in a validation, or continued from within one
         self.started = time.time()
+        self.logged = self.fetched = None  # when the last step was logged, and this batch read
         self._pending, self._has_signal, self._handlers = [], False, {}
 
     def start(self, state: dict, extra: dict) -> None:
@@ -136,7 +137,15 @@ class Run:
     # The log. Losses stay on the device until _flush, so that the loop does not wait for them.
 
     def log(self, losses: dict, **numbers) -> None:
-        """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers."""
+        """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers.
+
+        Of `training_steps` also the seconds in which the batch was read, and in which it was used.
+        """
+        now = time.perf_counter()
+        if self.fetched:
+            numbers |= {"data_s": round(self.fetched - self.logged, 4),
+                        "step_s": round(now - self.fetched, 4)}
+        self.logged = now
         self._pending.append((self.step, losses, numbers))
 
     def start_validation(self) -> None:
