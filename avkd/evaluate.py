@@ -144,8 +144,6 @@ def load_test_sets(config) -> list:
 def evaluate_best(run, test_sets, cosines) -> dict:
     """The end of a training: best.pt on `test_sets`, or on scenes. cosines: `hint_cosines`."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path, changes = run.folder / "best.pt", {name: getattr(run.config, name) for name in EVALUATION}
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device, changes, True))
     result = evaluate(predictor, test_sets or load_test_sets(run.config))

@@ -146,8 +146,6 @@ def load_predictor(path, device, ogl=False, object_weights="", is_released=False
 def evaluate_best(run, test_sets) -> dict:
     """The end of a training: best.pt on `test_sets`, or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path = run.folder / "best.pt"
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device))
     if run.config.data == "scenes" and not test_sets:

@@ -241,8 +241,6 @@ def load_predictor(path, device, **changes) -> Predictor:
 def evaluate_best(run, benchmark) -> dict:
     """The end of a training: best.pt on `benchmark` (a FileVideos, or None) or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     free = fields_free_on_resume(Config) - {"device"}
     predictor = load_predictor(run.folder / "best.pt", run.device,
                                **{name: getattr(run.config, name) for name in free})

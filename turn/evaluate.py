@@ -217,8 +217,6 @@ def load_predictor(path, device) -> Predictor:
 def evaluate_best(run, benchmarks) -> dict:
     """The end of a training: best.pt on benchmarks {prefix: test set}, or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     if not benchmarks and run.config.data == "scenes":
         benchmarks = load_test_sets(run.config, ["scenes"])
     dist.gather_objects(None)  # best.pt is written

@@ -106,9 +106,11 @@ class Run:
         return name
 
     def end_training(self) -> None:
-        """After the loop: signals end the process at once again."""
+        """After the loop: signals end the process at once again, and what follows is said."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self.is_main:
+            print(f"{self.folder}: trained for {self.step} steps; now best.pt is evaluated")
 
     def _interrupt(self, number, frame):
         if self._has_signal:  # the second one
