@@ -3,7 +3,6 @@
 `python -m avkd.evaluate --checkpoint runs/avkd/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 `python -m avkd.evaluate --count --preset paper`
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,7 +165,7 @@ def main(argv=None):
         print(cost_table(PRESETS[args.preset]))
         return
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("avkd", args.checkpoint)
         predictor = dist.main_process_first(lambda: load_predictor(path, device, changes))
@@ -174,9 +173,7 @@ def main(argv=None):
         sets = (scene_test_sets(config, args.protocol) if args.data == "scenes" else
                 [FileTestSet(config, args.data, args.root, args.ids, args.protocol)])
         result = evaluate(predictor, sets)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or path.parent), args, config)
+        result.write(Path(args.out or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 `python -m sslalign.evaluate --maps DIR --data vggss --root DIR`, see common/evaluation/saved.py
 `python -m sslalign.evaluate --checkpoint FILE --training-pairs 5000`, Table VI
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,7 +176,7 @@ def main(argv=None):
     if args.object_weights and not args.ogl:
         parser.error("--object-weights goes with --ogl")
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path, config, predictor = None, TINY, None
         if args.released or args.checkpoint or not args.maps:
@@ -197,9 +196,7 @@ def main(argv=None):
         else:
             sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
             result = evaluate(predictor, sets, args.save_maps)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or args.maps or path.parent), args, config)
+        result.write(Path(args.out or args.maps or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":

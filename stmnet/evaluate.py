@@ -2,7 +2,6 @@
 
 `python -m stmnet.evaluate --checkpoint runs/stmnet/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import time
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -262,16 +261,14 @@ def main(argv=None):
     args = parse_flags(parser, argv)
     changes = check_settings(parser, PRESETS, args, settings)
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("stmnet", args.checkpoint)
         predictor = load_predictor(path, device, **changes)
         predictor.config = with_objects(predictor.config, args)
         sets = load_test_sets(predictor.config, args.data, args.root, args.ids)
         result, out = evaluate(predictor, sets), Path(args.out or path.parent)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(out, args, predictor.config)
+        result.write(out, args, predictor.config, predictor.report)
         models = [predictor, *(load_predictor(path, device, **changes) for path in args.compare)]
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):

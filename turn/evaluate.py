@@ -2,7 +2,6 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,15 +229,13 @@ def main(argv=None):
     parser.add_argument("--list", dest="ids", help="the same as --ids, as the training calls it")
     args = evaluation.parse_flags(parser, argv)
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
         config = evaluation.with_objects(predictor.config, args)
         result = evaluate(predictor, load_test_sets(config, [args.data], [args.root], [args.ids]))
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or path.parent), args, config)
+        result.write(Path(args.out or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":
