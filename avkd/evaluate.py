@@ -40,8 +40,7 @@ class Predictor:
         """(n, samples) → f_a (n, c)."""
         return self.model.encode_audio(waveforms.to(self.device))
 
-    def encode_test_audio(self, test_set) -> dict:
-        return evaluation.encode_test_audio(self, test_set)
+    encode_test_audio = evaluation.encode_test_audio
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
