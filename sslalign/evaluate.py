@@ -13,7 +13,7 @@ import torch
 from common import evaluation, metrics
 from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
-                               SavedMaps, cross_modal_table, score_cross_modal)
+                               SavedMaps)
 from common.evaluation.scoring import batches
 from common.io import load_published
 from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
@@ -24,7 +24,7 @@ from .backbones.released import load_released
 from .backbones.resnet import resnet18
 from .backbones.views import normalise, test_view
 from .config import PAPER, PRESETS, TINY
-from .crossmodal import draw_compositions
+from .crossmodal import cross_modal_table, draw_compositions, score_cross_modal
 from .model import Sslalign, cosine_map
 
 VARIANTS = {"": "model", "ogl/": "object-guided"}  # column → heading

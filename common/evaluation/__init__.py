@@ -1,6 +1,5 @@
 """What image–audio methods share after the model: test sets, scores, tables, figures, boxes."""
 from .boxes import boxes_from_maps
-from .crossmodal import cross_modal_table, score_cross_modal
 from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_answers,
                       write_localization)
 from .page.demo import serve
@@ -12,8 +11,8 @@ from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partn
 
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
            "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
-           "add_map_flags", "aggregate", "boxes_from_maps", "cross_modal_table", "draw_samples",
+           "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples",
            "encode_test_audio", "evaluation_parser", "localization_parser", "locate_clips",
-           "pair_gallery", "parse_flags", "score_cross_modal", "score_samples", "serve",
+           "pair_gallery", "parse_flags", "score_samples", "serve",
            "shuffled_partners", "test_sets", "trained_on", "with_objects", "write_answers",
            "write_localization"]
