@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from common.io import InputError
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
@@ -15,7 +16,7 @@ from common.training import (Run, autocast, cli, configure, cosine_schedule, dis
 
 from .backbones import small
 from .config import PRESETS
-from .data import VALIDATION_CLIP, TrainingBatches, load_clip, stack_clips, training_clips
+from .data import VALIDATION_CLIP, TrainingBatches, load_clip, training_clips
 from .evaluate import evaluate_best
 from .losses import event_accuracy, event_loss
 from .model import Stmnet
@@ -29,7 +30,7 @@ def validate(model, held_out, config, device) -> dict:
     config, rows, scores = replace(config, augment=False), list(dist.split(len(held_out.ids))), []
     for i in progress_bar(range(0, len(rows), 16), name="validation"):
         rngs = {j: np.random.default_rng([VALIDATION_CLIP, j]) for j in rows[i:i + 16]}
-        batch = stack_clips([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
+        batch = default_collate([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
         batch = {k: v.to(device) for k, v in batch.items()}
         logits = model(batch["frames"], batch["segments"]).logits  # (B, T, classes)
         terms = logits, batch["labels"], not config.background
