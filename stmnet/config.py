@@ -113,8 +113,7 @@ class Config(RunConfig):
         """Frames a second → stride, K: memory has K steps, each `stride` frames before the next.
 
         Steps are as many frames apart as fit into 1 / T s, but at least one, and reach back by
-        memory_seconds at most.
-        """
+        memory_seconds at most."""
         stride = max(1, int(fps / self.T + 1e-6))
         return stride, int(self.memory_seconds * fps / stride + 1e-6)
 

@@ -16,8 +16,7 @@ from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, 
 from common.evaluation.boxes import boxes_from_maps
 from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
                                       iou_of_boxes, score_maps, stability)
-from common.evaluation.page import score_curve
-from common.evaluation.videos import NUM_VIDEOS, VideoScores, aggregate, concatenate, contact_sheet
+from common.evaluation.videos import VideoScores, aggregate, concatenate
 from common.scenes import QUIET
 from common.training import (add_flags, best_checkpoint, building, check_settings, cli,
                              dist, fields_free_on_resume, from_dict, load_checkpoint, progress_bar,
@@ -31,7 +30,7 @@ from .data import BACKGROUND
 from .memory import EMPTY
 from .model import Stmnet
 from .scoring import beta_statistics, ground_proposals
-from .tables import notes, results_table
+from .tables import NUM_VIDEOS, contact_sheet, notes, results_table
 from .test_sets import load_test_sets
 
 QUIET_AUDIO = 23  # stream of random numbers
@@ -169,7 +168,7 @@ def score_video(predictor, test_set, i) -> VideoScores:
             continue
         control = predictor.predict_video(video, features_v, segments)
         columns[prefix] = score(control, control.heatmaps[box_map])
-    curve = torch.from_numpy(score_curve(enlarge(found.heatmaps[box_map]), gt))
+    curve = torch.from_numpy(page.score_curve(enlarge(found.heatmaps[box_map]), gt))
     return VideoScores(columns, curve, found.betas, video.boxes, stability(gt > 0, gt, video.times),
                        video.is_silent, np.array(video.labels), np.array(found.labels))
 

@@ -11,8 +11,7 @@ from .test_sets import PROTOCOL, SIZE, FileTestSet, SceneTestSet, shuffled_partn
 
 __all__ = ["CONTROLS", "PROTOCOL", "SHEET_ROWS", "SIZE", "TILE", "Batch", "Evaluation",
            "FileTestSet", "MapWriter", "Model", "Prediction", "SavedMaps", "SceneTestSet",
-           "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples",
-           "encode_test_audio", "evaluation_parser", "localization_parser", "locate_clips",
-           "pair_gallery", "parse_flags", "score_samples", "serve",
-           "shuffled_partners", "test_sets", "trained_on", "with_objects", "write_answers",
-           "write_localization"]
+           "add_map_flags", "aggregate", "boxes_from_maps", "draw_samples", "encode_test_audio",
+           "evaluation_parser", "localization_parser", "locate_clips", "pair_gallery",
+           "parse_flags", "score_samples", "serve", "shuffled_partners", "test_sets", "trained_on",
+           "with_objects", "write_answers", "write_localization"]
