@@ -1,7 +1,7 @@
 """avkd's configuration: `tiny`, the embedded default, and `paper`, sections 3.4, 3.6 and 4.1."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag
+from common.training import RunConfig, flag, require
 
 FREE = {"free_on_resume": True}
 HINTS = ("attention", "backbone", "encoder", "decoder")
@@ -82,16 +82,14 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range."""
-        for name in ("scenes", "image_size", "sample_rate", "window", "hop", "width", "channels",
-                     "chunk", "validate_every", "repeats"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        positive = ("scenes", "image_size", "sample_rate", "window", "hop", "width", "channels",
+                    "chunk", "validate_every", "repeats")
         is_file = self.vision_weights not in ("", SMALL)
         are_weights = [len(x) == n and min(x) >= 0 and x[0] + x[1] > 0 for x, n in
                        ((self.og_weights, 2), (self.og_detr_weights, 3))]
         is_crop_valid = (self.crop <= (self.seconds or self.crop)
                          and self.window <= self.crop * self.sample_rate)
-        rules = {
+        require(self, positive, {
             "--held-out must be at least 2, to be compared": self.held_out >= 2,
             "--epochs or --steps must not be 0": self.epochs or self.steps,
             "--tau must be positive": self.tau > 0,
@@ -114,10 +112,7 @@ class Config(RunConfig):
             "--vision-weights are of a published ResNet: --width 64 and, of ResNet-18, --blocks "
             "2 2 2 2": not is_file or (self.width == 64 and len(self.blocks) == 4),
             "--visual-hint of scenes is attention or backbone":
-                self.data != "scenes" or self.visual_hint in HINTS[:2]}
-        for message, is_met in rules.items():
-            if not is_met:
-                raise ValueError(message)
+                self.data != "scenes" or self.visual_hint in HINTS[:2]})
 
     @property
     def side(self) -> int:

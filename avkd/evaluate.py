@@ -3,7 +3,6 @@
 `python -m avkd.evaluate --checkpoint runs/avkd/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 `python -m avkd.evaluate --count --preset paper`
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,8 +40,7 @@ class Predictor:
         """(n, samples) → f_a (n, c)."""
         return self.model.encode_audio(waveforms.to(self.device))
 
-    def encode_test_audio(self, test_set) -> dict:
-        return evaluation.encode_test_audio(self, test_set)
+    encode_test_audio = evaluation.encode_test_audio
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -144,8 +142,6 @@ def load_test_sets(config) -> list:
 def evaluate_best(run, test_sets, cosines) -> dict:
     """The end of a training: best.pt on `test_sets`, or on scenes. cosines: `hint_cosines`."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path, changes = run.folder / "best.pt", {name: getattr(run.config, name) for name in EVALUATION}
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device, changes, True))
     result = evaluate(predictor, test_sets or load_test_sets(run.config))
@@ -168,7 +164,7 @@ def main(argv=None):
         print(cost_table(PRESETS[args.preset]))
         return
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("avkd", args.checkpoint)
         predictor = dist.main_process_first(lambda: load_predictor(path, device, changes))
@@ -176,9 +172,7 @@ def main(argv=None):
         sets = (scene_test_sets(config, args.protocol) if args.data == "scenes" else
                 [FileTestSet(config, args.data, args.root, args.ids, args.protocol)])
         result = evaluate(predictor, sets)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or path.parent), args, config)
+        result.write(Path(args.out or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":

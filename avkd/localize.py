@@ -7,7 +7,7 @@ Writes the image with the heatmap and its boxes, and beside it found.json with t
 from functools import partial
 
 from common import metrics
-from common.benchmarks.pairs import cropped_waveform, read_waveform
+from common.benchmarks.pairs import read_input
 from common.evaluation import (SIZE, Batch, Model, boxes_from_maps, localization_parser,
                                write_localization)
 from common.evaluation.page import Clip
@@ -16,11 +16,6 @@ from common.training import add_flags, best_checkpoint, check_settings, cli, sel
 
 from .config import EVALUATION, PRESETS
 from .evaluate import VARIANTS, load_predictor
-
-
-def read(config, path) -> tuple:
-    """An audio file → the waveform that the model takes, (n,), and its rate. InputError."""
-    return cropped_waveform(read_waveform(path, config), config), config.sample_rate
 
 
 def localize(predictor, variant, image, waveform) -> Clip:
@@ -49,9 +44,9 @@ def main(argv=None):
     with cli(parser.prog):
         args.checkpoint = str(best_checkpoint("avkd", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device), changes)
-        write_localization(args, Model("avkd", predictor.config, partial(read, predictor.config),
-                                       partial(localize, predictor, args.variant)),
-                           {"variant": args.variant})
+        model = Model("avkd", predictor.config, partial(read_input, predictor.config),
+                      partial(localize, predictor, args.variant))
+        write_localization(args, model, {"variant": args.variant})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 It reads image–audio pairs and the teachers' hints on them, but no label and no box.
 """
 import sys
-import time
 import zlib
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import torch
 from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.io import load_published
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
-                             step_loader)
+                             training_steps)
 
 from .backbones import small
 from .backbones.views import test_view
@@ -94,12 +93,8 @@ def train(config) -> dict:
         run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(True)
 
-    bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
-    before = time.perf_counter()
-    for batch in step_loader(batches, run.step, batches.total_steps, config.workers):
-        fetched = time.perf_counter()
+    for batch in training_steps(run, batches):
         model.train()
-        batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
         rate = 1.0
         if config.schedule == "cosine":
             rate = cosine_schedule(run.step, batches.total_steps, batches.steps_per_epoch // 2)
@@ -113,17 +108,12 @@ def train(config) -> dict:
         dist.sum_gradients(model.parameters())
         optimizer.step()
         run.step += 1
-        now = time.perf_counter()
-        run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4),
-                step_s=round(now - fetched, 4))
-        before = now
-        bar.update()
+        run.log(terms, lr=config.lr * rate)
         is_last = run.step == batches.total_steps
         if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
             run.start_validation()
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
-    bar.close()
     return evaluate_best(run, benchmarks, cosines)
 
 

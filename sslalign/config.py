@@ -1,7 +1,7 @@
 """sslalign's configuration: `tiny`, the embedded default, and `paper`, section 4.1.3."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag
+from common.training import RunConfig, flag, require
 
 FREE = {"free_on_resume": True}
 
@@ -66,13 +66,11 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range."""
-        for name in ("scenes", "image_size", "sample_rate", "window", "hop", "width", "projection",
-                     "k", "validate_every", "encoder_steps"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        positive = ("scenes", "image_size", "sample_rate", "window", "hop", "width", "projection",
+                    "k", "validate_every", "encoder_steps")
         is_resnet18 = self.width == 64 and self.blocks == (2, 2, 2, 2)
         is_crop_valid = self.crop <= self.seconds and self.window <= self.crop * self.sample_rate
-        rules = {
+        require(self, positive, {
             "--held-out must be at least 2, to be compared": self.held_out >= 2,
             "--epochs or --steps must not be 0": self.epochs or self.steps,
             "--link is of the built-in objects, not of --objects": not (self.link and self.objects),
@@ -87,10 +85,7 @@ class Config(RunConfig):
             "--blocks are two to four numbers, at least 1 each":
                 2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
             "--vision-weights are of a ResNet-18: --blocks 2 2 2 2 --width 64":
-                is_resnet18 or not self.vision_weights}
-        for message, is_met in rules.items():
-            if not is_met:
-                raise ValueError(message)
+                is_resnet18 or not self.vision_weights})
 
 
 TINY = Config()

@@ -64,25 +64,19 @@ def positives(source, i: int, size: int, neighbours, config, rng) -> dict:
     --sampling anchor (Table XI) the similar sample is the view itself.
     """
     c, image, waveform = config, source.image(i), source.waveform(i)
-    views = {"v": train_view(image, size, rng),
-             "a": cropped_waveform(waveform, c)}
+    views = {"v": train_view(image, size, rng), "a": cropped_waveform(waveform, c)}
     if c.view_image:
         views["v_aug"] = crop_view(image, size, rng, (c.crop_scale, 1.0))
         views["distortion"] = torch.from_numpy(draw_distortion(rng, c.jitter))
     if c.view_audio:
         views["a_aug"] = cropped_waveform(waveform, c, shift=rng.uniform(-c.shift, c.shift))
-    if neighbours is None:
-        return views
-    if c.sampling == "anchor":
-        views |= {"v_conc": views["v"]} if c.semantic_image else {}
-        views |= {"a_conc": views["a"]} if c.semantic_audio else {}
-        return views
-    if c.semantic_image:
-        similar_image = source.image(draw_similar(neighbours[0][i], c, rng))
-        views["v_conc"] = train_view(similar_image, size, rng)
-    if c.semantic_audio:
-        similar_waveform = source.waveform(draw_similar(neighbours[1][i], c, rng))
-        views["a_conc"] = cropped_waveform(similar_waveform, c)
+    has_similar, is_anchor = neighbours is not None, c.sampling == "anchor"
+    if c.semantic_image and has_similar:
+        views["v_conc"] = views["v"] if is_anchor else train_view(
+            source.image(draw_similar(neighbours[0][i], c, rng)), size, rng)
+    if c.semantic_audio and has_similar:
+        views["a_conc"] = views["a"] if is_anchor else cropped_waveform(
+            source.waveform(draw_similar(neighbours[1][i], c, rng)), c)
     return views
 
 

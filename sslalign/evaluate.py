@@ -5,7 +5,6 @@
 `python -m sslalign.evaluate --maps DIR --data vggss --root DIR`, see common/evaluation/saved.py
 `python -m sslalign.evaluate --checkpoint FILE --training-pairs 5000`, Table VI
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from common import evaluation, metrics
 from common.benchmarks.pairs import cropped_waveform, training_pairs
 from common.evaluation import (CONTROLS, SIZE, Batch, Evaluation, MapWriter, Prediction,
-                               SavedMaps, cross_modal_table, score_cross_modal)
+                               SavedMaps)
 from common.evaluation.scoring import batches
 from common.io import load_published
 from common.training import (best_checkpoint, building, cli, dist, from_dict, load_checkpoint,
@@ -25,7 +24,7 @@ from .backbones.released import load_released
 from .backbones.resnet import resnet18
 from .backbones.views import normalise, test_view
 from .config import PAPER, PRESETS, TINY
-from .crossmodal import draw_compositions
+from .crossmodal import cross_modal_table, draw_compositions, score_cross_modal
 from .model import Sslalign, cosine_map
 
 VARIANTS = {"": "model", "ogl/": "object-guided"}  # column → heading
@@ -46,8 +45,7 @@ class Predictor:
         """(n, samples) → a (n, c)."""
         return self.model.encode_audio(waveforms.to(self.device))
 
-    def encode_test_audio(self, test_set) -> dict:
-        return evaluation.encode_test_audio(self, test_set)
+    encode_test_audio = evaluation.encode_test_audio
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -146,8 +144,6 @@ def load_predictor(path, device, ogl=False, object_weights="", is_released=False
 def evaluate_best(run, test_sets) -> dict:
     """The end of a training: best.pt on `test_sets`, or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     path = run.folder / "best.pt"
     predictor = dist.main_process_first(lambda: load_predictor(path, run.device))
     if run.config.data == "scenes" and not test_sets:
@@ -179,7 +175,7 @@ def main(argv=None):
     if args.object_weights and not args.ogl:
         parser.error("--object-weights goes with --ogl")
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path, config, predictor = None, TINY, None
         if args.released or args.checkpoint or not args.maps:
@@ -199,9 +195,7 @@ def main(argv=None):
         else:
             sets = evaluation.test_sets(config, args.data, args.root, args.ids, args.protocol)
             result = evaluate(predictor, sets, args.save_maps)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or args.maps or path.parent), args, config)
+        result.write(Path(args.out or args.maps or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ With `--search DIR` it finds images like the image with the audio (4.4, Figure 7
 from functools import partial
 
 from common import metrics
-from common.benchmarks.pairs import cropped_waveform, read_waveform
+from common.benchmarks.pairs import read_input
 from common.evaluation import (PROTOCOL, SIZE, Batch, Model, boxes_from_maps, localization_parser,
                                write_localization)
 from common.evaluation.page import Clip
@@ -16,11 +16,6 @@ from common.training import best_checkpoint, cli, select_device
 
 from .crossmodal import write_retrieved
 from .evaluate import load_predictor
-
-
-def read(config, path) -> tuple:
-    """An audio file → the waveform that the model takes, (n,), and its rate. InputError."""
-    return cropped_waveform(read_waveform(path, config), config), config.sample_rate
 
 
 def localize(predictor, image, waveform) -> Clip:
@@ -51,8 +46,8 @@ def main(argv=None):
         predictor = load_predictor(args.checkpoint, select_device(args.device),
                                    is_released=bool(args.released))
         if args.search:
-            return write_retrieved(args, predictor, read(predictor.config, args.audio)[0])
-        model = Model("sslalign", predictor.config, partial(read, predictor.config),
+            return write_retrieved(args, predictor, read_input(predictor.config, args.audio)[0])
+        model = Model("sslalign", predictor.config, partial(read_input, predictor.config),
                       partial(localize, predictor))
         write_localization(args, model, {})
 

@@ -1,7 +1,7 @@
 """stmnet's configuration: `tiny`, the embedded default, and `paper`, sections 3 and 4.2."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag
+from common.training import RunConfig, flag, require
 
 from .backbones.vggish import HOP, RATE, WINDOW
 
@@ -75,15 +75,13 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range, or does not fit another."""
-        for name in ("scenes", "clip_seconds", "T", "width", "audio_width", "C", "depth_v",
-                     "depth_a", "heads", "encoder_steps", "instances", "grounded",
-                     "validate_every"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        positive = ("scenes", "clip_seconds", "T", "width", "audio_width", "C", "depth_v",
+                    "depth_a", "heads", "encoder_steps", "instances", "grounded",
+                    "validate_every")
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
         has_weights = all(kind in self.trained_encoders or getattr(self, f"{kind}_weights")
                           for kind in ("audio", "vision"))
-        rules = {
+        require(self, positive, {
             "--held-out, --test-videos and --video-seconds must be at least 2":
                 min(self.held_out, self.test_videos, self.video_seconds) >= 2,
             "--epochs or --steps must not be 0": self.epochs or self.steps,
@@ -104,10 +102,7 @@ class Config(RunConfig):
             "--vision-weights need --blocks 3 8 36 3 --width 64 --bottleneck":
                 is_resnet152 or not self.vision_weights,
             "--audio-weights need --audio vggish --audio-width 64":
-                (self.audio, self.audio_width) == ("vggish", 64) or not self.audio_weights}
-        for message, is_met in rules.items():
-            if not is_met:
-                raise ValueError(message)
+                (self.audio, self.audio_width) == ("vggish", 64) or not self.audio_weights})
 
     @property
     def K(self) -> int:
@@ -118,8 +113,7 @@ class Config(RunConfig):
         """Frames a second → stride, K: memory has K steps, each `stride` frames before the next.
 
         Steps are as many frames apart as fit into 1 / T s, but at least one, and reach back by
-        memory_seconds at most.
-        """
+        memory_seconds at most."""
         stride = max(1, int(fps / self.T + 1e-6))
         return stride, int(self.memory_seconds * fps / stride + 1e-6)
 

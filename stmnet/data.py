@@ -7,7 +7,7 @@ video, as in the paper, or with a background class `background` if nothing sound
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from common.benchmarks import (FRAME_RATE, hold_out, listed_samples, load_samples,
                                readable_samples)
@@ -161,10 +161,6 @@ def load_clip(source, i: int, config, rng) -> dict:
     return {"frames": torch.stack(views), "segments": segments, "labels": torch.as_tensor(labels)}
 
 
-def stack_clips(clips: list) -> dict:
-    return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
-
-
 class TrainingBatches(Dataset):
     """Item s is this process's part of the batch of step s, a function of configuration and s."""
 
@@ -182,6 +178,6 @@ class TrainingBatches(Dataset):
         c, (epoch, batch) = self.config, divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([c.seed, ORDER, epoch]).permutation(len(self.source.ids))
         slots = range(batch * c.batch_size, (batch + 1) * c.batch_size)[self.rank::self.world_size]
-        return stack_clips([
+        return default_collate([
             load_clip(self.source, int(order[slot]), c,
                       np.random.default_rng([c.seed, CLIP, epoch, slot])) for slot in slots])

@@ -2,7 +2,6 @@
 
 `python -m stmnet.evaluate --checkpoint runs/stmnet/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import time
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -17,8 +16,7 @@ from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, 
 from common.evaluation.boxes import boxes_from_maps
 from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
                                       iou_of_boxes, score_maps, stability)
-from common.evaluation.page import score_curve
-from common.evaluation.videos import NUM_VIDEOS, VideoScores, aggregate, concatenate, contact_sheet
+from common.evaluation.videos import VideoScores, aggregate, concatenate
 from common.scenes import QUIET
 from common.training import (add_flags, best_checkpoint, building, check_settings, checked, cli,
                              dist, fields_free_on_resume, from_dict, load_checkpoint, progress_bar,
@@ -32,7 +30,7 @@ from .data import BACKGROUND
 from .memory import EMPTY
 from .model import Stmnet
 from .scoring import beta_statistics, ground_proposals
-from .tables import notes, results_table
+from .tables import NUM_VIDEOS, contact_sheet, notes, results_table
 from .test_sets import load_test_sets
 
 QUIET_AUDIO = 23  # stream of random numbers
@@ -170,7 +168,7 @@ def score_video(predictor, test_set, i) -> VideoScores:
             continue
         control = predictor.predict_video(video, features_v, segments)
         columns[prefix] = score(control, control.heatmaps[box_map])
-    curve = torch.from_numpy(score_curve(enlarge(found.heatmaps[box_map]), gt))
+    curve = torch.from_numpy(page.score_curve(enlarge(found.heatmaps[box_map]), gt))
     return VideoScores(columns, curve, found.betas, video.boxes, stability(gt > 0, gt, video.times),
                        video.is_silent, np.array(video.labels), np.array(found.labels))
 
@@ -241,8 +239,6 @@ def load_predictor(path, device, **changes) -> Predictor:
 def evaluate_best(run, benchmark) -> dict:
     """The end of a training: best.pt on `benchmark` (a FileVideos, or None) or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     free = fields_free_on_resume(Config) - {"device"}
     predictor = load_predictor(run.folder / "best.pt", run.device,
                                **{name: getattr(run.config, name) for name in free})
@@ -264,16 +260,14 @@ def main(argv=None):
     args = parse_flags(parser, argv)
     changes = check_settings(parser, PRESETS, args, settings)
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("stmnet", args.checkpoint)
         predictor = load_predictor(path, device, **changes)
         predictor.config = with_objects(predictor.config, args)
         sets = load_test_sets(predictor.config, args.data, args.root, args.ids)
         result, out = evaluate(predictor, sets), Path(args.out or path.parent)
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(out, args, predictor.config)
+        result.write(out, args, predictor.config, predictor.report)
         models = [predictor, *(load_predictor(path, device, **changes) for path in args.compare)]
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):

@@ -6,7 +6,6 @@ boxes, and found.json. `--demo 8000` is a page that asks for an image and audio.
 Live: `--stream --frames <(ffmpeg …) --sound <(ffmpeg …) --size 320x240 --fps 4` reads raw frames
 and audio, and writes a line of JSON as soon as a frame's audio segment is there.
 """
-import os
 import re
 import sys
 import time
@@ -110,13 +109,9 @@ def localize_stream(predictor, args):
         out = stack.enter_context(open(args.out, "w", encoding="utf-8")) if args.out else sys.stdout
         audio, count, start = AudioStream(audio, predictor.config.samples), 0, time.perf_counter()
         blocks = blocks_of_stream(frames, audio, *map(int, args.size.split("x")), args.fps)
-        try:
-            for *_, record in localize(predictor, blocks, args.fps):
-                io.append_jsonl(out, record)
-                count += 1
-        except BrokenPipeError:  # the reader of the lines has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+        for *_, record in localize(predictor, blocks, args.fps):
+            io.append_jsonl(out, record)
+            count += 1
     if not count:
         raise InputError(args.frames, "no frame in it")
     print(f"{count} frames, {count / (time.perf_counter() - start):.1f} a second", file=sys.stderr)

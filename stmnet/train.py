@@ -2,21 +2,21 @@
 
 It reads seconds of videos and the category of what sounds in them, but no box.
 """
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from common.io import InputError
 from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
-                             step_loader)
+                             training_steps)
 
 from .backbones import small
 from .config import PRESETS
-from .data import VALIDATION_CLIP, TrainingBatches, load_clip, stack_clips, training_clips
+from .data import VALIDATION_CLIP, TrainingBatches, load_clip, training_clips
 from .evaluate import evaluate_best
 from .losses import event_accuracy, event_loss
 from .model import Stmnet
@@ -30,7 +30,7 @@ def validate(model, held_out, config, device) -> dict:
     config, rows, scores = replace(config, augment=False), list(dist.split(len(held_out.ids))), []
     for i in progress_bar(range(0, len(rows), 16), name="validation"):
         rngs = {j: np.random.default_rng([VALIDATION_CLIP, j]) for j in rows[i:i + 16]}
-        batch = stack_clips([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
+        batch = default_collate([load_clip(held_out, j, config, rng) for j, rng in rngs.items()])
         batch = {k: v.to(device) for k, v in batch.items()}
         logits = model(batch["frames"], batch["segments"]).logits  # (B, T, classes)
         terms = logits, batch["labels"], not config.background
@@ -65,12 +65,8 @@ def train(config) -> dict:
         run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(True)
 
-    bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
-    before = time.perf_counter()
-    for batch in step_loader(batches, run.step, batches.total_steps, config.workers):
-        fetched = time.perf_counter()
+    for batch in training_steps(run, batches):
         model.train()
-        batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
         rate = 1.0
         if config.schedule == "cosine":
             rate = cosine_schedule(run.step, batches.total_steps, batches.steps_per_epoch // 2)
@@ -86,17 +82,12 @@ def train(config) -> dict:
         dist.sum_gradients(parameters)
         optimizer.step()
         run.step += 1
-        now = time.perf_counter()
-        run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4),
-                step_s=round(now - fetched, 4))
-        before = now
-        bar.update()
+        run.log(terms, lr=config.lr * rate)
         is_last = run.step == batches.total_steps
         if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
             run.start_validation()
             run.keep_best(validate(model, held_out, config, run.device))
         run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
-    bar.close()
     return evaluate_best(run, benchmark)
 
 

@@ -29,7 +29,7 @@ from avkd.backbones.views import normalise
 from common import metrics
 from common.io import InputError, read_image, read_json, write_audio, write_image
 from tests.layouts import write
-from common.benchmarks.pairs import TEST, make_scenes
+from common.benchmarks.pairs import TEST, make_scenes, read_input
 from common.scenes import Scenes
 from common.scenes.composition import PAIR
 from common.io import load_published
@@ -620,7 +620,7 @@ def test_localize(variant, checkpoint, tmp_path, capsys):
         0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height for x0, y0, x1, y1 in found["boxes"]
     )
     predictor, image = evaluate.load_predictor(checkpoint, CPU), read_image(tmp_path / "in.png")
-    waveform, _ = localize.read(predictor.config, tmp_path / "in.wav")
+    waveform, _ = read_input(predictor.config, tmp_path / "in.wav")
     clip = localize.localize(predictor, variant, image, waveform)
     boxes = clip.boxes[0]
     assert clip.heatmaps.ndim == 3 and clip.facts.items() <= found.items()

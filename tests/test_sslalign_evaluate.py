@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from common.benchmarks.pairs import cropped_waveform, training_pairs
+from common.benchmarks.pairs import cropped_waveform, read_input, training_pairs
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from tests.layouts import write
 from common.scenes import Scenes
@@ -653,7 +653,7 @@ def test_compositional_retrieval_of_ones_own(checkpoint, album, disk, capsys):
     names = [f"{n % 2}/{n}.jpg" for n in range(1, 7)]
     predictor = evaluate.load_predictor(checkpoint, CPU)
     images = [read_image(album / "in" / name) for name in ["0/0.jpg", *names]]
-    a = predictor.encode_audio(localize.read(CONFIG, album / "a.wav")[0][None])
+    a = predictor.encode_audio(read_input(CONFIG, album / "a.wav")[0][None])
     found = predictor.predict(Batch(images, {"matched": a.expand(7, -1)})).features
     v, a = (torch.nn.functional.normalize(found[f"{x}_projected"]) for x in ("visual", "audio"))
     for lam, row in zip((1, 0.3, 0), rows, strict=True):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from common import metrics
-from common.evaluation import SIZE, aggregate, score_cross_modal, scoring
+from common.evaluation import SIZE, aggregate, scoring
 from common.evaluation.tables import HEADINGS, metric_keys, spell
 from sslalign import evaluate
+from sslalign.crossmodal import score_cross_modal
 from tests.goldens import fill
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -21,7 +21,7 @@ from common.io import InputError, read_audio, read_image, read_json, write_audio
 from common.scenes import Scenes
 from common.training import select_device
 from common.evaluation import frames as scores_of, videos
-from stmnet import evaluate, localize, scoring, train
+from stmnet import evaluate, localize, scoring, tables, train
 from stmnet.backbones import faster_rcnn
 from stmnet.backbones.resnet import resnet152
 from stmnet.backbones.vggish import AudioStream, segments_at, sound_track
@@ -289,7 +289,7 @@ def test_what_is_measured():
     keys = evaluate.evaluate(told, [single]).metrics
     assert not [k for k in keys if k.startswith("control/shuffled")]  # its own audio is no control
     later.video = lambda i: MadeUp().video(i)._replace(times=np.arange(3) + 5.5)
-    sheet = videos.contact_sheet([evaluate.video_sample(told, s, 0) for s in (single, later)])
+    sheet = tables.contact_sheet([evaluate.video_sample(told, s, 0) for s in (single, later)])
     assert sheet["captions"][4] == " 5.5 s 6.5 s 7.5 s"
     assert common_io.contact_sheet(**sheet).ndim == 3
     told.config = replace(SMALL, box_map="scores")
@@ -371,7 +371,7 @@ def test_the_page_of_a_video():
     cosine = torch.einsum("chw,c->hw", x_v[0, 0], x_a[0, 0].amax((1, 2))).max()  # no past yet
     assert own.facts["similarity"][0].item() == pytest.approx(cosine.item(), abs=1e-4)
     assert torch.equal(own.facts["confidence"], found.confidence)
-    title, *_, last = rows_of = videos.draw_video_rows(sample)
+    title, *_, last = rows_of = tables.draw_video_rows(sample)
     assert title == " 0.6 s 1.6 s 2.6 s 3.6 s 4.6 s" and {len(x) for x in rows_of.values()} == {5}
     assert last == f"ground truth; class: {' | '.join(video.labels)}"
 

@@ -2,7 +2,6 @@
 
 `python -m turn.evaluate --checkpoint runs/turn/NAME/best.pt --data scenes|BENCHMARK --root DIR`
 """
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,8 +216,6 @@ def load_predictor(path, device) -> Predictor:
 def evaluate_best(run, benchmarks) -> dict:
     """The end of a training: best.pt on benchmarks {prefix: test set}, or on scenes."""
     run.end_training()
-    if run.is_main:
-        print(f"{run.folder}: trained for {run.step} steps; now best.pt is evaluated")
     if not benchmarks and run.config.data == "scenes":
         benchmarks = load_test_sets(run.config, ["scenes"])
     dist.gather_objects(None)  # best.pt is written
@@ -232,15 +229,13 @@ def main(argv=None):
     parser.add_argument("--list", dest="ids", help="the same as --ids, as the training calls it")
     args = evaluation.parse_flags(parser, argv)
     with cli(parser.prog):
-        device, start = select_device(args.device), time.time()
+        device = select_device(args.device)
         dist.start(device)
         path = best_checkpoint("turn", args.checkpoint)
         predictor = load_predictor(path, device)
         config = evaluation.with_objects(predictor.config, args)
         result = evaluate(predictor, load_test_sets(config, [args.data], [args.root], [args.ids]))
-        result.metrics |= {**predictor.report, "seconds": round(time.time() - start, 1)}
-        if dist.rank() == 0:
-            result.write(Path(args.out or path.parent), args, config)
+        result.write(Path(args.out or path.parent), args, config, predictor.report)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Train TURN: `python -m turn.train` on embedded scenes, `--preset paper --root DIR` as in 4.1."""
-import time
 from dataclasses import replace
 
 import torch
 
-from common.training import (Run, autocast, cli, configure, cosine_schedule, dist, progress_bar,
-                             step_loader)
+from common.training import Run, autocast, cli, configure, cosine_schedule, dist, training_steps
 
 from . import losses
 from .backbones.tokenizer import WordPiece
@@ -75,15 +73,11 @@ def train(config) -> dict:
         run.keep_best(validate(model, tokenizer, held_out, config, run.device))
         run.end_step(True)
 
-    bar = progress_bar(total=batches.total_steps, name="training", initial=run.step)
     warmup = round(config.warmup_epochs * batches.steps_per_epoch)
-    before = time.perf_counter()
-    for batch in step_loader(batches, run.step, batches.total_steps, config.workers):
-        fetched = time.perf_counter()
+    for batch in training_steps(run, batches):
         model.train()
         if not config.visual_lr_scale:
             model.localization.detr.eval()  # frozen: its dropout and running statistics too
-        batch = {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
         rate = cosine_schedule(run.step, batches.total_steps, warmup)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate * group["scale"]
@@ -97,17 +91,12 @@ def train(config) -> dict:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         run.step += 1
-        now = time.perf_counter()
-        run.log(terms, lr=config.lr * rate, data_s=round(fetched - before, 4),
-                step_s=round(now - fetched, 4))
-        before = now
-        bar.update()
+        run.log(terms, lr=config.lr * rate)
         is_last = run.step == batches.total_steps
         if is_last or run.step % (config.validate_every * batches.steps_per_epoch) == 0:
             run.start_validation()
             run.keep_best(validate(model, tokenizer, held_out, config, run.device))
         run.end_step(run.step % batches.steps_per_epoch == 0 or is_last)
-    bar.close()
     return evaluate_best(run, benchmarks)
 
 

@@ -53,6 +53,11 @@ def cropped_waveform(waveform, config, clip=None, shift: float = 0.0) -> torch.T
     return crop_audio(waveform, config.sample_rate, clip, config.crop, shift)
 
 
+def read_input(config, path) -> tuple:
+    """An audio file → the waveform that the model takes, (n,), and its rate. InputError."""
+    return cropped_waveform(read_waveform(path, config), config), config.sample_rate
+
+
 class ScenePairs:
     """Embedded scenes of two objects, in memory; a share `lone` of them has one object."""
 

@@ -1,6 +1,5 @@
 """What image–audio methods share after the model: test sets, scores, tables, figures, boxes."""
 from .boxes import boxes_from_maps
-from .crossmodal import cross_modal_table, score_cross_modal
 from .figures import (SHEET_ROWS, TILE, draw_samples, localization_parser, write_answers,
                       write_localization)
 from .page.demo import serve

@@ -1,6 +1,7 @@
 """What an evaluation prints and writes: tables, metrics.json, contact sheets; its flags."""
 import shlex
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +76,12 @@ class Evaluation:
         if dist.rank() == 0:
             print("\n".join(self.texts))
 
-    def write(self, folder: Path, args, config) -> None:
-        """Write metrics-DATA.json, contact sheets, the first table (--out-results); print all."""
+    def write(self, folder: Path, args, config, report: dict) -> None:
+        """Write metrics-DATA.json, contact sheets, the first table (--out-results); print all.
+        args: of `parse_flags`; report: of the checkpoint's validation."""
+        self.metrics |= {**report, "seconds": round(time.time() - args.start, 1)}
+        if dist.rank():
+            return
         name = args.data
         if args.objects is not None:
             name += f"-{Path(args.objects or 'procedural').name}"
@@ -172,8 +177,9 @@ def evaluation_parser(method: str, about: str, protocol: str | None = PROTOCOL) 
 
 
 def parse_flags(parser, argv):
-    """The flags, and as `command` what was typed."""
+    """The flags, as `command` what was typed, and as `start` the time."""
     args = parser.parse_args(argv)
+    args.start = time.time()
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
     try:

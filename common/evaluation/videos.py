@@ -1,18 +1,12 @@
-"""From the scores of frames to those of a test set of videos, and contact sheets of videos."""
+"""From the scores of frames to those of a test set of videos."""
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from common import metrics
-from common.io import overlay
 
-from .boxes import boxes_from_maps
-from .frames import METRICS, FrameScores, baseline_scores, enlarge
-
-NUM_VIDEOS, NUM_FRAMES = 3, 10  # of a test set; of a video, at most
-TILE = (112, 112)
-LEGEND = "cyan: predicted · lime: ground truth · heatmap: from dark violet, its least, to yellow"
+from .frames import METRICS, FrameScores, baseline_scores
 
 
 class VideoScores(NamedTuple):
@@ -71,33 +65,3 @@ def aggregate(scores: VideoScores, classes, box_map: str, background: str) -> di
         iou = columns["frames/"].iou[labels[has_gt] == label]
         flat |= {f"class/{label}/iou@0.5": metrics.success_rate(iou), f"class/{label}/n": len(iou)}
     return flat
-
-
-def draw_video_rows(sample, propose=None) -> dict:
-    """Caption → row of tiles, of the annotated frames of a page.Sample with its own clip. propose:
-    images → boxes (n, 4) of each, which are drawn together with the boxes of the heatmap."""
-    own = sample.clips[0]
-    shown = [k for k, gt in enumerate(own.gt) if gt is not None]
-    shown = shown[::-(-len(shown) // NUM_FRAMES)]
-    frames, maps = [sample.frames[k] for k in shown], enlarge(own.heatmaps[shown])
-    title = " ".join([sample.group, *(f"{sample.times[k]:.1f} s" for k in shown)])
-    labels, gt_labels = (" | ".join(x[k] for k in shown) for x in (own.labels, sample.labels))
-    rows = {title: [overlay(f, size=TILE) for f in frames],
-            "heatmap": [overlay(f, heatmap=h, size=TILE) for f, h in zip(frames, maps)]}
-    if propose:
-        rows["boxes of the heatmap"] = [overlay(f, boxes=b[:, :4], size=TILE)
-                                        for f, b in zip(frames, boxes_from_maps(maps))]
-        rows["proposals"] = [overlay(f, boxes=b, size=TILE)
-                             for f, b in zip(frames, propose(frames))]
-    rows[f"predicted boxes; class: {labels}"] = [
-        overlay(f, boxes=own.boxes[k][:, :4], size=TILE) for f, k in zip(frames, shown)]
-    rows[f"ground truth; class: {gt_labels}"] = [
-        overlay(f, gt=own.gt[k], size=TILE) for f, k in zip(frames, shown)]
-    return rows
-
-
-def contact_sheet(samples, propose=None) -> dict:
-    """The rows of some videos, as arguments of common.io.contact_sheet."""
-    videos = [draw_video_rows(sample, propose) for sample in samples]
-    return {"rows": [row for rows in videos for row in rows.values()], "legend": LEGEND,
-            "captions": [caption for rows in videos for caption in rows]}

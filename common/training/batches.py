@@ -1,5 +1,6 @@
 """What each step of a training needs: its batch, its learning rate, its precision."""
 import math
+import time
 
 import torch
 from torch.utils.data import DataLoader
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader
 from common.io import InputError
 
 from . import dist
+from .command import progress_bar
 
 
 def check_batch_size(batch_size: int, count: int, what: str, flag="--batch-size") -> None:
@@ -27,6 +29,18 @@ def step_loader(batches, start: int, end: int, workers: int = 0) -> DataLoader:
     return DataLoader(batches, None, sampler=range(start, end), num_workers=workers,
                       generator=torch.Generator(), pin_memory=torch.cuda.is_available(),
                       prefetch_factor=4 if workers else None)
+
+
+def training_steps(run, batches):
+    """Yields the batches of the steps that are left, on the run's device, with a progress bar.
+
+    Notes the time at which each is there, from which `Run.log` tells data_s and step_s."""
+    with progress_bar(total=batches.total_steps, name="training", initial=run.step) as bar:
+        run.logged = time.perf_counter()
+        for batch in step_loader(batches, run.step, batches.total_steps, run.config.workers):
+            run.fetched = time.perf_counter()
+            yield {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
+            bar.update()
 
 
 def cosine_schedule(step: int, total: int, warmup: int) -> float:

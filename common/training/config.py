@@ -101,6 +101,16 @@ def resolve(presets: dict, changes: dict):
     return checked(replace(presets[changes.get("preset", "tiny")], **changes))
 
 
+def require(config, positive, rules: dict) -> None:
+    """Raises ValueError if a field that `positive` names is 0, or with the message of the first of
+    `rules`, message → whether it is met, that is not."""
+    at_least_1 = {f"--{name.replace('_', '-')} must be at least 1": getattr(config, name)
+                  for name in positive}
+    for message, is_met in {**at_least_1, **rules}.items():
+        if not is_met:
+            raise ValueError(message)
+
+
 def checked(config):
     """The configuration. Raises ValueError if a number is out of the range of its field, infinite
     or NaN, or another setting is bad."""

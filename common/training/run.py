@@ -41,6 +41,7 @@ class Run:
         self.step, self.best, self.state, self.extra = 0, float("-inf"), {}, {}
         self.is_validated = True  # False: in a validation, or continued from within one
         self.started = time.time()
+        self.logged = self.fetched = None  # when the last step was logged, and this batch read
         self._pending, self._has_signal, self._handlers = [], False, {}
 
     def start(self, state: dict, extra: dict) -> None:
@@ -100,9 +101,11 @@ class Run:
         return name
 
     def end_training(self) -> None:
-        """After the loop: signals end the process at once again."""
+        """After the loop: signals end the process at once again, and what follows is said."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self.is_main:
+            print(f"{self.folder}: trained for {self.step} steps; now best.pt is evaluated")
 
     def _interrupt(self, number, frame):
         if self._has_signal:  # the second one
@@ -131,7 +134,15 @@ class Run:
     # The log. Losses stay on the device until _flush, so that the loop does not wait for them.
 
     def log(self, losses: dict, **numbers) -> None:
-        """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers."""
+        """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers.
+
+        Of `training_steps` also the seconds in which the batch was read, and in which it was used.
+        """
+        now = time.perf_counter()
+        if self.fetched:
+            numbers |= {"data_s": round(self.fetched - self.logged, 4),
+                        "step_s": round(now - self.fetched, 4)}
+        self.logged = now
         self._pending.append((self.step, losses, numbers))
 
     def start_validation(self) -> None:
