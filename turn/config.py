@@ -1,7 +1,7 @@
 """TURN's settings: `tiny` is for the embedded scenes, `paper` is section 4.1 and appendix A.2."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag
+from common.training import RunConfig, flag, require
 
 
 @dataclass(frozen=True)
@@ -82,37 +82,34 @@ class Config(RunConfig):
 
     def validate(self) -> None:
         """Raises ValueError if a setting is out of range."""
-        for name in ("heads", "visual_heads", "groups", "scenes", "sounds", "held_out",
-                     "image_size", "hop", "n_mels", "time_mask", "freq_mask", "backbone_width",
-                     "codes", "sampler_epochs", "validate_every"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for value, by in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
-                          ("codes", "groups")):
-            if getattr(self, value) % getattr(self, by):
-                raise ValueError(f"--{value} {getattr(self, value)} is not a multiple of "
-                                 f"--{by.replace('_', '-')} {getattr(self, by)}")
-        for is_in_range, rule in (
-                (max(self.dropout, self.visual_dropout, self.decay) < 1 and self.exclusive <= 1,
-                 "--dropout, --visual-dropout, --decay must be below 1, --exclusive at most 1"),
-                (self.epochs or self.steps, "--epochs or --steps must be at least 1"),
-                (self.batch_intermediate != 1, "--batch-intermediate must be 0, or at least 2"),
-                (self.dim % 4 == 0, "--dim must be a multiple of 4 (sines of two axes)"),
-                (self.detr == "r50" or (self.image_size % 16 == 0 and self.image_size >= 32),
-                 "--image-size must be a multiple of 16 from 32 up"),
-                (self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1,
-                 "--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1"),
-                (self.seconds * self.sample_rate > self.n_fft,
-                 "--seconds must be more than one frame of --n-fft"),
-                (self.text_length >= 3, "--text-length must leave a word between [CLS] and [SEP]"),
-                (self.augment or self.data == "scenes", "only scenes are square: add --augment"),
-                ((self.select == "flickr") == bool(self.dev_root),
-                 "--select flickr goes with --dev-root"),
-                (len(self.benchmark) == len(self.benchmark_root)
-                 and len(self.list) in (0, len(self.benchmark)),
-                 "--benchmark, --benchmark-root and --list go together, one of each a benchmark")):
-            if not is_in_range:
-                raise ValueError(rule)
+        positive = ("heads", "visual_heads", "groups", "scenes", "sounds", "held_out", "image_size",
+                    "hop", "n_mels", "time_mask", "freq_mask", "backbone_width", "codes",
+                    "sampler_epochs", "validate_every")
+        require(self, positive, {})
+        multiples = {
+            f"--{value} {getattr(self, value)} is not a multiple of --{by.replace('_', '-')} "
+            f"{getattr(self, by)}": getattr(self, value) % getattr(self, by) == 0
+            for value, by in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
+                              ("codes", "groups"))}
+        require(self, (), multiples | {
+            "--dropout, --visual-dropout, --decay must be below 1, --exclusive at most 1":
+                max(self.dropout, self.visual_dropout, self.decay) < 1 and self.exclusive <= 1,
+            "--epochs or --steps must not be 0": self.epochs or self.steps,
+            "--batch-intermediate must be 0, or at least 2": self.batch_intermediate != 1,
+            "--dim must be a multiple of 4 (sines of two axes)": self.dim % 4 == 0,
+            "--image-size must be a multiple of 16 from 32 up":
+                self.detr == "r50" or (self.image_size % 16 == 0 and self.image_size >= 32),
+            "--tau must be positive, --k at least 1, 0 <= --mask-from <= --mask-to <= 1":
+                self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1,
+            "--seconds must be more than one frame of --n-fft":
+                self.seconds * self.sample_rate > self.n_fft,
+            "--text-length must leave a word between [CLS] and [SEP]": self.text_length >= 3,
+            "only scenes are square: add --augment": self.augment or self.data == "scenes",
+            "--select flickr goes with --dev-root":
+                (self.select == "flickr") == bool(self.dev_root),
+            "--benchmark, --benchmark-root and --list go together, one of each a benchmark":
+                len(self.benchmark) == len(self.benchmark_root)
+                and len(self.list) in (0, len(self.benchmark))})
 
 
 TINY = Config()
