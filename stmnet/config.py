@@ -14,7 +14,7 @@ BOX_MAPS = ("attention", "scores")
 class Config(RunConfig):
     data: str = flag("scenes", "what to train on", ("scenes", "ave", "audioset-instrument"))
     train_list: str = flag("trainSet.txt", "of videos, in ROOT/metadata or a path", **FREE)
-    held_out_list: str = flag("valSet.txt", "likewise (none: --held-out of train_list)", **FREE)
+    held_out_list: str = flag("valSet.txt", "likewise (none: --held-out of --train-list)", **FREE)
     exclude_list: str = flag("", "videos to leave out of training, as testSet.txt", **FREE)
     epochs: int = flag(16, "passes over the videos, one second of each (4.2)")
     batch_size: int = flag(32, "clips a step, over all processes (4.2)")
@@ -30,7 +30,7 @@ class Config(RunConfig):
     noisy: float = flag(0.0, "share of half seconds of scenes in which noise covers the audio")
     occluded: float = flag(0.0, "share of half seconds of scenes in which a bar covers the image")
     twins: bool = flag(False, "scenes have a second, silent object of the sounding class")
-    held_out: int = flag(100, "validation videos of scenes")
+    held_out: int = flag(100, "validation videos, of scenes or of --train-list")
     test_videos: int = flag(200, "videos of each test set of scenes", **FREE)
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
@@ -69,7 +69,7 @@ class Config(RunConfig):
     nms: float = flag(0.5, "IoU above which the lower box is removed (not in the paper)", **FREE)
     grounded: int = flag(1, "boxes of a frame after that (not in the paper)", **FREE)
 
-    benchmark: str = flag("", "to evaluate instead of scenes: ave-boxes or audioset-instrument")
+    benchmark: str = flag("", "instead of scenes: ave-stm, audioset-instrument-stm, …")
     benchmark_root: str = flag("", "its folder", **FREE)
     validate_every: int = flag(1, "epochs between validations; the last one is always validated")
 

@@ -9,7 +9,7 @@ COLUMNS = {"attention/": "attention map", "scores/": "scores map", "proposals/":
            "control/zero_": "digital zero", "baseline/centre_": "baseline: centre",
            "baseline/whole_": "baseline: whole image",
            "baseline/fixed_": "baseline: best fixed rectangle"}
-ROWS = {"pointing": "pointing", "iou@0.5": "IoU@0.5 (paper)", "iou_gated@0.5": "IoU@0.5 (gated)",
+ROWS = {"pointing": "pointing", "iou@0.5": "IoU@0.5 (Otsu)", "iou_gated@0.5": "IoU@0.5 (gated)",
         "iou_released@0.5": "IoU@0.5 (released)", "ciou_mean": "cIoU, mean",
         "ciou@0.5": "cIoU@0.5, share", "stability": "stability"}
 SHARES = {"events/accuracy": ("events/n", "accuracy of the sounding class"),

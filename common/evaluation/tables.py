@@ -161,7 +161,7 @@ def evaluation_parser(method: str, about: str, protocol: str | None = PROTOCOL) 
     parser = Parser(prog=f"python -m {method}.evaluate", description=about)
     for name, default, text in (
             ("checkpoint", "", "default: best.pt of the newest run"),
-            ("data", "scenes", "scenes, or a benchmark of common.benchmarks: vggss, flickr, …"),
+            ("data", "scenes", "scenes, or a benchmark, as vggss (stmnet: ave-stm)"),
             ("root", "", "folder of the benchmark"),
             ("ids", "", "file with the ids to evaluate on [the published list]"),
             ("objects", None, "folder of which scenes are composed, or procedural for the built-in "
