@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import soundfile
 
 from avkd.config import TINY
 from common.benchmarks import gt_map, listed_samples, load_samples, readers
@@ -43,6 +44,15 @@ def test_a_test_set_reads_its_annotations_once(disk, monkeypatch):
     monkeypatch.setitem(readers.READERS, "vggss", counted)
     test_set = FileTestSet(TINY, "vggss", disk["vggss"])
     assert len(calls) == 1 and test_set.num_listed == len(test_set.ids) == COUNT
+
+
+def test_audio_of_the_extended_sets_may_be_flac(tmp_path):
+    write(SCENES, tmp_path, "vggss-extended", COUNT)
+    wav = sorted((tmp_path / "extend_audio").iterdir())[0]
+    soundfile.write(wav.with_suffix(".flac"), *soundfile.read(wav))
+    wav.unlink()
+    found = [s.audio for s in load_samples("vggss-extended", tmp_path)]
+    assert len(found) == COUNT and wav.with_suffix(".flac") in found
 
 
 @pytest.mark.parametrize(

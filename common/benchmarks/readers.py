@@ -123,9 +123,10 @@ def _flickr(root, lists):
 
 def _extended(reader, sounding, root, lists):
     """The benchmark, and from `lists` images with audio that nothing in them makes."""
+    find = file_finder()
+
     def extend(path):
-        extended = root / f"extend_{path.parent.name}" / path.name
-        return extended if extended.is_file() else path
+        return find(root / f"extend_{path.parent.name}" / path.name) or path
     for s in reader(root, sounding and find_metadata(root, sounding)):
         yield replace(s, image=extend(s.image), audio=extend(s.audio))
     for video, audio, label in check_rows(lists, read_rows(lists), "video,audio,label"):
