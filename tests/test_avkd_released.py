@@ -355,7 +355,7 @@ def truths(name, size=224):
             sample = Sample("a", None, None, own[(own[:, 2:] > own[:, :2]).all(1)])
         else:
             own = own[(own >= 0).all(1)] / 256
-            sample = Sample("a", None, None, tuple(own[k : k + 1] for k in range(len(own))))
+            sample = Sample("a", None, None, own, consensus=2)
         found.append(gt_map(sample, size))
     return np.stack(found)
 
