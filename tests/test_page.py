@@ -411,6 +411,17 @@ def test_the_demo_answers_its_own_page(client, files):
     assert "truncated" in client.post(request(files, image=png[:100]))[1]["error"].lower()
     client.server.posts.extend([client.server.posts[-1]] * demo.MAX_POSTS)
     assert client.post(request(files))[0] == 429
+    assert client.post(b" " * demo.MAX_BODY)[0] == 429  # read, or the connection would break
+
+
+def test_a_client_that_leaves_is_no_error(client, capfd, monkeypatch):
+    monkeypatch.setattr(demo.Handler, "timeout", 0.2)
+    with socket.create_connection(client.server.server_address) as connection:
+        lines = [f"{name}: {value}" for name, value in client.good.items()]
+        lines = ["POST /locate HTTP/1.1", *lines, "Content-Length: 1000", "", "half"]
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(100) == b""  # after the timeout the server ends the connection
+    assert client.post(b"{}")[0] == 400 and capfd.readouterr().err == ""
 
 
 def test_the_demo_listens_on_the_loopback_address_alone(client):

@@ -56,10 +56,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         status, reason = self.refusal()
+        try:  # 429 is not read by a browser before its body is
+            has_body = status in (0, 429)
+            body = self.rfile.read(int(self.headers["Content-Length"])) if has_body else b""
+        except OSError:  # the client has left, or sends nothing
+            return
         try:
             if not status:
                 self.server.posts.append(time.monotonic())
-                body = self.rfile.read(int(self.headers["Content-Length"]))
                 status, reason = 200, self.server.locate(json.loads(body))
         except InputError as error:  # without the folder
             status, reason = 400, f"{Path(error.path).name}: {error.reason}"
