@@ -118,24 +118,29 @@ def filled(text: str, root=ROOT) -> str:
 
 
 def joined(parts: list) -> dict:
-    """One results file of several of other seeds. Raises ValueError if they differ in more."""
-    last, rows = parts[-1], []
+    """One results file of several of other seeds. Raises ValueError if they differ in more, but
+    for the command, of which the last is kept."""
+    last, rows, seeds = parts[-1], [], list(chain(*(part["seeds"] for part in parts)))
     for part in parts:
-        if any(part[key] != last[key] for key in ("title", "columns", "n")):
-            raise ValueError(f"{part['title']!r} and {last['title']!r}: other columns or samples")
+        if odd := [key for key in ("title", "columns", "n", "commit") if part[key] != last[key]]:
+            raise ValueError(f"{', '.join(odd)} of {part['seeds']} and {last['seeds']} differ")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed is there twice: {seeds}")
     for same in zip(*(part["rows"] for part in parts), strict=True):
         if len({(row["name"], *row["values"]) for row in same}) > 1:
             raise ValueError(f"rows differ: {', '.join(row['name'] for row in same)}")
         values = {}
         for column in same[0]["values"]:
             cells = [row["values"][column] for row in same]
-            is_measured = all(isinstance(cell, list) for cell in cells)
-            values[column] = list(chain(*cells)) if is_measured else None
+            if len({type(cell) for cell in cells}) > 1 or isinstance(cells[0], dict):
+                raise ValueError(f"{same[0]['name']}: {column} is not measured in all")
+            values[column] = None if cells[0] is None else list(chain(*cells))
         rows.append({"name": same[0]["name"], "values": values})
-    return {**last, "seeds": list(chain(*(part["seeds"] for part in parts))), "rows": rows}
+    return {**last, "seeds": seeds, "rows": rows}
 
 
-def join(out, *files) -> None:
+def join(out, first, *others) -> None:
+    files = first, *others
     results = joined([json.loads(Path(file).read_text("utf-8")) for file in files])
     Path(out).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

@@ -415,11 +415,13 @@ def test_the_demo_answers_its_own_page(client, files):
     assert client.post(b" " * demo.MAX_BODY)[0] == 429  # read, or the connection would break
 
 
-def test_a_client_that_leaves_is_no_error(client, capfd):
+@pytest.mark.parametrize("sent", [0, 8, 60, None])
+def test_a_client_that_leaves_is_no_error(client, capfd, sent):
+    """It resets its connection: at once, in the first line, in the headers, in the body."""
     with socket.create_connection(client.server.server_address) as connection:
         lines = [f"{name}: {value}" for name, value in client.good.items()]
         lines = ["POST /locate HTTP/1.1", *lines, "Content-Length: 1000", "", "half"]
-        connection.sendall("\r\n".join(lines).encode())
+        connection.sendall("\r\n".join(lines).encode()[:sent])
         linger = struct.pack("ii", 1, 0)  # closing resets the connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     assert client.post(b"{}")[0] == 400 and capfd.readouterr().err == ""

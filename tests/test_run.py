@@ -175,13 +175,14 @@ def test_the_log_holds_every_step_as_it_was(tmp_path):
     assert rows[-1] == {"step": 23, "validation/score": 0.5}
 
 
-def test_last_pt_is_written_when_due(tmp_path, monkeypatch):
-    run, due = start(tmp_path, save_every=7), []
+@pytest.mark.parametrize("save_every,steps", [(7, (7, 10, 14, 20, 21, 28)), (0, (10, 20))])
+def test_last_pt_is_written_when_due(tmp_path, monkeypatch, save_every, steps):
+    run, due = start(tmp_path, save_every=save_every), []
     monkeypatch.setattr(run, "save", lambda file: due.append((run.step, file)))
     for step in range(1, 30):
         run.step = step
         run.end_step(step % 10 == 0)
-    assert due == [(s, "last.pt") for s in (7, 10, 14, 20, 21, 28)]
+    assert due == [(s, "last.pt") for s in steps]
 
 
 def test_a_checkpoint_is_plain_data_and_whole_or_not_there(tmp_path, monkeypatch):

@@ -79,7 +79,10 @@ def test_results_of_several_seeds_are_joined(tmp_path):
     assert whole["rows"] == [{"name": "model", "values": {"cIoU": [50.0, 52.0], "AUC": None}}]
     for change in (
         {"n": 250},
+        {"seeds": [0]},
+        {"commit": "0000000"},
         {"columns": ["cIoU"]},
+        {"rows": [{"name": "model", "values": {"cIoU": [52.0], "AUC": [1.0]}}]},
         {"rows": rows * 2},
         {"rows": [{**rows[0], "name": "b"}]},
     ):

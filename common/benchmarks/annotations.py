@@ -90,7 +90,8 @@ def parse_boxes(path, name, values) -> np.ndarray:
         boxes = np.zeros(0)
     is_box = boxes.ndim == 2 and boxes.shape[1] == 4 and np.isfinite(boxes).all()
     if not is_box or len(boxes) > MAX_BOXES:
-        raise InputError(path, f"{name}: a box is four finite numbers, not {str(values)[:80]}")
+        raise InputError(path, f"{name}: a box is four finite numbers, {MAX_BOXES} at most, not "
+                         f"{str(values)[:80]}")
     return boxes
 
 

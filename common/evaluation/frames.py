@@ -41,7 +41,7 @@ def enlarge(maps):
 
 
 def boxes_to_maps(boxes):
-    """T arrays (n, 4 or more) in [0, 1], n differs → (T, SIZE, SIZE) 0/1: the union of each."""
+    """T > 0 arrays (n, 4 or more) in [0, 1], n differs → (T, SIZE, SIZE) 0/1: the union of each."""
     boxes = [torch.as_tensor(frame)[:, :4].double() for frame in boxes]
     return metrics.boxes_to_map(pad_sequence(boxes, batch_first=True) * SIZE, SIZE)
 

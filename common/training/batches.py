@@ -39,8 +39,8 @@ def training_steps(run, batches):
         run.logged = time.perf_counter()
         for batch in step_loader(batches, run.step, batches.total_steps, run.config.workers):
             run.fetched = time.perf_counter()
-            yield {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
             bar.update()
+            yield {k: v.to(run.device, non_blocking=True) for k, v in batch.items()}
 
 
 def cosine_schedule(step: int, total: int, warmup: int) -> float:

@@ -42,7 +42,7 @@ class RunConfig:
     amp: bool = flag(True, "compute in bfloat16 on a GPU (autocast)")
     compile: bool = _free(False, "compile the model (torch.compile)")
     resume: bool = _free(False, "continue the run --name (none: the newest) from its last.pt")
-    save_every: int = _free(200, "steps between two last.pt; an epoch's end writes one too", low=1)
+    save_every: int = _free(200, "steps between two last.pt (0: at the end of an epoch alone)")
     skip_bad: bool = _free(False, "skip and list unreadable samples instead of stopping")
 
 

@@ -123,7 +123,8 @@ class Run:
 
         After a signal, to this process or another, it raises KeyboardInterrupt."""
         is_stopped = dist.is_any(self._has_signal)
-        is_saved = is_stopped or epoch_ended or self.step % self.config.save_every == 0
+        is_due = self.config.save_every and self.step % self.config.save_every == 0
+        is_saved = is_stopped or epoch_ended or is_due
         if is_saved or self.step % LOG_EVERY == 0:
             self._flush()
         if is_saved:

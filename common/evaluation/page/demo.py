@@ -50,17 +50,18 @@ class Demo(TCPServer):
 class Handler(BaseHTTPRequestHandler):
     timeout = 20  # seconds to wait for a client's bytes
 
+    def handle(self):
+        with suppress(ConnectionError):  # of a client that has left
+            super().handle()
+
     def do_GET(self):
         is_page = self.path == "/" and self.headers["Host"] in self.server.hosts
         self.reply(200 if is_page else 404, self.server.page if is_page else b"not found")
 
     def do_POST(self):
         status, reason = self.refusal()
-        try:  # 429 is not read by a browser before its body is
-            has_body = status in (0, 429)
-            body = self.rfile.read(int(self.headers["Content-Length"])) if has_body else b""
-        except OSError:  # the client has left, or sends nothing
-            return
+        if status in (0, 429):  # a browser reads no answer, 429 either, before it has sent all
+            body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             if not status:
                 self.server.posts.append(time.monotonic())
@@ -97,9 +98,8 @@ class Handler(BaseHTTPRequestHandler):
                             "Connection": "close", "Cache-Control": "no-store",
                             "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}.items():
             self.send_header(name, str(value))
-        with suppress(ConnectionError):  # of a client that has left
-            self.end_headers()
-            self.wfile.write(body)
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *args):
         """Nothing is kept, no log either."""
