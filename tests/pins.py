@@ -18,7 +18,8 @@ FILE = Path(__file__).with_name("pins.json")
 STEPS = 20
 FLAGS = {  # several epochs each, so that what changes from epoch to epoch is in the losses too
     "turn": "--scenes 80 --sounds 48 --held-out 8 --batch-size 16 --batch-intermediate 8 --augment "
-    "--flip --jitter --image-size 64 --dim 32 --backbone-width 8 --codes 64",
+    "--flip --jitter --image-size 64 --dim 32 --backbone-width 8 --codes 64 "
+    "--detr-steps 6",
     "sslalign": "--scenes 64 --held-out 8 --batch-size 8 --easy 1 --epochs 2 --k 3 "
     "--encoder-steps 6 --semantic-from 0 --width 8 --projection 32 --intra --symmetric",
     "avkd": "--scenes 64 --held-out 8 --batch-size 8 --epochs 4 --width 8 --channels 32 --augment "

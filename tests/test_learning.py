@@ -29,8 +29,8 @@ TURN = (
     "--codes 128 --text-layers 1 --audio-layers 1 --visual-layers 2 --seconds 0.25 "
     "--sample-rate 8000 --n-fft 256 --hop 128 --n-mels 32 --batch-size 16 "
     "--batch-intermediate 8 --epochs 130 --lr 2e-3 "
-    "--no-augment --no-adaptive --lambda-recon 0 --dropout 0 --visual-dropout 0 "
-    "--validate-every 1000 --device cpu --name a"
+    "--detr-steps 0 --visual-lr-scale 1 --no-augment --no-adaptive --lambda-recon 0 --dropout 0 "
+    "--visual-dropout 0 --validate-every 1000 --device cpu --name a"
 )
 
 

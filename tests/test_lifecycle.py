@@ -29,7 +29,7 @@ METHODS = ["turn", "sslalign", "avkd", "stmnet"]
 AUDIO = "--seconds 0.25 --sample-rate 8000 --n-fft 256 --hop 128 --n-mels 16 --time-mask 4"
 NARROW = (
     "--image-size 32 --dim 16 --backbone-width 8 --codes 16 --text-layers 1 --audio-layers 1 "
-    f"--visual-layers 1 {AUDIO}"
+    f"--visual-layers 1 --detr-steps 4 {AUDIO}"
 )
 # 12 steps, 6 in an epoch
 TINY = {

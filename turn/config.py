@@ -7,14 +7,14 @@ from common.training import RunConfig, flag, require
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "scenes, or refcoco|refcoco+|refcocog '+' clotho|audiocaps")
-    epochs: int = flag(7, "passes over the source domain (A.2.3)")
+    epochs: int = flag(5, "passes over the source domain (A.2.3)")
     batch_size: int = flag(64, "b_s, source samples a step (A.2.3)", low=2)
     batch_intermediate: int = flag(32, "intermediate samples a step; 0: in proportion (A.2.3)")
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "weight decay of AdamW (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
     clip: float = flag(1.0, "maximal norm of the gradient, not in the paper; 0: no limit")
-    visual_lr_scale: float = flag(1.0, "learning rate of the DETR in parts of --lr; 0: frozen")
+    visual_lr_scale: float = flag(0.1, "learning rate of the DETR in parts of --lr; 0: frozen")
     # Inputs (A.2.1)
     scenes: int = flag(8000, "images of the source domain, if --data is scenes")
     sounds: int = flag(4000, "captioned clips of the intermediate domain, if --data is scenes")
@@ -37,8 +37,9 @@ class Config(RunConfig):
     vocabulary: str = flag("", "WordPiece file; none: the training's words", free_on_resume=True)
     refcoco_split: str = flag("", "unc, google or umd; none: google for refcocog, else unc")
     # Model (A.2.2)
-    detr: str = flag("narrow", "narrow, trained from scratch, or r50", ("narrow", "r50"))
+    detr: str = flag("narrow", "narrow, trained here, or r50", ("narrow", "r50"))
     detr_weights: str = flag("", "published weights for --detr r50", free_on_resume=True)
+    detr_steps: int = flag(600, "steps in which the narrow one learns to detect first (small.py)")
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its 6", high=99)
     dim: int = flag(96, "d, the dimension of all representations", low=4)
@@ -115,11 +116,11 @@ class Config(RunConfig):
 TINY = Config()
 PAPER = replace(
     TINY, preset="paper", data="refcocog+clotho", epochs=30, batch_intermediate=0, lr=1e-4,
-    weight_decay=1e-5, warmup_epochs=1.0, clip=0.0, visual_lr_scale=0.1, image_size=384,
-    augment=True, flip=True, jitter=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024,
-    n_mels=128, time_mask=64, text_length=30, detr="r50", detr_layers=6, dim=256, heads=8,
-    text_layers=6, audio_layers=6, decoder_layers=6, visual_layers=3, visual_dropout=0.3,
-    dropout=0.1, codes=512, decay=0.99, lambda_code=1.0, lambda_contra=0.1, sampler_lr=1e-4,
-    validate_every=1, workers=4, vocabulary="third_party/weights/vocab.txt",
+    weight_decay=1e-5, warmup_epochs=1.0, clip=0.0, image_size=384, augment=True, flip=True,
+    jitter=True, sample_rate=22050, seconds=10.0, n_fft=2048, hop=1024, n_mels=128, time_mask=64,
+    text_length=30, detr="r50", detr_layers=6, dim=256, heads=8, text_layers=6, audio_layers=6,
+    decoder_layers=6, visual_layers=3, visual_dropout=0.3, dropout=0.1, codes=512, decay=0.99,
+    lambda_code=1.0, lambda_contra=0.1, sampler_lr=1e-4, validate_every=1, workers=4,
+    vocabulary="third_party/weights/vocab.txt",
     detr_weights="third_party/weights/detr-r50-e632da11.pth")
 PRESETS = {"tiny": TINY, "paper": PAPER}

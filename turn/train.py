@@ -6,6 +6,7 @@ import torch
 from common.training import Run, autocast, cli, configure, cosine_schedule, dist, training_steps
 
 from . import losses
+from .backbones import small
 from .backbones.tokenizer import WordPiece
 from .config import PRESETS
 from .data import TrainingBatches
@@ -64,6 +65,8 @@ def train(config) -> dict:
     detr_weights = "" if config.resume else config.detr_weights  # a checkpoint holds them
     model = dist.sync_batchnorm(Turn(replace(config, detr_weights=detr_weights), tokenizer))
     model = model.to(run.device, memory_format=torch.channels_last)
+    if config.data == "scenes" and config.detr == "narrow" and not config.resume:
+        small.load_detr(model, config, run.device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config), config.lr, fused=True)
     run.start({"model": model, "optimizer": optimizer}, {"tokens": tokenizer.tokens})
     if config.adaptive:

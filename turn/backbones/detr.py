@@ -118,7 +118,7 @@ class Detr(nn.Module):
 
 
 def narrow_detr(width, d, heads, layers, ffn):
-    """The same, small enough to be trained from scratch on a laptop; its map has stride 16."""
+    """The same, small enough to be trained on a laptop; its map has stride 16."""
     backbone = ResNet(BasicBlock, (1, 1, 1, 1), width, num_classes=None, last_stride=1)
     detr = Detr(backbone, d, heads, layers, ffn, dropout=0.0)
     for layer in detr.transformer["encoder"].layers:  # from scratch, post-norm starts best as zero
