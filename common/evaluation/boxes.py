@@ -50,10 +50,16 @@ def components(masks: torch.Tensor) -> torch.Tensor:
     touch are joined: in each round every class of runs hooks itself to the greatest that it
     touches, and chains of hooks are followed to their ends by pointer jumping. Rounds and jumps are
     logarithmic in the number of runs, for a spiral too."""
-    masks = F.pad(masks, (1, 0))  # a column of background: (N, H, W + 1)
+    masks = F.pad(masks, (1, 1))  # no pixel touches the next row's: (N, H, W + 2)
     is_start = masks & ~masks.roll(1, 2)  # of a run
     runs = is_start.flatten().cumsum(0).view(masks.shape) * masks  # 1, 2, … and 0 outside
-    a, b = _touching_runs(masks, is_start, runs)
+    touching = []  # pixels and their neighbours above, of any two runs at least where one starts
+    for shift in (-1, 0, 1):
+        upper, is_upper, is_upper_start = (x[:, :-1].roll(shift, 2)
+                                           for x in (runs, masks, is_start))
+        where = masks[:, 1:] & is_upper & (is_upper_start | is_start[:, 1:])
+        touching.append(torch.stack([upper[where], runs[:, 1:][where]]))
+    a, b = torch.cat(touching, 1)  # (E,) numbers of runs, twice
     number = torch.arange(int(is_start.sum()) + 1, device=masks.device)
     parent = number
     while len(a):
@@ -63,20 +69,7 @@ def components(masks: torch.Tensor) -> torch.Tensor:
         a, b = parent[a], parent[b]
         a, b = a[a != b], b[a != b]
     labels = (parent == number).cumsum(0) - 1  # of roots: 1, 2, …; of the outside: 0
-    return labels[parent][runs[:, :, 1:]]
-
-
-def _touching_runs(masks, is_start, runs):
-    """Pairs of runs that touch, one in a row and one in the row below: numbers (E,) and (E,)."""
-    left, right = (slice(None), slice(None), slice(-1)), (slice(None), slice(None), slice(1, None))
-    upper, lower = masks[:, :-1], masks[:, 1:]  # each pixel and the one below it
-    # One pair of pixels for two runs that overlap, one for two that touch in a corner: \ or /.
-    overlaps = upper & lower & (is_start[:, :-1] | is_start[:, 1:])
-    falls = upper[left] & lower[right] & ~upper[right]
-    rises = upper[right] & lower[left] & ~upper[left]
-    top, low = runs[:, :-1], runs[:, 1:]
-    return (torch.cat([top[overlaps], top[left][falls], top[right][rises]]),
-            torch.cat([low[overlaps], low[right][falls], low[left][rises]]))
+    return labels[parent][runs[:, :, 1:-1]]
 
 
 def boxes_from_maps(maps: torch.Tensor, least: float = 0.01) -> list[torch.Tensor]:
