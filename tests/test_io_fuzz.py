@@ -133,8 +133,8 @@ def test_filters_of_odd_rates_are_not_kept(tmp_path):
     assert fuzz.peak() - start < 300 * 2**20  # the filters of one are 120 MB
 
 
-def test_the_heatmap_of_a_large_image_is_laid_over_it_in_parts():
-    """In float64 at once, an image of 60 megapixels took 4.5 GB."""
+def test_the_heatmap_of_a_large_image_takes_little_memory():
+    """In float64, an image of 60 megapixels took 4.5 GB."""
     image = np.zeros((6000, 500, 3), np.uint8)
     tracemalloc.start()
     overlay(image, np.ones((7, 7), np.float32))

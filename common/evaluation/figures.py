@@ -9,7 +9,7 @@ import numpy as np
 from common import metrics
 from common.io import (InputError, contact_sheet, keep_inputs, overlay, read_image, write_image,
                        write_json)
-from common.io.drawing import scale_bar
+from common.io.drawing import SCALE_BAR
 from common.io.files import to_numpy
 from common.training import Parser
 
@@ -100,7 +100,7 @@ def write_localization(args, model: Model, facts: dict) -> None:
         boxes, scores = to_numpy(clip.boxes[0])[:, :4], to_numpy(clip.boxes[0])[:, 4:].flatten()
         tiles.append(overlay(image, heatmap, boxes, labels=[f"{score:.2f}" for score in scores]))
         if heatmap is not None and min(image.shape[:2]) >= 160:
-            tiles[-1][-18:-6, -70:-6] = scale_bar()
+            tiles[-1][-18:-6, -70:-6] = SCALE_BAR
         records.append({"audio": file, "boxes": boxes * size, "scores": scores})
     if len(files) > 1:
         tiles = [contact_sheet([tiles], [clip.name for clip in clips], legend=LEGEND)]

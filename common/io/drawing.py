@@ -7,20 +7,12 @@ from .files import to_numpy
 PREDICTED, GT = (0, 225, 255), (170, 255, 40)  # cyan and lime
 # From dark violet to pale yellow, nearly equal steps of CIELAB's ΔE, lightness from 10 to 96: equal
 # differences of a heatmap look equal, in grey too.
-_COLOURS = np.array([(30, 20, 61), (86, 33, 100), (149, 42, 123), (195, 44, 115), (230, 63, 99),
-                     (251, 97, 83), (255, 136, 82), (255, 174, 93), (255, 214, 129),
-                     (255, 245, 189)])
-
-
-def colour_map(heatmap):
-    """(…) in [0, 1] → (…, 3) float64 in [0, 255]."""
-    nodes = np.linspace(0, 1, len(_COLOURS))
-    return np.stack([np.interp(heatmap, nodes, channel) for channel in _COLOURS.T], -1)
-
-
-def scale_bar():
-    """The colours of a heatmap from 0 to 1, (12, 64, 3) uint8."""
-    return colour_map(np.linspace(0, 1, 64))[None].repeat(12, 0).round().astype(np.uint8)
+_NODES = np.array([(30, 20, 61), (86, 33, 100), (149, 42, 123), (195, 44, 115), (230, 63, 99),
+                   (251, 97, 83), (255, 136, 82), (255, 174, 93), (255, 214, 129),
+                   (255, 245, 189)])
+COLOURS = np.stack([np.interp(np.linspace(0, 9, 256), range(10), channel) for channel in _NODES.T],
+                   -1).round().astype(np.uint8)  # (256, 3), of a heatmap from 0 to 1
+SCALE_BAR = COLOURS[None, ::4].repeat(12, 0)  # (12, 64, 3)
 
 
 def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
@@ -49,17 +41,13 @@ def overlay(image, heatmap=None, boxes=(), gt=(), labels=None, size=None):
 
 def _blend(canvas, heatmap):
     """The heatmap's colours over the image, with opacity 0.85 h²: nothing where it is 0."""
-    heatmap = Image.fromarray(heatmap.astype(np.float32))
-    heatmap = np.asarray(heatmap.resize(canvas.size, Image.Resampling.BILINEAR))  # (H, W)
     if not np.isfinite(heatmap).all():
         raise FloatingPointError("the heatmap is not finite")
-    blended = np.array(canvas)
-    for first in range(0, len(blended), 256):  # float64, eight bytes a value, of some rows only
-        rows = slice(first, first + 256)
-        weight = 0.85 * heatmap[rows].clip(0, 1)[..., None] ** 2  # (rows, W, 1)
-        part = blended[rows] * (1 - weight) + colour_map(heatmap[rows]) * weight
-        blended[rows] = part.round().astype(np.uint8)
-    return Image.fromarray(blended)
+    heatmap = Image.fromarray(heatmap.astype(np.float32).clip(0, 1))
+    heatmap = 255 * np.asarray(heatmap.resize(canvas.size, Image.Resampling.BILINEAR))  # (H, W)
+    opacity = (0.85 / 255 * heatmap**2).round().astype(np.uint8)
+    colours = COLOURS[heatmap.round().astype(np.uint8)]  # (H, W, 3)
+    return Image.composite(Image.fromarray(colours), canvas, Image.fromarray(opacity))
 
 
 def _outline(canvas, mask, line):
@@ -104,7 +92,7 @@ def contact_sheet(rows, columns=(), captions=(), legend=""):
         y += under + gap
     start = gap
     if "heatmap" in legend:
-        page.paste(Image.fromarray(scale_bar()), (gap, y + 5))
+        page.paste(Image.fromarray(SCALE_BAR), (gap, y + 5))
         start += 70
     _write_line(draw, start, y + 2, legend, width - gap - start, font)
     return np.array(page)

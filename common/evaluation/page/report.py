@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from common.io import atomic, read_json
-from common.io.drawing import colour_map
+from common.io.drawing import COLOURS
 from common.io.files import decoding, read_bytes
 
 from .clips import pack
@@ -28,7 +28,6 @@ MAX_BYTES, MAX_LOG = 8_000_000, 2**28  # of a page, of a log that is read
 MAX_POINTS, MAX_SERIES = 300, 24  # of the curves of a log
 FIRST, TIMES = ("loss", "validation/score"), ("step", "data_s", "step_s")  # TIMES are no curves
 FACTS = ("preset", "command", "data", "objects", "seed", "commit")  # in config.json
-COLOURS = colour_map(torch.linspace(0, 1, 256).numpy()).round().astype(int).tolist()
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.S)
 
 
@@ -56,10 +55,10 @@ def render(data: dict, scripts=("page.js",), connect="'none'") -> bytes:
     policy = (f"default-src 'none'; img-src data: blob:; media-src data: blob:; style-src "
               f"'sha256-{style}'; script-src 'sha256-{script}'; connect-src {connect}; "
               "base-uri 'none'; form-action 'none'")
-    text = json.dumps({**data, "colours": COLOURS}, allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps({**data, "colours": COLOURS.tolist()}, allow_nan=False)
     page = string.Template((HERE / "page.html").read_text("utf-8"))
     return page.substitute(title=html.escape(data["title"]), policy=policy, css=css, js=js,
-                           data=text).encode()
+                           data=text.replace("<", "\\u003c")).encode()
 
 
 def write_report(folder: Path, name: str, tables: list, galleries: list) -> None:
