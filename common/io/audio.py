@@ -38,7 +38,10 @@ def read_audio(path, sample_rate=None, channel="mean", start=0.0, seconds=None):
         if count > MAX_SECONDS * rate or largest > MAX_SAMPLES:
             raise InputError(path, f"{count} frames at {rate} Hz are too many")
         file.seek(first)
-        waveform = torch.from_numpy(_read_frames(path, file, count, channel))  # (n,)
+        frames = file.read(count, "float32", always_2d=True)  # (n, channels)
+    if len(frames) < count:
+        raise InputError(path, f"truncated: {count - len(frames)} of {count} frames are missing")
+    waveform = torch.from_numpy(frames.mean(1) if channel == "mean" else frames[:, 0].copy())
     if not waveform.isfinite().all():
         raise InputError(path, "samples are not finite")
     if sample_rate is None:
@@ -86,20 +89,6 @@ def _check_pages(path):
             numbers[stream] = number
             is_last = page[5] & 4
     return not is_last or len(page) > 0
-
-
-def _read_frames(path, file, count, channel):
-    """The next `count` frames of one channel, (count,) float32, block by block."""
-    mix = np.full(file.channels, 1 / file.channels, np.float32)
-    waveform, end = np.empty(count, np.float32), 0
-    while end < count and len(block := file.read(min(count - end, 2**16), "float32",
-                                                 always_2d=True)):
-        part = waveform[end:end + len(block)]
-        part[:] = block @ mix if channel == "mean" else block[:, 0]
-        end += len(block)
-    if end < count:
-        raise InputError(path, f"truncated: {count - end} of {count} frames are missing")
-    return waveform
 
 
 def write_audio(path, waveform, rate):

@@ -2,13 +2,12 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .files import InputError, atomic, decoding, read_bytes, to_numpy
 
 MAX_PIXELS, MAX_SCANNED = 64 * 10**6, 2**32  # half for WebP; pixels times scans, of JPEG
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # EPS would start a program
-_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation → Image.Transpose
 
 
 def read_image(path, mode="RGB"):
@@ -24,8 +23,7 @@ def read_image(path, mode="RGB"):
             raise InputError(path, f"{pixels} pixels, more than {limit}")
         if image.info.get("progressive") and pixels * _count_scans(path) > MAX_SCANNED:
             raise InputError(path, f"{_count_scans(path)} scans of {pixels} pixels are too many")
-        image.load()
-        turn = _UPRIGHT.get(image.getexif().get(0x0112))
+        image = ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):
             deep = np.asarray(image)  # (H, W)
             if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() > 65535:
@@ -35,8 +33,7 @@ def read_image(path, mode="RGB"):
             image = image.convert("RGBA")
             if mode != "RGBA":
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert(mode)
-        return np.array(image if turn is None else image.transpose(turn))
+        return np.array(image.convert(mode))
 
 
 def _count_scans(path):
