@@ -1,7 +1,7 @@
 """avkd's configuration: `tiny`, the embedded default, and `paper`, sections 3.4, 3.6 and 4.1."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag, require
+from common.training import RunConfig, flag
 
 FREE = {"free_on_resume": True}
 HINTS = ("attention", "backbone", "encoder", "decoder")
@@ -29,7 +29,7 @@ class Config(RunConfig):
     scenes: int = flag(5000, "training pairs of scenes")
     lone: float = flag(0.5, "share of training scenes of one object; the others have a silent one")
     clutter: float = flag(0.7, "in scenes, how loud another object and noise are beside the source")
-    held_out: int = flag(500, "pairs for validation; samples of each test set of scenes")
+    held_out: int = flag(500, "pairs for validation; samples of each test set of scenes", low=2)
     image_size: int = flag(64, "side of the image in pixels")
     sample_rate: int = flag(8000, "audio samples a second", low=1000)
     channel: str = flag("mean", "of stereo audio: the mean of both, or left", ("mean", "left"))
@@ -53,7 +53,7 @@ class Config(RunConfig):
     teach_audio: bool = flag(True, "use the audio teacher: L_a, Eq. (3)")
     hints: str = flag("", "folder of `python -m avkd.teachers`; scenes make their own", **FREE)
     visual_hint: str = flag("attention", "what of DETR is e_v, see teachers.py", HINTS)
-    teacher_size: int = flag(800, "side of DETR's image; maps of features are averaged to F_v's")
+    teacher_size: int = flag(800, "side of DETR's image (features: averaged to F_v's map)", low=32)
     audio_teacher: str = flag(AUDIO_TEACHERS[0], "which of PANNs gives e_a", AUDIO_TEACHERS)
     teacher_steps: int = flag(600, "training steps of each small network of scenes (small.py)")
     teacher_clips: int = flag(6000, "images, or audio clips, that each of them is trained on")
@@ -76,22 +76,18 @@ class Config(RunConfig):
     object_weights: str = flag("", "file of a published ResNet, for OG-AVC", **FREE)
     object_model: str = flag("resnet18", "which ResNet that is (4.5)", tuple(OBJECT_MODELS))
     detr: str = flag("", "file of the published DETR-R50, for OG-AVC-DETR", **FREE)
-    detr_size: int = flag(800, "side of the image that it sees")
+    detr_size: int = flag(800, "side of the image that it sees", low=32)
     og_weights: tuple[float, ...] = flag((0.6, 0.4), "OG-AVC: weights of AVC and objects (3.5)")
     og_detr_weights: tuple[float, ...] = flag((1.0, 1.0, 1.0), "OG-AVC-DETR: of AVC, objects, DETR")
 
-    def validate(self) -> None:
-        """Raises ValueError if a setting is out of range."""
-        positive = ("scenes", "image_size", "sample_rate", "window", "hop", "width", "channels",
-                    "chunk", "validate_every", "repeats")
+    def rules(self) -> dict:
+        """Messages → whether the settings are as they say. See `checked`."""
         is_file = self.vision_weights not in ("", SMALL)
         are_weights = [len(x) == n and min(x) >= 0 and x[0] + x[1] > 0 for x, n in
                        ((self.og_weights, 2), (self.og_detr_weights, 3))]
         is_crop_valid = (self.crop <= (self.seconds or self.crop)
                          and self.window <= self.crop * self.sample_rate)
-        require(self, positive, {
-            "--held-out must be at least 2, to be compared": self.held_out >= 2,
-            "--epochs or --steps must not be 0": self.epochs or self.steps,
+        return {
             "--tau must be positive": self.tau > 0,
             f"--crop {self.crop:g} must be at most --seconds {self.seconds:g} and hold one "
             f"--window {self.window}": is_crop_valid,
@@ -105,14 +101,11 @@ class Config(RunConfig):
             "--detr goes with --object-weights": self.object_weights or not self.detr,
             "--og-weights are two numbers, --og-detr-weights three, from 0 up, and those of AVC "
             "and objects not both 0": all(are_weights),
-            "--detr-size and --teacher-size are at least 32":
-                min(self.detr_size, self.teacher_size) >= 32,
-            "--blocks are two to four numbers, at least 1 each":
-                2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
+            "--blocks are two to four numbers": 2 <= len(self.blocks) <= 4,
             "--vision-weights are of a published ResNet: --width 64 and, of ResNet-18, --blocks "
             "2 2 2 2": not is_file or (self.width == 64 and len(self.blocks) == 4),
             "--visual-hint of scenes is attention or backbone":
-                self.data != "scenes" or self.visual_hint in HINTS[:2]})
+                self.data != "scenes" or self.visual_hint in HINTS[:2]}
 
     @property
     def side(self) -> int:

@@ -1,7 +1,7 @@
 """sslalign's configuration: `tiny`, the embedded default, and `paper`, section 4.1.3."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag, require
+from common.training import RunConfig, flag
 
 FREE = {"free_on_resume": True}
 
@@ -12,7 +12,7 @@ class Config(RunConfig):
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all)", **FREE)
     exclude_test: str = flag("", "benchmark, as vggss, whose test samples are left out of them")
     epochs: int = flag(3, "passes over the pairs (4.1.3)")
-    easy: int = flag(5, "passes before them over easy scenes: one large object, half the side")
+    easy: int = flag(5, "passes before them over easy scenes: a large object, half the side", low=0)
     batch_size: int = flag(32, "pairs a step, over all processes (not in the paper)")
     lr: float = flag(5e-3, "learning rate of Adam (4.1.3)")
     schedule: str = flag("cosine", "of lr, with half an epoch of warm-up", ("constant", "cosine"))
@@ -21,7 +21,7 @@ class Config(RunConfig):
     scenes: int = flag(9000, "training pairs of scenes")
     link: bool = flag(False, "scenes in which hue goes with pitch, and light with noise")
     lone: float = flag(0.25, "share of training scenes of one object; the others have a silent one")
-    held_out: int = flag(500, "pairs for validation; samples of each test set of scenes")
+    held_out: int = flag(500, "pairs for validation; samples of each test set of scenes", low=2)
     image_size: int = flag(64, "side of the image in pixels")
     sample_rate: int = flag(8000, "audio samples a second", low=1000)
     channel: str = flag("mean", "of stereo audio: the mean of both, or left", ("mean", "left"))
@@ -50,7 +50,7 @@ class Config(RunConfig):
                            "scenes, by two small classifiers")
     k: int = flag(63, "nearest neighbours to draw from (Table X; the same share of the pairs)")
     encoder_steps: int = flag(200, "steps in which either small classifier is trained")
-    semantic_from: int = flag(7, "passes without semantic positives, easy ones counted")
+    semantic_from: int = flag(7, "passes without semantic positives, easy ones counted", low=0)
     sampling: str = flag("random", "which of the k nearest, or the anchor itself (Table XI)",
                          ("random", "nearest", "anchor"))
 
@@ -64,15 +64,11 @@ class Config(RunConfig):
     benchmark_root: tuple[str, ...] = flag((), "the folder of each", **FREE)
     validate_every: int = flag(1, "epochs between validations; the last epoch always has one")
 
-    def validate(self) -> None:
-        """Raises ValueError if a setting is out of range."""
-        positive = ("scenes", "image_size", "sample_rate", "window", "hop", "width", "projection",
-                    "k", "validate_every", "encoder_steps")
+    def rules(self) -> dict:
+        """Messages → whether the settings are as they say. See `checked`."""
         is_resnet18 = self.width == 64 and self.blocks == (2, 2, 2, 2)
         is_crop_valid = self.crop <= self.seconds and self.window <= self.crop * self.sample_rate
-        require(self, positive, {
-            "--held-out must be at least 2, to be compared": self.held_out >= 2,
-            "--epochs or --steps must not be 0": self.epochs or self.steps,
+        return {
             "--link is of the built-in objects, not of --objects": not (self.link and self.objects),
             "--tau must be positive, --crop-scale in (0, 1]":
                 self.tau > 0 and 0 < self.crop_scale <= 1,
@@ -82,10 +78,9 @@ class Config(RunConfig):
                 self.image_size % 16 == 0 and self.image_size >= 32,
             "--benchmark goes with --benchmark-root, one for each":
                 len(self.benchmark) == len(self.benchmark_root),
-            "--blocks are two to four numbers, at least 1 each":
-                2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
+            "--blocks are two to four numbers": 2 <= len(self.blocks) <= 4,
             "--vision-weights are of a ResNet-18: --blocks 2 2 2 2 --width 64":
-                is_resnet18 or not self.vision_weights})
+                is_resnet18 or not self.vision_weights}
 
 
 TINY = Config()

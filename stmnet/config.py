@@ -1,7 +1,7 @@
 """stmnet's configuration: `tiny`, the embedded default, and `paper`, sections 3 and 4.2."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag, require
+from common.training import RunConfig, flag
 
 from .backbones.vggish import HOP, RATE, WINDOW
 
@@ -25,13 +25,13 @@ class Config(RunConfig):
     # Inputs (4.2)
     scenes: int = flag(1000, "training videos of scenes")
     clip_seconds: int = flag(4, "their length; a clip is one second of them")
-    video_seconds: int = flag(5, "length of test videos of scenes")
+    video_seconds: int = flag(5, "length of test videos of scenes", low=2)
     blurred: float = flag(0.2, "share of the frames of scenes that are out of focus")
     noisy: float = flag(0.0, "share of half seconds of scenes in which noise covers the audio")
     occluded: float = flag(0.0, "share of half seconds of scenes in which a bar covers the image")
     twins: bool = flag(False, "scenes have a second, silent object of the sounding class")
-    held_out: int = flag(100, "validation videos, of scenes or of --train-list")
-    test_videos: int = flag(200, "videos of each test set of scenes", **FREE)
+    held_out: int = flag(100, "validation videos, of scenes or of --train-list", low=2)
+    test_videos: int = flag(200, "videos of each test set of scenes", low=2, **FREE)
     T: int = flag(4, "frames of a training clip, all within one second")
     image_size: int = flag(64, "side of a frame in pixels")
     segment_seconds: float = flag(0.25, "audio around a frame (not in the paper; VGGish's is 0.96)")
@@ -73,18 +73,12 @@ class Config(RunConfig):
     benchmark_root: str = flag("", "its folder", **FREE)
     validate_every: int = flag(1, "epochs between validations; the last one is always validated")
 
-    def validate(self) -> None:
-        """Raises ValueError if a setting is out of range, or does not fit another."""
-        positive = ("scenes", "clip_seconds", "T", "width", "audio_width", "C", "depth_v",
-                    "depth_a", "heads", "encoder_steps", "instances", "grounded",
-                    "validate_every")
+    def rules(self) -> dict:
+        """Messages → whether the settings are as they say. See `checked`."""
         is_resnet152 = self.blocks == (3, 8, 36, 3) and self.width == 64 and self.bottleneck
         has_weights = all(kind in self.trained_encoders or getattr(self, f"{kind}_weights")
                           for kind in ("audio", "vision"))
-        require(self, positive, {
-            "--held-out, --test-videos and --video-seconds must be at least 2":
-                min(self.held_out, self.test_videos, self.video_seconds) >= 2,
-            "--epochs or --steps must not be 0": self.epochs or self.steps,
+        return {
             "--segment-seconds must be between 0.16 and 60": 0.16 <= self.segment_seconds <= 60,
             "--image-size must be a multiple of 16 from 32 up":
                 self.image_size % 16 == 0 and self.image_size >= 32,
@@ -92,8 +86,7 @@ class Config(RunConfig):
                 self.image_size >= 2**len(self.blocks) * 2 * self.last_stride,
             "--benchmark goes with --benchmark-root":
                 bool(self.benchmark) == bool(self.benchmark_root),
-            "--blocks are two to four numbers, at least 1 each":
-                2 <= len(self.blocks) <= 4 and min(self.blocks) >= 1,
+            "--blocks are two to four numbers": 2 <= len(self.blocks) <= 4,
             "a frozen encoder of files needs its --vision-weights or --audio-weights":
                 not self.root or has_weights,
             "--blurred, --noisy, --occluded, --nms and --confidence are between 0 and 1":
@@ -102,7 +95,7 @@ class Config(RunConfig):
             "--vision-weights need --blocks 3 8 36 3 --width 64 --bottleneck":
                 is_resnet152 or not self.vision_weights,
             "--audio-weights need --audio vggish --audio-width 64":
-                (self.audio, self.audio_width) == ("vggish", 64) or not self.audio_weights})
+                (self.audio, self.audio_width) == ("vggish", 64) or not self.audio_weights}
 
     @property
     def K(self) -> int:

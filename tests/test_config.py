@@ -33,9 +33,8 @@ class Config(RunConfig):
     kind: str = flag("mean", "what is taken", ("mean", "max"))
     augment: bool = flag(True, "change the images")
 
-    def validate(self) -> None:
-        if self.tau == 0:
-            raise ValueError("--tau must be positive")
+    def rules(self) -> dict:
+        return {"--tau must be positive": self.tau > 0}
 
 
 PRESETS = {
@@ -127,7 +126,7 @@ def test_mistakes_are_one_line_and_status_2(capsys, argv, word):
         (["--lr", "1e20"], "--lr must be at most 1e"),
         (["--seed", str(2**64)], "--seed must be at most 4"),
         (["--epochs", str(10**20)], "--epochs must be at most 2"),
-        (["--widths", "3", "-1"], "--widths must be at least 0"),
+        (["--widths", "3", "-1"], "--widths must be at least 1"),
         (["--name", "../../x"], "--name '../../x' is not the name of a folder"),
         (["--name", ".."], "--name"),
         (["--name", "/tmp"], "--name"),
@@ -184,7 +183,7 @@ def configs():
         data=text,
         amp=st.booleans(),
         tau=st.floats(1e-9, 1),
-        widths=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
+        widths=st.lists(st.integers(1, 2**31 - 1), max_size=4).map(tuple),
         kind=st.sampled_from(["mean", "max"]),
     )
 

@@ -46,9 +46,8 @@ ROOT = Path(__file__).resolve().parents[1]
 class Config(RunConfig):
     width: int = field(4, "hidden units")
 
-    def validate(self) -> None:
-        if self.width > 100:
-            raise ValueError("--width must be at most 100")
+    def rules(self) -> dict:
+        return {"--width must be at most 100": self.width <= 100}
 
 
 PRESETS = {"tiny": Config(), "paper": Config(preset="paper", width=64)}

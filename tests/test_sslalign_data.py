@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.io import InputError, write_audio
-from common.training import step_loader
+from common.training import checked, step_loader
 from tests.layouts import write
 from common.scenes import Scenes
 from sslalign.config import TINY
@@ -292,8 +292,8 @@ def test_other_objects_are_other_pairs(source):
 
 def test_linked_scenes_are_of_built_in_objects():
     with pytest.raises(ValueError, match="--link is of the built-in objects"):
-        replace(CONFIG, link=True, objects="folder").validate()
-    replace(CONFIG, link=True).validate()
+        checked(replace(CONFIG, link=True, objects="folder"))
+    checked(replace(CONFIG, link=True))
 
 
 def test_the_anchor_itself(source):

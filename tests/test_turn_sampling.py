@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from common.training import checked
 from common.benchmarks.pairs import make_scenes
 from common.io import InputError
 from turn.backbones.tokenizer import WordPiece
@@ -120,7 +121,7 @@ def test_the_share_of_exclusive_texts_is_a_setting():
         assert {any(w in p for w in ("wall", "corner")) for (p,) in phrases} == {share == 1}
         assert set((scene_intermediate(0, 20, config).labels < 0).tolist()) == {share == 1}
     with pytest.raises(ValueError, match="--exclusive"):
-        replace(small, exclusive=1.5).validate()
+        checked(replace(small, exclusive=1.5))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """TURN's settings: `tiny` is for the embedded scenes, `paper` is section 4.1 and appendix A.2."""
 from dataclasses import dataclass, replace
 
-from common.training import RunConfig, flag, require
+from common.training import RunConfig, flag
 
 
 @dataclass(frozen=True)
@@ -9,7 +9,7 @@ class Config(RunConfig):
     data: str = flag("scenes", "scenes, or refcoco|refcoco+|refcocog '+' clotho|audiocaps")
     epochs: int = flag(5, "passes over the source domain (A.2.3)")
     batch_size: int = flag(64, "b_s, source samples a step (A.2.3)", low=2)
-    batch_intermediate: int = flag(32, "intermediate samples a step; 0: in proportion (A.2.3)")
+    batch_intermediate: int = flag(32, "b_m, intermediate ones; 0: in proportion (A.2.3)", low=0)
     lr: float = flag(1.5e-3, "maximal learning rate (A.2.3)")
     weight_decay: float = flag(1e-4, "weight decay of AdamW (A.2.3)")
     warmup_epochs: float = flag(0.5, "epochs of linear warm-up before the cosine (A.2.3)")
@@ -30,10 +30,10 @@ class Config(RunConfig):
     n_fft: int = flag(512, "frame size of the spectrogram", low=16)
     hop: int = flag(256, "hop of the spectrogram")
     n_mels: int = flag(64, "mel bands, c")
-    filterbank_rate: int = flag(0, "rate of the mel bands (authors' code: 16000); 0: sample rate")
+    filterbank_rate: int = flag(0, "of the mel bands (authors' code: 16000); 0: sample rate", low=0)
     time_mask: int = flag(16, "SpecAugment: longest time mask, in frames")
     freq_mask: int = flag(8, "SpecAugment: widest frequency mask, in bands")
-    text_length: int = flag(12, "L_t, with [CLS] and [SEP]")
+    text_length: int = flag(12, "L_t, with [CLS] and [SEP]", low=3)
     vocabulary: str = flag("", "WordPiece file; none: the training's words", free_on_resume=True)
     refcoco_split: str = flag("", "unc, google or umd; none: google for refcocog, else unc")
     # Model (A.2.2)
@@ -49,7 +49,7 @@ class Config(RunConfig):
     decoder_layers: int = flag(1, "layers of the text and audio decoders", high=99)
     visual_layers: int = flag(2, "layers of the localization transformer", high=99)
     visual_heads: int = flag(4, "attention heads of the localization transformer")
-    ffn: int = flag(4, "feed-forward width, in multiples of d", low=1)
+    ffn: int = flag(4, "feed-forward width, in multiples of d")
     visual_dropout: float = flag(0.0, "dropout in the localization transformer")
     dropout: float = flag(0.0, "dropout in the text and audio transformers")
     groups: int = flag(2, "q, the number of codebooks (Figure 3)")
@@ -81,21 +81,16 @@ class Config(RunConfig):
     list: tuple[str, ...] = flag((), "other ids of each ('': the published)", free_on_resume=True)
     validate_every: int = flag(2, "epochs between validations; the last is always validated")
 
-    def validate(self) -> None:
-        """Raises ValueError if a setting is out of range."""
-        positive = ("heads", "visual_heads", "groups", "scenes", "sounds", "held_out", "image_size",
-                    "hop", "n_mels", "time_mask", "freq_mask", "backbone_width", "codes",
-                    "sampler_epochs", "validate_every")
-        require(self, positive, {})
+    def rules(self) -> dict:
+        """Messages → whether the settings are as they say. See `checked`."""
         multiples = {
             f"--{value} {getattr(self, value)} is not a multiple of --{by.replace('_', '-')} "
             f"{getattr(self, by)}": getattr(self, value) % getattr(self, by) == 0
             for value, by in (("dim", "heads"), ("dim", "visual_heads"), ("dim", "groups"),
                               ("codes", "groups"))}
-        require(self, (), multiples | {
+        return multiples | {
             "--dropout, --visual-dropout, --decay must be below 1, --exclusive at most 1":
                 max(self.dropout, self.visual_dropout, self.decay) < 1 and self.exclusive <= 1,
-            "--epochs or --steps must not be 0": self.epochs or self.steps,
             "--batch-intermediate must be 0, or at least 2": self.batch_intermediate != 1,
             "--dim must be a multiple of 4 (sines of two axes)": self.dim % 4 == 0,
             "--image-size must be a multiple of 16 from 32 up":
@@ -104,13 +99,12 @@ class Config(RunConfig):
                 self.tau > 0 and self.k >= 1 and 0 <= self.mask_from <= self.mask_to <= 1,
             "--seconds must be more than one frame of --n-fft":
                 self.seconds * self.sample_rate > self.n_fft,
-            "--text-length must leave a word between [CLS] and [SEP]": self.text_length >= 3,
             "only scenes are square: add --augment": self.augment or self.data == "scenes",
             "--select flickr goes with --dev-root":
                 (self.select == "flickr") == bool(self.dev_root),
             "--benchmark, --benchmark-root and --list go together, one of each a benchmark":
                 len(self.benchmark) == len(self.benchmark_root)
-                and len(self.list) in (0, len(self.benchmark))})
+                and len(self.list) in (0, len(self.benchmark))}
 
 
 TINY = Config()

@@ -3,7 +3,7 @@ from . import dist
 from .batches import autocast, check_batch_size, cosine_schedule, step_loader, training_steps
 from .command import cli, configure, progress_bar
 from .config import (Parser, RunConfig, add_flags, check_settings, checked, fields_free_on_resume,
-                     flag, from_dict, given_flags, require, resolve)
+                     flag, from_dict, given_flags, resolve)
 from .dist import select_device
 from .fit import fit
 from .results import git_commit, markdown_table, write_results

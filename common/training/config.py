@@ -8,10 +8,10 @@ from typing import get_args, get_origin
 MAX_INT, MAX_FLOAT = 2**31 - 1, 1e9
 
 
-def flag(default, text: str, choices=None, free_on_resume: bool = False, low=0, high=None):
+def flag(default, text: str, choices=None, free_on_resume: bool = False, low=None, high=None):
     """A field of a configuration: its value in the `tiny` preset, a line of help, its choices.
 
-    low, high: the range of a number, or of each in a tuple; high is None for the largest.
+    low, high: the range of a number, or of each in a tuple; by default from 1 (int) or 0 (float).
     free_on_resume: the field says where a run takes place or where its data are, not what it
     computes. A continued run may change it."""
     metadata = {"help": text, "choices": choices, "free_on_resume": free_on_resume,
@@ -32,17 +32,17 @@ class RunConfig:
     objects: str = _free("", "folder of NAME.png + NAME.wav|ogg|flac for scenes (none: built-in)")
     name: str = _free("", "name of the run (none: date and time)")
     out: str = _free("runs", "folder of all runs; this one is OUT/METHOD/NAME")
-    seed: int = flag(0, "seed of everything random", high=2**32 - 1)
+    seed: int = flag(0, "seed of everything random", low=0, high=2**32 - 1)
     epochs: int = flag(1, "passes over the training data")
-    steps: int = flag(0, "number of steps, instead of --epochs (0: use --epochs)")
+    steps: int = flag(0, "number of steps, instead of --epochs (0: use --epochs)", low=0)
     batch_size: int = flag(64, "samples a step, over all processes")
     lr: float = flag(1e-4, "highest learning rate")
-    workers: int = _free(0, "processes that load data (0: the training itself)")
+    workers: int = _free(0, "processes that load data (0: the training itself)", low=0)
     device: str = _free("auto", "cpu, cuda, cuda:1, or auto: a GPU if there is one")
     amp: bool = flag(True, "compute in bfloat16 on a GPU (autocast)")
     compile: bool = _free(False, "compile the model (torch.compile)")
     resume: bool = _free(False, "continue the run --name (none: the newest) from its last.pt")
-    save_every: int = _free(200, "steps between two last.pt (0: at the end of an epoch alone)")
+    save_every: int = _free(200, "steps between two last.pt (0: only at an epoch's end)", low=0)
     skip_bad: bool = _free(False, "skip and list unreadable samples instead of stopping")
 
 
@@ -101,33 +101,24 @@ def resolve(presets: dict, changes: dict):
     return checked(replace(presets[changes.get("preset", "tiny")], **changes))
 
 
-def require(config, positive, rules: dict) -> None:
-    """Raises ValueError if a field that `positive` names is 0, or with the message of the first of
-    `rules`, message → whether it is met, that is not."""
-    at_least_1 = {f"--{name.replace('_', '-')} must be at least 1": getattr(config, name)
-                  for name in positive}
-    for message, is_met in {**at_least_1, **rules}.items():
-        if not is_met:
-            raise ValueError(message)
-
-
 def checked(config):
     """The configuration. Raises ValueError if a number is out of the range of its field, infinite
-    or NaN, or another setting is bad."""
-    if config.batch_size < 1:
-        raise ValueError("--batch-size must be at least 1")
+    or NaN, or one of its `rules`, message → whether it is met, is not met."""
     for f in fields(config):
-        value = getattr(config, f.name)
+        value, is_whole = getattr(config, f.name), int in (f.type, *get_args(f.type))
         for x in value if isinstance(value, tuple) else (value,):
             if isinstance(x, (int, float)) and f.type is not bool:
                 low, high = f.metadata["range"]
-                high = high or (MAX_INT if isinstance(x, int) else MAX_FLOAT)
+                low = int(is_whole) if low is None else low
+                high = high or (MAX_INT if is_whole else MAX_FLOAT)
                 if not low <= x <= high:
                     what = f"at least {low}" if x < low else f"at most {high:g}"
                     raise ValueError(f"--{f.name.replace('_', '-')} must be {what} (is {x})")
     if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
         raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
-    config.validate()
+    for message, is_met in config.rules().items():
+        if not is_met:
+            raise ValueError(message)
     return config
 
 
