@@ -434,7 +434,7 @@ def test_lines(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n  two é \n".encode())
     assert read_lines(tmp_path / "a.txt") == ["one", "two é"]
     (tmp_path / "a.txt").write_bytes(b"")
-    assert read_lines(tmp_path / "a.txt") == []
+    refused(tmp_path / "a.txt", "empty file", read_lines)
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
     refused(tmp_path / "a.txt", "decode", read_lines)
     refused(tmp_path / "b.txt", "No such file", read_lines)

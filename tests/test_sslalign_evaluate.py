@@ -493,10 +493,10 @@ def test_bad_maps(disk, tmp_path, capsys):
         "2 dimensions": np.ones((1, 7, 7)),
         "numbers": np.full((7, 7), "a"),
         "2 dimensions ": np.ones(7),
-        "read safely": np.array([[{}]]),
-        " read safely": b"hello",
-        "read safely ": b"",
-        "read  safely": header,
+        "Python objects": np.array([[{}]]),
+        "pickled": b"hello",
+        "empty file": b"",
+        "mmap length": header,
         "more than 67108864 bytes": np.zeros((2**13, 2**10 + 1)),
     }
     for message, content in cases.items():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from common import metrics
-from common.io import InputError, atomic, inside
+from common.io import InputError, atomic, decoding, inside
 
 from .scoring import Batch, Prediction
 from .test_sets import SIZE
@@ -31,7 +31,7 @@ def read(path, name: str = "", dimensions: int = 2) -> np.ndarray:
     """The array of an .npy file, or the one called `name` of an .npz file, as float32.
 
     Raises InputError if it cannot be read, is not finite, or has other dimensions."""
-    try:
+    with decoding(path), np.errstate(over="ignore"):
         if path.stat().st_size > MAX_BYTES:
             raise InputError(path, f"more than {MAX_BYTES} bytes")
         # Mapped, as a header could otherwise ask for more memory than the file has.
@@ -44,13 +44,7 @@ def read(path, name: str = "", dimensions: int = 2) -> np.ndarray:
         if array.dtype.kind not in "fiub" or array.ndim != dimensions or not array.size:
             raise InputError(path, f"expected numbers in {dimensions} dimensions, not "
                              f"{array.dtype} {array.shape}")
-        with np.errstate(over="ignore"):
-            array = np.array(array, np.float32)
-    except InputError:
-        raise
-    except Exception as error:  # foreign bytes fail in many ways
-        reason = str(error)[:120]
-        raise InputError(path, f"not an array that can be read safely ({reason})") from None
+        array = np.array(array, np.float32)
     if not np.isfinite(array).all():
         raise InputError(path, "not finite")
     return array

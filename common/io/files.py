@@ -26,7 +26,8 @@ class InputError(Exception):
 
 @contextmanager
 def decoding(path):
-    """Around a decoder: any error becomes an InputError. Only regular files are decoded."""
+    """Around what decodes a file or builds on its content: any error becomes an InputError. Only
+    regular files are decoded."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
@@ -38,11 +39,11 @@ def decoding(path):
         raise
     except UnidentifiedImageError as error:
         raise InputError(path, "not an image in a known format") from error
-    except OSError as error:
-        raise InputError(path, error.strerror or error) from error
+    except (OSError, ValueError) as error:
+        raise InputError(path, getattr(error, "strerror", None) or error) from error
     except Exception as error:
         reason = getattr(error, "error_string", None) or f"{type(error).__name__}: {error}"
-        raise InputError(path, reason) from error
+        raise InputError(path, reason[:400]) from error
 
 
 @contextmanager

@@ -49,11 +49,8 @@ def read_json(path, kind=object):
 
 def read_lines(path) -> list[str]:
     """The lines of a UTF-8 file that are not blank, stripped. Raises InputError."""
-    try:
-        with limited_memory(path):
-            return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, error) from error
+    with decoding(path), limited_memory(path):
+        return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
 
 
 def _read_text(path):

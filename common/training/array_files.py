@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.io import InputError, atomic, read_json, read_lines, write_json
+from common.io import InputError, atomic, decoding, read_json, read_lines, write_json
 
 from .command import progress_bar
 
@@ -38,10 +38,8 @@ def open_array(path, advice="") -> np.memmap:
     """An .npy file to read, memory-mapped. Raises InputError, with `advice` if it is missing."""
     if not path.is_file():
         raise InputError(path, f"no such file: {advice}")
-    try:
+    with decoding(path):
         return np.lib.format.open_memmap(path, "r")  # .npy and nothing else; objects are refused
-    except Exception as error:  # a damaged header can fail in any way
-        raise InputError(path, f"not a .npy file ({error})") from error
 
 
 @contextmanager
@@ -55,10 +53,8 @@ def exclusive_lock(folder):
 
 def file_crc32(path) -> int:
     """The CRC-32 of a file. Raises InputError."""
-    try:
+    with decoding(path):
         return zlib.crc32(np.memmap(path, np.uint8, "r"))
-    except (OSError, ValueError) as error:  # ValueError: it is empty
-        raise InputError(path, getattr(error, "strerror", None) or error) from error
 
 
 def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") -> np.memmap:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.io import (InputError, append_jsonl, atomic, limited_memory, read_checkpoint,
-                       write_checkpoint, write_json)
+from common.io import (InputError, append_jsonl, atomic, decoding, limited_memory,
+                       read_checkpoint, write_checkpoint, write_json)
 
 from . import dist
 from .results import git_commit
@@ -209,7 +209,7 @@ class Run:
         """Continue from last.pt, to the bit, and cut the log to its step. Raises InputError."""
         path = self.folder / "last.pt"
         checkpoint = load_checkpoint(path, self.method)
-        try:
+        with decoding(path):
             if (count := len(checkpoint["rng"])) != dist.world_size():
                 raise InputError(path, f"is of {count} processes; continue it with as many")
             for key, value in self.extra.items():
@@ -225,9 +225,6 @@ class Run:
             self.is_validated = bool(checkpoint.get("is_validated", True))
             if self.step < 0 or math.isnan(self.best):
                 raise InputError(path, f"step {self.step} with score {self.best}")
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]  # foreign data fails in many ways
-            raise InputError(path, f"does not fit: {type(error).__name__}: {reason}") from None
         log = self.folder / "log.jsonl"
         if self.is_main and log.exists():
             lines = [line for line in log.read_bytes().split(b"\n") if self._is_done(line)]
@@ -266,11 +263,8 @@ def load_checkpoint(path, method: str) -> dict:
 def building(path):
     """Around the making of a model from the checkpoint at `path`, whose settings may ask for any
     size: what fails, or takes more than files.MAX_MEMORY, is an InputError."""
-    try:
-        with limited_memory(path):
-            yield
-    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(path, " ".join(str(error).split())[:300]) from None
+    with decoding(path), limited_memory(path):
+        yield
 
 
 def newest_run(folder: Path, file: str) -> str:
