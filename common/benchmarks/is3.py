@@ -13,7 +13,7 @@ audio, gt_box or bbox, and perhaps category.
 """
 import os
 import shutil
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,23 +91,21 @@ class AudioPool:
     """Audio by class: files FOLDER/CLASS/*.wav, .flac or .ogg. Raises InputError."""
 
     def __init__(self, folder, seed: int = 0):
-        self.folder, self.files, self.remaining = Path(folder), {}, {}
-        self.rng = np.random.default_rng(seed)
+        self.folder, files, rng = Path(folder), {}, np.random.default_rng(seed)
         if not self.folder.is_dir():
             raise InputError(folder, "no such folder of audio, with a folder for each class")
         for path in sorted(self.folder.glob("*/*")):
             if path.suffix.lower() in (".wav", ".flac", ".ogg"):
                 category = category_name(path.parent, path.parent.name)
-                self.files.setdefault(category, []).append(path)
+                files.setdefault(category, []).append(path)
+        self.files = {category: cycle(rng.permutation(files[category])) for category in files}
 
     def draw(self, path, category: str) -> np.ndarray:
-        """The first SECONDS of a random file of the class, (n,) float32 at RATE; each file is drawn
-        once before any is drawn again. path: for what. Raises InputError."""
+        """The first SECONDS of the next file of the class, in random order and round again, (n,)
+        float32 at RATE. path: for what. Raises InputError."""
         if category not in self.files:
             raise InputError(path, f"no audio of the class {category!r} in {self.folder}")
-        if not self.remaining.get(category):
-            self.remaining[category] = self.rng.permutation(len(self.files[category])).tolist()
-        file = self.files[category][self.remaining[category].pop()]
+        file = next(self.files[category])
         waveform = read_audio(file, RATE, seconds=SECONDS)[0].numpy()
         if not np.abs(waveform).max() > 1e-4:
             raise InputError(file, "the audio is silent")

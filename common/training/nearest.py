@@ -21,9 +21,8 @@ ROWS = 2**13  # rows of a file that are read together
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
     """(n, d) → float32 rows of length 1; rows of zeros stay and have cosine 0 with all."""
-    x = x.float()  # divided by their maximum first, so that squares neither overflow nor vanish
-    x = x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.nn.functional.normalize(x)
+    # in float64, so that squares neither overflow nor vanish
+    return torch.nn.functional.normalize(x.double(), eps=1e-300).float()
 
 
 def topk_blocks(x: torch.Tensor, k: int, first=0):
