@@ -65,7 +65,10 @@ class Predictor:
             for k, q in enumerate(queries):
                 boxes[k, rows] = stream.locate(*embedded, q[rows].to(self.device)).cpu()
         whole = [view.to_image(boxes[:, i]) for i, (_, _, view) in enumerate(views)]
-        return metrics.finite("boxes", corners(torch.stack(whole, 1))).clamp(0, 1)
+        boxes = corners(torch.stack(whole, 1))
+        if not boxes.isfinite().all():
+            raise metrics.NotFinite("boxes: values that are not finite")
+        return boxes.clamp(0, 1)
 
 
 def encode_queries(predictor, test) -> dict:

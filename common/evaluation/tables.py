@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from common import metrics
 from common.io import InputError, contact_sheet, keep_inputs, write_image, write_json
 from common.training import Parser, dist, markdown_table, write_results
@@ -57,7 +59,7 @@ class Evaluation:
         for column, area in lit_areas(scores, test_set.has_source).items():
             results[column]["negatives/lit_area"] = area
         ciou = next(iter(scores.values()))["ciou"][test_set.has_source]
-        table = results_table(test_set, results, headings, metrics.undefined(ciou))
+        table = results_table(test_set, results, headings, int(np.isnan(ciou).sum()))
         own = {"samples": table.n, **metric_keys(results), "protocol": test_set.protocol}
         self.metrics = {"samples": table.n, **self.metrics,
                         **{f"{test_set.prefix}{key}": x for key, x in own.items()}}

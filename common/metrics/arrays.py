@@ -11,13 +11,6 @@ class NotFinite(FloatingPointError, ValueError):
     """An array, as of a model that has diverged, has values that are NaN or infinite."""
 
 
-def finite(name: str, x):
-    """The tensor x. Raises NotFinite, with its name, if a value is not finite."""
-    if not x.isfinite().all():
-        raise NotFinite(f"{name}: values that are not finite")
-    return x
-
-
 def tensor(x):
     """A numpy array as a tensor that shares its memory where possible; anything else as it is."""
     return torch.from_numpy(np.require(x, requirements="CW")) if isinstance(x, np.ndarray) else x

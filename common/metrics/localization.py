@@ -1,8 +1,8 @@
 """Localization: how well heatmaps and masks agree with the ground truth.
 
 Scores of samples are (N,) float64. Where the gt is empty and nothing is predicted, a score is NaN:
-`success_rate`, `auc` and the interactive metrics count it as a miss, `mean` leaves it out, and
-`undefined` counts them. Scores of a set are Python floats in [0, 1].
+`success_rate`, `auc` and the interactive metrics count it as a miss, and `mean` leaves it out.
+Scores of a set are Python floats in [0, 1].
 """
 import torch
 
@@ -77,11 +77,6 @@ def iou(a, b):
 def mean(values):
     """The mean of the values that are not NaN; NaN if all are."""
     return float(check_values(values).nanmean())
-
-
-def undefined(values):
-    """How many samples have neither gt nor prediction."""
-    return int(check_values(values).isnan().sum())
 
 
 def success_rate(values, at=0.5):
