@@ -61,8 +61,8 @@ def kept_images(path, found: dict) -> list:
                 f"{image}: {' and '.join(found[image])}? [y/N] ").lower().startswith("y")]
         except EOFError:
             raise InputError(path, "no such list of images, and no answer which to keep") from None
-        with atomic(path, "w") as file:
-            file.writelines(f"{name}\n" for name in kept)
+        with atomic(path) as file:
+            file.writelines(f"{name}\n".encode() for name in kept)
     names, by_name = read_lines(path), {image.stem: image for image in found}
     if unknown := [name for name in names if name not in by_name]:
         raise InputError(path, f"no image has the name {unknown[0][:80]!r}")

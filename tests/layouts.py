@@ -107,8 +107,8 @@ def _flickr(scenes, root, count, kind="pair"):
         edges = zip(("xmin", "ymin", "xmax", "ymax"), _pixels(sample.box, 256))
         edges = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges)
         annotator = f"<annotator><bbox><object>0</object>{edges}</bbox></annotator>"
-        with atomic(root / f"Annotations/{name}.xml", "w") as file:
-            file.write(f"<annotation>{annotator}{annotator}</annotation>\n")
+        with atomic(root / f"Annotations/{name}.xml") as file:
+            file.write(f"<annotation>{annotator}{annotator}</annotation>\n".encode())
     _write_csv(root / "metadata/flickr_test.csv", ids)
     if kind == "extended":
         header = ["video", "audio", "label"]
@@ -184,8 +184,8 @@ def _videos(scenes, root, count, boxes_file, seconds=10):
     if boxes_file == "ave_box.json":
         splits = {"Annotations": lines, "trainSet": lines[::2], "testSet": lines[1::2]}
         for name, split in splits.items():
-            with atomic(root / f"metadata/{name}.txt", "w") as file:
-                file.writelines(split)
+            with atomic(root / f"metadata/{name}.txt") as file:
+                file.write("".join(split).encode())
 
 
 def _music(scenes, root, count, boxes_file):

@@ -83,8 +83,8 @@ def check(name, root, lists, missing, jobs) -> bool:
     found = [sample for sample in on_disk if sample]
     lost = [sample.id for sample, here in zip(samples, on_disk) if not here]
     if missing:
-        with atomic(missing, "w") as file:
-            file.writelines(f"{sample_id}\n" for sample_id in lost)
+        with atomic(missing) as file:
+            file.writelines(f"{sample_id}\n".encode() for sample_id in lost)
     masks = {mask for s in found for mask in s.masks or ()}
     read_all = partial(attempt_all, file=sys.stderr, jobs=jobs)
     sizes, bad = read_all(_image_size, {s.image for s in found}, "images")

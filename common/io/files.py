@@ -69,13 +69,13 @@ def limited_memory(path, extra=None):
 
 
 @contextmanager
-def atomic(path, mode="wb"):
-    """A file under a temporary name, which replaces `path` at the block's end unless it raises."""
+def atomic(path):
+    """A binary file under a temporary name, which replaces `path` at the end unless it raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(part, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -20,13 +20,13 @@ def portable(function):
     """Decorator: a function of tensors also takes numpy arrays, and then returns numpy arrays."""
     @functools.wraps(function)
     @torch.no_grad()
-    def door(*args, **kwargs):
+    def wrapper(*args, **kwargs):
         is_numpy = any(isinstance(x, np.ndarray) for x in (*args, *kwargs.values()))
         result = function(*map(tensor, args), **{name: tensor(x) for name, x in kwargs.items()})
         if is_numpy and isinstance(result, dict):
             return {name: x.numpy() for name, x in result.items()}
         return result.numpy() if is_numpy else result
-    return door
+    return wrapper
 
 
 def check_maps(**maps) -> list[torch.Tensor]:

@@ -59,7 +59,6 @@ def resize(heatmaps, size, protocol="sslalign", align_corners=None):
     """(N, h, w) → (N, H, W) as the protocol does; size: H = W, or (H, W)."""
     x, rule = check_maps(heatmaps=heatmaps)[0].view(heatmaps.shape), PROTOCOLS[protocol]
     align_corners = rule.align_corners if align_corners is None else align_corners
-    size = (size, size) if isinstance(size, int) else tuple(size)
     return F.interpolate(x[:, None], size, mode=rule.mode, align_corners=align_corners)[:, 0]
 
 
