@@ -14,8 +14,8 @@ import torch
 from common import io, metrics
 from common.evaluation import Evaluation, evaluation_parser, page, parse_flags, with_objects
 from common.evaluation.boxes import boxes_from_maps
-from common.evaluation.frames import (PAGE_RULES, SIZE, boxes_to_maps, enlarge, iou_of_boxes,
-                                      score_maps, stability)
+from common.evaluation.frames import (PAGE_RULES, SIZE, FrameScores, boxes_to_maps, enlarge,
+                                      iou_of_boxes, score_maps, stability)
 from common.evaluation.videos import VideoScores, aggregate, concatenate
 from common.scenes import QUIET
 from common.training import (add_flags, best_checkpoint, building, check_settings, checked, cli,
@@ -161,10 +161,10 @@ def score_video(predictor, test_set, i) -> VideoScores:
     if predictor.propose:
         proposals = predictor.propose([video.frames[row] for row in video.rows])
         boxes = predictor.boxes(proposals, found, is_gated=False)
-        columns["proposals/"] = {"iou": iou_of_boxes(boxes, gt)}
+        columns["proposals/"] = FrameScores(iou_of_boxes(boxes, gt))
     for prefix, segments in control_audio(test_set, i, video).items():
         if segments is None:  # NaN: means are of the other videos
-            columns[prefix] = {name: x * torch.nan for name, x in columns[f"{box_map}/"].items()}
+            columns[prefix] = FrameScores(*torch.full((6, len(gt)), torch.nan))
             continue
         control = predictor.predict_video(video, features_v, segments)
         columns[prefix] = score(control, control.heatmaps[box_map])
@@ -210,7 +210,7 @@ def evaluate(predictor, sets) -> Evaluation:
         result.tables.append(results_table(test_set, flat, config))
         result.texts.append("\n".join([str(result.tables[-1]), *notes(flat)]))
         if dist.rank() == 0:
-            values = [metrics.mean(v.columns[f"{config.box_map}/"]["ciou"]) for v in videos]
+            values = [metrics.mean(v.columns[f"{config.box_map}/"].ciou) for v in videos]
             picked = page.pick(np.array(values), np.ones(len(videos), bool), NUM_VIDEOS)
             samples = [video_sample(predictor, test_set, i, name) for i, name in picked.items()]
             curves = page.mean_curves(scores.curve[[len(b) > 0 for b in scores.boxes]])

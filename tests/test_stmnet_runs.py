@@ -148,28 +148,26 @@ def test_scores_against_loops(seed):
     expected["iou_gated"] = loop_over_frames(maps, boxes, is_foreground, times)["iou"]
     expected["iou_released"] = released_iou(maps, boxes)
     for name, values in expected.items():
-        ours = np.asarray(found[name])
+        ours = np.asarray(getattr(found, name))
         np.testing.assert_allclose(ours, values, atol=1e-12, err_msg=name)
     is_undefined = [False, True, True, False, seed % 2 == 1, True]
-    assert np.isnan(np.asarray(found["stability"])).tolist() == is_undefined
+    assert np.isnan(np.asarray(found.stability)).tolist() == is_undefined
     one = scores_of.score_maps(maps[:1], boxes[:1], times[:1], [False])
-    assert torch.isnan(one["stability"]).all() and one["ciou"][0] == found["ciou"][0]
+    assert torch.isnan(one.stability).all() and one.ciou[0] == found.ciou[0]
 
 
 def test_baselines_and_a_perfect_map():
     boxes = [np.array([[0.25, 0.25, 0.75, 0.75]])] * 2 + [np.array([[0.5, 0.5, 1.0, 1.0]])]
     found = scores_of.baseline_scores(boxes)
     centre, whole, fixed = (found[f"baseline/{name}_"] for name in ("centre", "whole", "fixed"))
-    assert centre["ciou"].tolist() == pytest.approx([0.5, 0.5, 0.2], abs=0.02)  # half of the image
-    assert centre["pointing"][0] == 1
-    assert whole["iou"].tolist() == whole["ciou"].tolist() == [0.25] * 3
-    assert fixed["iou"][0] >= 0.5 and fixed["iou_released"][0] >= 0.5  # the place of most
+    assert centre.ciou.tolist() == pytest.approx([0.5, 0.5, 0.2], abs=0.02)  # half of the image
+    assert centre.pointing[0] == 1
+    assert whole.iou.tolist() == whole.ciou.tolist() == [0.25] * 3
+    assert fixed.iou[0] >= 0.5 and fixed.iou_released[0] >= 0.5  # the place of most
     gt = scores_of.boxes_to_maps(boxes)
     perfect = scores_of.score_maps(gt, boxes, np.arange(3), [False] * 3)
-    assert all(
-        x.tolist() == [1] * 3 for x in (perfect["ciou"], perfect["iou"], perfect["pointing"])
-    )
-    assert perfect["iou_released"].tolist() == [1] * 3
+    assert all(x.tolist() == [1] * 3 for x in (perfect.ciou, perfect.iou, perfect.pointing))
+    assert perfect.iou_released.tolist() == [1] * 3
     assert scores_of.enlarge(torch.zeros(1, 3, 3)).max() == 0  # and a constant map has no box
     assert not len(boxes_from_maps(scores_of.enlarge(torch.ones(1, 3, 3)))[0])
 
@@ -319,12 +317,12 @@ def test_evaluation_against_frame_by_frame(background):
                 found = scores_of.score_maps(
                     maps, [video.boxes[k]], video.times[k : k + 1], [False]
                 )
-                naive["ciou"].append(found["ciou"][0])
-                naive["pointing"].append(found["pointing"][0])
+                naive["ciou"].append(found.ciou[0])
+                naive["pointing"].append(found.pointing[0])
                 naive["labels"] += labels
     attention = scores.columns["attention/"]
-    np.testing.assert_allclose(attention["ciou"], naive["ciou"], atol=2e-3)
-    assert attention["pointing"].tolist() == naive["pointing"]
+    np.testing.assert_allclose(attention.ciou, naive["ciou"], atol=2e-3)
+    assert attention.pointing.tolist() == naive["pointing"]
     assert scores.pred_labels.tolist() == naive["labels"]
     flat = videos.aggregate(scores, p.classes, "attention", "background")
     mean = np.mean(np.array(naive["ciou"])[[len(b) > 0 for b in scores.boxes]])
@@ -336,7 +334,7 @@ def test_a_clip_of_several_instruments():
     """Right if one of them is named; "Violin, fiddle" is one class. Others are not counted."""
     labels = np.array(["flute, brass", "flute, brass", "Violin, fiddle", "drum, gong", "silence"])
     scores = videos.VideoScores(
-        {"attention/": {"iou": torch.full((5,), torch.nan)}},
+        {"attention/": scores_of.FrameScores(torch.full((5,), torch.nan))},
         torch.zeros(5, 1),
         {},
         [np.zeros((0, 4))] * 5,

@@ -5,6 +5,8 @@ that sounds is in view. Two protocols make one IoU of a frame. "paper": boxes of
 and components, union against union. "released", stmnet's authors' code: the hull of what reaches
 half of the maximum against the hull of the ground truth, + 1 pixel.
 """
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +23,16 @@ METRICS = {"pointing": ("pointing", metrics.success_rate), "iou@0.5": ("iou", me
            "iou_released@0.5": ("iou_released", metrics.success_rate),
            "ciou_mean": ("ciou", metrics.mean), "ciou@0.5": ("ciou", metrics.success_rate),
            "stability": ("stability", metrics.mean)}
+
+
+class FrameScores(NamedTuple):
+    """Each (T,), NaN in frames where it is not defined; None if not measured."""
+    iou: torch.Tensor  # protocol "paper": boxes of Otsu and components, union against union
+    iou_released: torch.Tensor | None = None  # the authors' code: hull against hull, + 1 pixel
+    iou_gated: torch.Tensor | None = None  # "paper", no box where the class is background
+    ciou: torch.Tensor | None = None
+    pointing: torch.Tensor | None = None
+    stability: torch.Tensor | None = None
 
 
 def enlarge(maps):
@@ -57,24 +69,21 @@ def stability(masks, gt, times):
     return values
 
 
-def score_maps(maps, boxes, times, is_background) -> dict:
-    """Scores of T enlarged maps, name → (T,), NaN in frames where a score is not defined. boxes: T
-    of the ground truth; times in seconds; is_background: T bool, of the predicted class.
-
-    - iou: protocol "paper"; iou_gated: that without boxes where the class is background;
-    - iou_released: protocol "released";
-    - ciou (4.2) and stability: of A(τ) = {α > τ}, τ = TAU; NaN if A(τ) and gt are empty."""
+def score_maps(maps, boxes, times, is_background) -> FrameScores:
+    """Scores of T enlarged maps; boxes: T of the ground truth; times in seconds; is_background: T
+    bool, whether the predicted class is background. cIoU (4.2) and stability are of
+    A(τ) = {α > τ}, τ = TAU; NaN if A(τ) and gt are empty."""
     gt, masks = boxes_to_maps(boxes), metrics.binarize(maps, "fixed", tau=TAU)
     iou = iou_of_boxes(boxes_from_maps(maps), gt)
-    return {"iou": iou, "ciou": metrics.ciou(masks, gt), "pointing": metrics.pointing(maps, gt),
-            "iou_gated": torch.where(torch.as_tensor(is_background) & ~iou.isnan(), 0.0, iou),
-            "iou_released": iou_plus_one(SIZE * hull_of_maps(maps), SIZE * hulls(boxes)),
-            "stability": stability(masks, gt, times)}
+    gated = torch.where(torch.as_tensor(is_background) & ~iou.isnan(), 0.0, iou)
+    released = iou_plus_one(SIZE * hull_of_maps(maps), SIZE * hulls(boxes))
+    return FrameScores(iou, released, gated, metrics.ciou(masks, gt), metrics.pointing(maps, gt),
+                       stability(masks, gt, times))
 
 
 def baseline_scores(boxes) -> dict:
-    """Prefix → scores of predictions that look at nothing, for T frames with these boxes: the whole
-    image, its central half, which points to the middle, the best fixed rectangle."""
+    """Prefix → FrameScores of predictions that look at nothing, for T frames with these boxes: the
+    whole image, its central half, which points to the middle, the best fixed rectangle."""
     half, found = 0.5**0.5 / 2, {}
     rectangles = {"whole": torch.tensor([0.0, 0, 1, 1]), "fixed": best_rectangle(hulls(boxes)),
                   "centre": torch.tensor([0.5 - half] * 2 + [0.5 + half] * 2)}
@@ -83,7 +92,7 @@ def baseline_scores(boxes) -> dict:
         mask = boxes_to_maps([rectangle[None]]) > 0
         iou = torch.cat([metrics.iou(mask.expand(gt.shape), gt > 0) for gt in blocks])
         released = iou_plus_one(SIZE * rectangle.double(), SIZE * hulls(boxes))
-        found[f"baseline/{name}_"] = {"iou": iou, "iou_released": released, "ciou": iou}
-    middle = SIZE // 2 - 1
-    found["baseline/centre_"]["pointing"] = torch.cat([gt[:, middle, middle] for gt in blocks])
+        pointing = torch.cat([gt[:, SIZE // 2 - 1, SIZE // 2 - 1].double() for gt in blocks])
+        found[f"baseline/{name}_"] = FrameScores(
+            iou, released, ciou=iou, pointing=pointing if name == "centre" else None)
     return found

@@ -6,12 +6,12 @@ import torch
 
 from common import metrics
 
-from .frames import METRICS, baseline_scores
+from .frames import METRICS, FrameScores, baseline_scores
 
 
 class VideoScores(NamedTuple):
     """All that is measured of T frames, of one video or of several."""
-    columns: dict  # prefix of metrics.json → name → (T,), see frames.score_maps
+    columns: dict  # prefix of metrics.json → FrameScores
     curve: torch.Tensor  # (T, number of thresholds), see page.score_curve
     betas: dict  # "a", "v", "av" → (T, 2): weight of the past, relative entropy
     boxes: list  # T of (n, 4)
@@ -23,8 +23,9 @@ class VideoScores(NamedTuple):
 
 def concatenate(videos) -> VideoScores:
     """The scores of all frames of several videos, in their order."""
-    columns = {prefix: {name: torch.cat([v.columns[prefix][name] for v in videos]) for name in x}
-               for prefix, x in videos[0].columns.items()}
+    columns = {prefix: FrameScores(*(None if parts[0] is None else torch.cat(parts)
+                                     for parts in zip(*(v.columns[prefix] for v in videos))))
+               for prefix in videos[0].columns}
     betas = {name: torch.cat([v.betas[name] for v in videos]) for name in videos[0].betas}
     return VideoScores(columns, torch.cat([v.curve for v in videos]), betas,
                        [b for v in videos for b in v.boxes],
@@ -37,10 +38,10 @@ def aggregate(scores: VideoScores, classes, box_map: str, background: str) -> di
     has_gt, labels = np.array([len(b) > 0 for b in scores.boxes]), scores.labels
     flat, boxes = {"frames/n": int(has_gt.sum())}, [b for b in scores.boxes if len(b)]
     columns = {**scores.columns, "frames/": scores.columns[f"{box_map}/"]}
-    columns = {prefix: {name: x[has_gt] for name, x in frames.items()}
+    columns = {prefix: FrameScores(*(None if x is None else x[has_gt] for x in frames))
                for prefix, frames in columns.items()}
     for prefix, frames in {**columns, **(baseline_scores(boxes) if boxes else {})}.items():
-        values = {name: x[~x.isnan()] for name, x in frames.items()}
+        values = {k: x[~x.isnan()] for k, x in frames._asdict().items() if x is not None}
         flat |= {prefix + metric: mean(values[name]) for metric, (name, mean) in METRICS.items()
                  if len(values.get(name, ()))}
     if not np.isnan(scores.gt_stability).all():
@@ -61,6 +62,6 @@ def aggregate(scores: VideoScores, classes, box_map: str, background: str) -> di
         if where.any():
             flat[key] = float(is_right[where].mean())
     for label in sorted(set(labels[has_gt])):
-        iou = columns["frames/"]["iou"][labels[has_gt] == label]
+        iou = columns["frames/"].iou[labels[has_gt] == label]
         flat |= {f"class/{label}/iou@0.5": metrics.success_rate(iou), f"class/{label}/n": len(iou)}
     return flat
