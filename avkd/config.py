@@ -16,11 +16,12 @@ SMALL = "small"  # of --vision-weights: the small classifier of images
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    data: str = flag("scenes", "image–audio pairs: scenes, vggsound or flickr-soundnet; no labels")
+    data: str = flag("scenes", "image–audio pairs, without labels",
+                     ("scenes", "vggsound", "flickr-soundnet"))
     ids: str = flag("", "file with the ids to train on, as flickr_10k.txt (none: all)", **FREE)
     exclude_test: str = flag("", "benchmark, as vggss, whose test samples are left out of them")
     epochs: int = flag(8, "passes over the pairs (3.6)")
-    batch_size: int = flag(32, "k of Eqs. (1) to (3), pairs a step, over all processes (3.6)")
+    batch_size: int = flag(32, "k of Eqs. (1) to (3), pairs a step, of all processes (3.6)", low=2)
     lr: float = flag(2e-3, "learning rate of Adam (3.6)")
     schedule: str = flag("cosine", "of lr, with half an epoch of warm-up", ("constant", "cosine"))
     repeats: int = flag(1, "trainings with the seeds from --seed on, then mean ± std", **FREE)

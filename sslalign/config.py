@@ -8,12 +8,13 @@ FREE = {"free_on_resume": True}
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    data: str = flag("scenes", "image–audio pairs: scenes, vggsound or flickr-soundnet; no labels")
+    data: str = flag("scenes", "image–audio pairs, without labels",
+                     ("scenes", "vggsound", "flickr-soundnet"))
     ids: str = flag("", "file with the ids to train on, as vggss_144k.txt (none: all)", **FREE)
     exclude_test: str = flag("", "benchmark, as vggss, whose test samples are left out of them")
     epochs: int = flag(3, "passes over the pairs (4.1.3)")
     easy: int = flag(5, "passes before them over easy scenes: a large object, half the side", low=0)
-    batch_size: int = flag(32, "pairs a step, over all processes (not in the paper)")
+    batch_size: int = flag(32, "pairs a step, over all processes (not in the paper)", low=2)
     lr: float = flag(5e-3, "learning rate of Adam (4.1.3)")
     schedule: str = flag("cosine", "of lr, with half an epoch of warm-up", ("constant", "cosine"))
 
@@ -70,6 +71,9 @@ class Config(RunConfig):
         is_crop_valid = self.crop <= self.seconds and self.window <= self.crop * self.sample_rate
         return {
             "--link is of the built-in objects, not of --objects": not (self.link and self.objects),
+            "--neighbours encoders are of scenes: name a folder that sslalign.neighbors made":
+                self.data == "scenes" or self.neighbours != "encoders" or self.sampling == "anchor"
+                or not (self.semantic_image or self.semantic_audio),
             "--tau must be positive, --crop-scale in (0, 1]":
                 self.tau > 0 and 0 < self.crop_scale <= 1,
             f"--crop {self.crop:g} must be at most --seconds {self.seconds:g} and hold one "

@@ -166,8 +166,9 @@ def main(argv=None):
                         "--data vggsound or flickr-soundnet with --root and --ids")
     evaluation.add_map_flags(parser)
     args = evaluation.parse_flags(parser, argv)
-    if args.training_pairs and (args.training_pairs < 2 or args.maps or args.out_results):
-        parser.error("--training-pairs are at least 2, without --maps and --out-results")
+    if args.training_pairs and (args.training_pairs < 2 or args.maps or args.save_maps
+                                or args.out_results):
+        parser.error("--training-pairs are at least 2, without --maps, --save-maps, --out-results")
     if args.maps and (args.ogl or args.save_maps):
         parser.error("--ogl and --save-maps need a model, not --maps")
     if args.released and args.checkpoint:

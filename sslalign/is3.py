@@ -100,7 +100,7 @@ FLAGS = {  # command → flag → default (None: it must be given), help
     "prompts": {"count": (0, "so many at random (0: all)"), "seed": (0, "of the choice")},
     "assemble": {"images": (None, "folder of images"), "masks": (None, "folder of masks"),
                  "audio": (None, "folder with a folder of audio for each class"),
-                 "keep": (None, "list of the images to keep; without it they are asked for"),
+                 "keep": (None, "list of the images to keep; if it is missing, they are asked for"),
                  "out": (None, "new folder"), "seed": (0, "of the audio")},
     "compose": {"objects": ("", "folder of NAME.png + NAME.wav|ogg|flac (none: built-in)"),
                 "out": (None, "new folder"), "count": (300, "images"),

@@ -41,6 +41,8 @@ def main(argv=None):
     has_query = args.image and args.audio and all(0 <= lam <= 1 for lam in args.lam)
     if args.search and not has_query:
         parser.error("--search goes with --image, --audio and --lam from 0 to 1")
+    if (args.released and args.checkpoint) or (args.data and not args.search):
+        parser.error("--released stands in the place of --checkpoint, --data goes with --search")
     with cli(parser.prog):
         args.checkpoint = args.released or str(best_checkpoint("sslalign", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device),

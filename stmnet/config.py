@@ -13,7 +13,7 @@ BOX_MAPS = ("attention", "scores")
 @dataclass(frozen=True)
 class Config(RunConfig):
     data: str = flag("scenes", "what to train on", ("scenes", "ave", "audioset-instrument"))
-    train_list: str = flag("trainSet.txt", "of videos, in ROOT/metadata or a path", **FREE)
+    train_list: str = flag("trainSet.txt", "of videos, in ROOT/metadata or a path (AVE's)", **FREE)
     held_out_list: str = flag("valSet.txt", "likewise (none: --held-out of --train-list)", **FREE)
     exclude_list: str = flag("", "videos to leave out of training, as testSet.txt", **FREE)
     epochs: int = flag(16, "passes over the videos, one second of each (4.2)")
@@ -88,7 +88,7 @@ class Config(RunConfig):
                 bool(self.benchmark) == bool(self.benchmark_root),
             "--blocks are two to four numbers": 2 <= len(self.blocks) <= 4,
             "a frozen encoder of files needs its --vision-weights or --audio-weights":
-                not self.root or has_weights,
+                self.data == "scenes" or has_weights,
             "--blurred, --noisy, --occluded, --nms and --confidence are between 0 and 1":
                 max(self.blurred, self.noisy, self.occluded, self.nms, self.confidence) <= 1,
             "--tau must be positive": 0 < self.tau < float("inf"),

@@ -14,8 +14,7 @@ from common.benchmarks import (FRAME_RATE, hold_out, listed_samples, load_sample
 from common.benchmarks.annotations import find_metadata
 from common.benchmarks.cvat import INSTRUMENTS, instruments
 from common.benchmarks.pairs import VALIDATION, check_source
-from common.benchmarks.videos import numbered_images
-from common.io import InputError, read_audio, read_image
+from common.io import InputError, numbered_images, read_audio, read_image
 from common.scenes import Conditions, Scenes
 from common.training import check_batch_size, dist, progress_bar
 
@@ -78,7 +77,8 @@ class FileClips:
         frames = second * FRAME_RATE + np.arange(c.T) * FRAME_RATE // c.T
         is_event = sample.seconds[0] <= second < sample.seconds[1] or not c.background
         label = self.label_of(sample, rng) if is_event else BACKGROUND
-        images = [read_image(sample.image / f"{k:04d}.jpg") for k in frames]
+        paths = numbered_images(sample.image)
+        images = [read_image(paths[k]) for k in frames]
         waveform, times = read_audio(sample.audio, RATE)[0], (frames + 0.5) / FRAME_RATE
         labels = np.full(c.T, self.classes.index(label))
         return images, segments_at(waveform, times, c.samples), labels

@@ -265,10 +265,10 @@ def main(argv=None):
         path = best_checkpoint("stmnet", args.checkpoint)
         predictor = load_predictor(path, device, **changes)
         predictor.config = with_objects(predictor.config, args)
+        models = [predictor, *(load_predictor(path, device, **changes) for path in args.compare)]
         sets = load_test_sets(predictor.config, args.data, args.root, args.ids)
         result, out = evaluate(predictor, sets), Path(args.out or path.parent)
         result.write(out, args, predictor.config, predictor.report)
-        models = [predictor, *(load_predictor(path, device, **changes) for path in args.compare)]
         for test_set in sets if args.sheets else ():
             for i in progress_bar(list(dist.split(len(test_set.ids))), name="contact sheets"):
                 shown = [video_sample(m, test_set, i, f"memory {m.config.memory}:") for m in models]

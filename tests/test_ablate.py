@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.io import InputError, read_json
-from common.training import git_commit
+from common.training import ablation, git_commit
 from common.training.ablation import ablate
 from tests.test_lifecycle import NARROW
 from turn import ablate as turn
@@ -108,6 +108,17 @@ def test_nothing_is_done_twice(toy, capsys):
         "--seeds", "1", "--x", "0.2"
     )  # flags for all trainings come last; other flags are other runs
     assert sum(read_json(p)["a/score"] == 0.2 for p in Path("runs/toy").glob("*/metrics.json")) == 2
+
+
+def test_edited_code_is_trained_anew(toy, tmp_path, monkeypatch):
+    """Outside git too, where no commit tells one state of the code from another."""
+    monkeypatch.setattr(ablation, "__file__", str(tmp_path / "common" / "training" / "a.py"))
+    toy("--seeds", "1")
+    toy("--seeds", "1")
+    assert len(Path("runs/log").read_text().splitlines()) == 2
+    Path("toy/losses.py").write_text("tau = 1\n")
+    toy("--seeds", "1")
+    assert len(Path("runs/log").read_text().splitlines()) == 4
 
 
 def test_a_training_that_fails_is_one_line(toy, capsys):

@@ -1,4 +1,5 @@
-"""Numbers that are out of range, in every command that has the flag: status 2 and one line."""
+"""Flags that are out of range or do not fit together, in every command that has them: status 2
+and one line."""
 
 import importlib
 from dataclasses import replace
@@ -40,6 +41,12 @@ CASES = [
     "stmnet.localize --video x --fps inf",
     f"common.benchmarks.prepare check vggss . --jobs {LONG}",
     "common.benchmarks.prepare prepare vggss . . --rate 0",
+    *(f"{method}.train --root x" for method in METHODS),  # files without --data
+    *(f"{method}.evaluate --{x} y" for method in METHODS for x in ("root", "ids")),
+    "avkd.evaluate --data vggss --objects x",
+    *(f"{method}.train --batch-size 1" for method in METHODS[:3]),  # nothing to contrast
+    "sslalign.train --data flickr-soundnet --root x --neighbours encoders",
+    "sslalign.localize --image a --audio b --data vggss",
 ]
 
 

@@ -451,7 +451,7 @@ def test_localize(runs, capsys, monkeypatch):
     assert "trained on 12 drawn shapes" in read_page(cwd / "a.html")["note"]
     best = f"--checkpoint {folder / 'whole' / 'best.pt'} --device cpu"
     if method == "turn":
-        ious = [clip["IoU with the box of silence"] for clip in found["clips"]]
+        ious = [clip["IoU with silence's box"] for clip in found["clips"]]
         assert len(ious) == 3 and ious[1] == pytest.approx(1) and 0 <= min(ious[0], ious[2]) < 1
         main(f"{best} --image in.png --phrase ring --out b.png".split())
         assert (cwd / "b.json").is_file()

@@ -13,7 +13,7 @@ import pytest
 from common.benchmarks import listed_samples, load_samples
 from common.benchmarks import prepare
 from common.benchmarks.prepare import main
-from common.io import InputError, read_audio, read_image
+from common.io import InputError, numbered_images, read_audio, read_image
 from common.scenes import Scenes
 from tests.layouts import write
 
@@ -138,7 +138,11 @@ def test_check_of_videos(tmp_path, run):
     shutil.rmtree(folder)
     folder.mkdir()
     code, _, err = run("check", "ave", tmp_path)
-    assert code == 1 and "without frames" in err
+    assert code == 1 and "no frame in it" in err
+    frames = numbered_images(listed_samples("ave", tmp_path)[1].image)
+    frames[-1].write_bytes(frames[-1].read_bytes()[:200])  # all are read, not only the first
+    code, _, err = run("check", "ave", tmp_path)
+    assert code == 1 and str(frames[-1]) in err
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.benchmarks import load_samples
-from common.benchmarks.videos import numbered_images
-from common.io import InputError, read_audio, read_image, write_audio, write_image
+from common.io import InputError, numbered_images, read_audio, read_image, write_audio, write_image
 from tests.layouts import write
 from tests.test_benchmarks import EXCERPTS
 from common.scenes import Scenes
@@ -228,6 +227,17 @@ def test_held_out_without_a_list(ave):
 def test_what_cannot_be_learned_from(ave, changes, named):
     with pytest.raises(InputError, match=named):
         data.training_clips(replace(settings_of(ave), **changes))
+
+
+def test_frames_may_start_at_one(ave, tmp_path):
+    """As ffmpeg numbers them."""
+    shutil.copytree(ave, tmp_path / "ave")
+    clips, _ = data.training_clips(settings_of(tmp_path / "ave"))
+    before = clips.draw(0, np.random.default_rng(0))[0]
+    for path in reversed(numbered_images(clips.samples[0].image)):
+        path.rename(path.with_name(f"{int(path.stem) + 1:04d}.jpg"))
+    after = clips.draw(0, np.random.default_rng(0))[0]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after))
 
 
 def test_missing_frames_are_named(ave, tmp_path):

@@ -15,9 +15,16 @@ import torch
 from PIL import Image
 
 from common import io as common_io
-from common.benchmarks.videos import numbered_images
 from common.evaluation.boxes import boxes_from_maps
-from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
+from common.io import (
+    InputError,
+    numbered_images,
+    read_audio,
+    read_image,
+    read_json,
+    write_audio,
+    write_image,
+)
 from common.scenes import Scenes
 from common.training import select_device
 from common.evaluation import frames as scores_of, videos

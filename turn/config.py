@@ -39,7 +39,8 @@ class Config(RunConfig):
     # Model (A.2.2)
     detr: str = flag("narrow", "narrow, trained here, or r50", ("narrow", "r50"))
     detr_weights: str = flag("", "published weights for --detr r50", free_on_resume=True)
-    detr_steps: int = flag(600, "steps in which the narrow one learns to detect first (small.py)")
+    detr_steps: int = flag(600, "steps in which the narrow one first learns to detect (small.py)",
+                           low=0)
     backbone_width: int = flag(16, "width of the narrow DETR's first stage")
     detr_layers: int = flag(1, "encoder layers of the narrow DETR; r50 has its 6", high=99)
     dim: int = flag(96, "d, the dimension of all representations", low=4)

@@ -20,7 +20,7 @@ def localize(predictor, image, query) -> Clip:
         return Clip(boxes=[predictor.predict([image], predictor.encode_text([query]))[0]])
     logmels = [logmel_of(x, predictor.config)[None] for x in (query, 0 * query)]
     own, silent = predictor.predict([image], *map(predictor.encode_audio, logmels))
-    return Clip(boxes=[own], facts={"IoU with the box of silence": box_iou(own, silent)})
+    return Clip(boxes=[own], facts={"IoU with silence's box": box_iou(own, silent)})
 
 
 def main(argv=None):

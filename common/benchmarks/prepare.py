@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from common.io import InputError, atomic, read_audio, read_image
+from common.io import InputError, atomic, numbered_images, read_audio, read_image
 from common.training import Parser, cli
 
 from .annotations import clip_id
@@ -105,13 +105,10 @@ def check(name, root, lists, missing, jobs) -> bool:
 
 
 def _image_size(path):
-    """→ width, height; of a folder of frames, the first one's."""
-    if path.is_dir():
-        frames = sorted(path.glob("*.jpg"))
-        if not frames:
-            raise InputError(path, "a folder without frames")
-        path = frames[0]
-    return read_image(path).shape[1::-1]
+    """→ width, height; of a folder of frames, all of which are read, the first one's."""
+    frames = numbered_images(path) if path.is_dir() else [path]
+    sizes = [read_image(frame).shape[1::-1] for frame in frames]
+    return sizes[0]
 
 
 def _duration(path):
@@ -125,8 +122,7 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     audio as FLAC too, is skipped. True if nothing failed and there are files. Raises InputError."""
     if name not in (*CLIPS, *VIDEOS, *NUMBERED):
         raise InputError(name, "is published as images and audio, there is nothing to extract")
-    if shutil.which("ffmpeg") is None:
-        raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
+    require_ffmpeg()
     if not Path(videos).is_dir():
         raise InputError(videos, "no such folder")
     sources = {name: path.resolve() for path in sorted(Path(videos).rglob("*"))
@@ -157,9 +153,15 @@ def prepare(name, videos, root, lists, jobs, rate) -> bool:
     return not failed and bool(made or existing)
 
 
+def require_ffmpeg():
+    if shutil.which("ffmpeg") is None:
+        raise InputError("ffmpeg", "not on PATH; install it with your system's package manager")
+
+
 def extract(video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
     It writes to a temporary folder beside `target`. Raises InputError."""
+    require_ffmpeg()
     part = target.absolute().with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)

@@ -63,9 +63,9 @@ def listed_samples(name: str, root, lists=None) -> list[Sample]:
     """All samples that annotations and lists name, on disk or not. Raises InputError."""
     if name not in READERS:
         raise InputError(name, f"no such benchmark; there are {', '.join(READERS)}")
+    if not root or not Path(root).is_dir():
+        raise InputError(root or "--root", "no such folder" if root else f"is needed for {name}")
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(root, "no such folder")
     reader, default = READERS[name]
     lists = lists or default
     if lists and not Path(lists).is_file():

@@ -3,20 +3,19 @@ import re
 import subprocess
 import tempfile
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from common.io import InputError, atomic, read_audio, read_image
+from common.io import InputError, atomic, numbered_images, read_audio, read_image
 
 from .prepare import VIDEOS, extract, to_audio, to_frames
 from .readers import UNANNOTATED, listed_samples, load_samples
 from .samples import readable_samples
 
-IMAGES, AUDIO = (".jpg", ".jpeg", ".png", ".webp", ".bmp"), (".wav", ".flac", ".ogg")
+AUDIO = ".wav", ".flac", ".ogg"
 GIF_WIDTH = 480  # pixels, at most
 AROUND = 1.0  # seconds
 ANNOTATED = [name for name in VIDEOS if name not in UNANNOTATED]
@@ -50,24 +49,6 @@ def open_video(path, fps: float):
                 is_missing = re.search("any stream|no streams|opening output", error.reason)
                 raise InputError(path, f"has no {name}" if is_missing else error.reason) from None
         yield VideoFile(numbered_images(frames), audio, fps)
-
-
-def numbered_images(folder) -> list:
-    """The images of a folder, sorted by the last number in their names. Raises InputError."""
-    paths = {}
-    for path in sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGES):
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
-            raise InputError(path, "a frame's name has its number in it, as 0012.jpg")
-        if (number := int(digits[-1])) in paths:
-            raise InputError(path, f"has the number of {paths[number].name}")
-        paths[number] = path
-    if not paths:
-        raise InputError(folder, f"no frame in it ({', '.join(IMAGES)})")
-    numbers = sorted(paths)
-    if gaps := [low for low, high in pairwise(numbers) if high > low + 1]:
-        raise InputError(folder, f"frame {gaps[0] + 1} is missing, before {numbers[-1]}")
-    return [paths[number] for number in numbers]
 
 
 def write_video(path, images, fps, audio) -> None:

@@ -60,8 +60,8 @@ def localization_parser(method: str, about: str) -> Parser:
     parser = Parser(prog=f"python -m {method}.localize", description=about)
     for name, default, text in (
             ("image", "", "the image"),
-            ("audio", "", "the audio (wav, flac, ogg; any rate), of which the first --seconds of "
-             "the checkpoint are used, or --crop in their middle; or several files in quotes"),
+            ("audio", "", "the audio (wav, flac, ogg; any rate), of which the model takes as "
+             "much as it was trained on, from the start; or several files in quotes"),
             ("out", "localized.png", "image to write, or .html for a page beside it; the boxes go "
              "to the same name with .json"),
             ("checkpoint", "", "default: best.pt of the newest run"),
@@ -79,7 +79,7 @@ def write_localization(args, model: Model, facts: dict) -> None:
         return serve(model, args.demo)
     out, image_path, phrase = Path(args.out), args.image, getattr(args, "phrase", "")
     if not image_path or bool(args.audio) == bool(phrase):
-        raise InputError("--image, --audio", "both are needed, or a phrase if there is --phrase")
+        raise InputError("--image, --audio", "an image is needed, and audio or (TURN) a phrase")
     if out.suffix.lower() not in (".png", ".html"):
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
     image, name, tiles, records = read_image(image_path), Path(image_path).name, [], []

@@ -184,6 +184,10 @@ def parse_flags(parser, argv):
     args.start = time.time()
     if not args.data:
         parser.error("--data must name scenes or a benchmark")
+    if args.data == "scenes" and (args.root or args.ids) and not getattr(args, "training_pairs", 0):
+        parser.error("--root and --ids are of a benchmark: name it with --data")
+    if args.data != "scenes" and args.objects is not None:
+        parser.error("--objects is of scenes, not of --data")
     try:
         keep_inputs(filter(None, [args.out_results]), [args.checkpoint])
     except InputError as error:
@@ -193,7 +197,10 @@ def parse_flags(parser, argv):
 
 
 def with_objects(config, args):
-    """The configuration, with scenes of the objects that --objects names."""
+    """The configuration, with scenes of the objects that --objects names. Raises InputError if a
+    model of files is to be evaluated on scenes."""
+    if args.data == "scenes" and config.data != "scenes" and not getattr(args, "training_pairs", 0):
+        raise InputError("--data", f"this model is of {config.data}: name a benchmark")
     if args.objects is None:
         return config
     return replace(config, objects="" if args.objects == "procedural" else args.objects)

@@ -7,6 +7,6 @@ from .audio import read_audio, write_audio
 from .checkpoint import load_published, read_checkpoint, read_state, write_checkpoint
 from .drawing import contact_sheet, overlay
 from .files import InputError, atomic, decoding, inside, keep_inputs, limited_memory, read_bytes
-from .image import read_image, write_image
+from .image import numbered_images, read_image, write_image
 from .resample import crop_audio, fit, resample
 from .text import append_jsonl, read_csv, read_json, read_lines, write_json

@@ -69,7 +69,9 @@ def read_checkpoint(path):
     Raises InputError for anything else, before any of it is executed, for a file that would take
     more than twice its size and 256 MB, and for a number that is not finite."""
     if not Path(path).is_file():
-        raise InputError(path, "no such file")
+        is_published = "third_party" in Path(path).parts
+        raise InputError(path, "is a folder: name the file in it" if Path(path).is_dir() else
+                         f"no such file{' (see `make weights`)' * is_published}")
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
         raise InputError(path, f"{size} bytes, more than {MAX_BYTES}")
@@ -82,7 +84,7 @@ def read_checkpoint(path):
     except InputError:
         raise
     except Exception as error:  # bytes from outside can fail in any way
-        reason = f"not a checkpoint that can be read safely ({str(error)[:200]})"
+        reason = "not a checkpoint, or damaged"
         if (unsafe := "Unsupported global: GLOBAL ") in str(error):
             name = str(error).split(unsafe)[1].split()[0]
             reason = f"refused: it needs {name}, which is more than tensors and plain data"

@@ -1,4 +1,6 @@
 """Image files in and out."""
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from PIL import Image, ImageOps
 from .files import InputError, atomic, decoding, read_bytes, to_numpy
 
 MAX_PIXELS, MAX_SCANNED = 64 * 10**6, 2**32  # half for WebP; pixels times scans, of JPEG
+SUFFIXES = ".jpg", ".jpeg", ".png", ".webp", ".bmp"  # of the images in a folder
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # EPS would start a program
 
 
@@ -49,3 +52,21 @@ def write_image(path, array):
     kind = "JPEG" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "PNG"
     with atomic(path) as file:
         Image.fromarray(array).save(file, kind, quality=95)  # of a JPEG
+
+
+def numbered_images(folder) -> list:
+    """The images of a folder, sorted by the last number in their names. Raises InputError."""
+    paths = {}
+    for path in sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES):
+        digits = re.findall(r"\d+", path.stem)
+        if not digits:
+            raise InputError(path, "a frame's name has its number in it, as 0012.jpg")
+        if (number := int(digits[-1])) in paths:
+            raise InputError(path, f"has the number of {paths[number].name}")
+        paths[number] = path
+    if not paths:
+        raise InputError(folder, f"no frame in it ({', '.join(SUFFIXES)})")
+    numbers = sorted(paths)
+    if gaps := [low for low, high in pairwise(numbers) if high > low + 1]:
+        raise InputError(folder, f"frame {gaps[0] + 1} is missing, before {numbers[-1]}")
+    return [paths[number] for number in numbers]

@@ -21,7 +21,7 @@ from common.io import InputError, atomic, read_json
 
 from .command import cli, progress_bar
 from .config import Parser
-from .results import git_commit, markdown_table, write_results
+from .results import markdown_table, write_results
 
 TRAININGS = []  # the processes that were started
 
@@ -60,12 +60,14 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
         parser.error(f"table {', '.join(real)} is of real data: it needs --root")
     if "--root" in given and "--benchmark" not in given:
         parser.error("a model of real data is measured on a --benchmark: name one")
-    runs, jobs, commit = {}, {}, git_commit()  # row → names of runs, name → flags of its training
+    runs, jobs = {}, {}  # row → names of runs, name → flags of its training
+    folders = (Path(__file__).parents[2] / folder for folder in ("common", method))
+    code = "".join(p.read_text("utf-8") for f in folders for p in sorted(f.rglob("*.py")))
     for table in args.table:
         for row, flags in tables[table].items():
             first = () if "--root" in given else (on_scenes or {}).get(table, ())
             flags = [*first, *flags, *extra]
-            name = f"ablate-{zlib.crc32(' '.join([commit, *flags]).encode()):08x}-seed"
+            name = f"ablate-{zlib.crc32(' '.join([code, *flags]).encode()):08x}-seed"
             row = f"{table}: {row}" if len(args.table) > 1 else row
             runs[row] = [f"{name}{seed}" for seed in range(args.seeds)]
             jobs |= {f"{name}{seed}": [*flags, "--seed", str(seed)] for seed in range(args.seeds)}

@@ -43,7 +43,7 @@ class RunConfig:
     compile: bool = _free(False, "compile the model (torch.compile)")
     resume: bool = _free(False, "continue the run --name (none: the newest) from its last.pt")
     save_every: int = _free(200, "steps between two last.pt (0: only at an epoch's end)", low=0)
-    skip_bad: bool = _free(False, "skip and list unreadable samples instead of stopping")
+    skip_bad: bool = flag(False, "skip and list unreadable samples instead of stopping")
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +116,8 @@ def checked(config):
                     raise ValueError(f"--{f.name.replace('_', '-')} must be {what} (is {x})")
     if config.name in (".", "..") or "/" in config.name or not config.name.isprintable():
         raise ValueError(f"--name {config.name!r} is not the name of a folder in --out")
+    if config.root and config.data == "scenes":
+        raise ValueError("--root is of files: name what they are with --data, or --preset paper")
     for message, is_met in config.rules().items():
         if not is_met:
             raise ValueError(message)

@@ -105,7 +105,7 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self.is_main:
-            print(f"{self.folder}: trained for {self.step} steps; now best.pt is evaluated")
+            print(f"{self.folder}: trained for {self.step} steps; best.pt is its result")
 
     def _interrupt(self, number, frame):
         if self._has_signal:  # the second one

@@ -51,8 +51,8 @@ class WordPiece:
             tokens = Path(path).read_bytes().decode("utf-8").split("\n")
             return cls([token.rstrip("\r") for token in (tokens if tokens[-1] else tokens[:-1])])
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(path, f"not a vocabulary: {reason}") from None
+            reason = getattr(error, "strerror", None) or f"not a vocabulary: {error}"
+            raise InputError(path, reason) from None
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "WordPiece":
