@@ -148,6 +148,7 @@ def test_positions(config):
     v, positions, mask = stream.embed(batch_of(config)["image"], batch_of(config)["padding"])
     assert v.shape == positions.shape == (*mask.shape, config.dim)
     torch.testing.assert_close(positions.norm(dim=-1), torch.ones(mask.shape))
+    assert torch.equal(positions[0], positions[1])  # of the first image a half is padding
     assert (
         torch.cdist(positions[1], positions[1]).add(torch.eye(mask.shape[1])).min() > 1e-3
     )  # no two places are alike
@@ -314,6 +315,12 @@ def test_evaluation_does_not_touch_the_codebook(config):
         "alignment.norms.caption.running_mean",
         "alignment.norms.audio.running_mean",
     } <= changed
+
+
+def test_queries_begin_near_one():
+    """q multiplies ṽ in Eq. (1)."""
+    norms = build(CONFIGS["tiny"]).alignment.norms.values()
+    assert all((norm.bias == 1).all() for norm in norms)
 
 
 def test_random_query():
