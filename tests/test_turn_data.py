@@ -18,7 +18,7 @@ from turn.config import TINY
 from turn.data import TrainingBatches
 from turn.domains import VALIDATION, load_domains, scene_intermediate, scene_source
 from turn.losses import corners
-from turn.test_sets import TEST
+from turn.test_sets import TEST, load_test_sets
 
 SMALL = replace(
     TINY,
@@ -36,6 +36,10 @@ SMALL = replace(
     batch_size=8,
     batch_intermediate=4,
     epochs=4,
+    augment=False,
+    mask_from=0.5,
+    mask_to=1.0,
+    detr_steps=0,
 )
 
 
@@ -66,6 +70,16 @@ def test_a_step_depends_on_nothing_but_the_configuration_and_its_number(parts):
     )  # another batch, another epoch
     other = TrainingBatches(*parts, replace(SMALL, seed=1))[0]
     assert not torch.equal(other["image"], forwards[0]["image"])
+
+
+def test_the_draws_of_a_slot_are_of_seed_epoch_and_slot(parts, monkeypatch):
+    """A stream for each item of either domain, in epoch 1, batch 1."""
+    steps, seeds, make = TrainingBatches(*parts, replace(SMALL, seed=3)), [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (seeds.append(seed), make(seed))[1])
+    steps[steps.steps_per_epoch + 1]
+    for stream, size in ((data.SOURCE, 8), (data.INTERMEDIATE, 4)):
+        found = [seed for seed in seeds if seed[1] == stream]
+        assert found == [[3, stream, 1, slot] for slot in range(size, 2 * size)]
 
 
 def test_workers_and_the_place_to_start_change_nothing(parts):
@@ -207,35 +221,29 @@ def test_masks_hide_words_and_never_what_is_special(parts):
 
 
 def test_the_box_moves_with_the_image(parts):
-    """In batches too: the box of a scene's wall is all that is not padding."""
-    steps = TrainingBatches(*parts, SMALL)
-    walls = {i for i, (text,) in enumerate(parts[0].texts) if text.endswith("wall")}
-    found = 0
+    """In batches too: the box of a scene's wall is all that is not padding. Phrases that name a
+    side are mirrored with the image."""
+    config, (source, _, tokenizer) = replace(SMALL, augment=True, flip=True), parts
+    steps = TrainingBatches(*parts, config)
+    walls = {i for i, (text,) in enumerate(source.texts) if text.endswith("wall")}
+    found = padded = flipped = 0
     for step in range(steps.total_steps):
-        order, batch = steps.order(step // 5)[0], steps[step]
-        for slot, box, pad in zip(
-            range(step % 5 * 8, step % 5 * 8 + 8), batch["box"], batch["padding"]
+        epoch, first = step // 5, step % 5 * 8
+        rows, batch = steps.order(epoch)[0][first : first + 8], steps[step]
+        for i, box, pad, tokens in zip(
+            rows, batch["box"], batch["padding"], batch["tokens_s"], strict=True
         ):
-            if order[slot] in walls:
-                real, found = (~pad).nonzero(), found + 1
-                edges = (
-                    torch.tensor(
-                        [
-                            real[:, 1].min(),
-                            real[:, 0].min(),
-                            real[:, 1].max() + 1,
-                            real[:, 0].max() + 1,
-                        ]
-                    )
-                    / 32
-                )
+            flipped += not torch.equal(tokenizer.encode(source.texts[i], 14)[0], tokens)
+            if i in walls:
+                y, x = (~pad).nonzero(as_tuple=True)
+                edges = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) / 32
                 torch.testing.assert_close(corners(box), edges, atol=1e-5, rtol=0)
-    assert found
-    plain = TrainingBatches(*parts, replace(SMALL, augment=False))
+                found, padded = found + 1, padded + bool(pad.any())
+    assert found and padded and flipped
+    plain = TrainingBatches(*parts, SMALL)
     i = plain.order(0)[0][0]
-    torch.testing.assert_close(
-        plain[0]["box"][0], torch.from_numpy(parts[0].items[i][1]), atol=1e-6, rtol=0
-    )
+    expected = torch.from_numpy(source.items[i][1])
+    torch.testing.assert_close(plain[0]["box"][0], expected, atol=1e-6, rtol=0)
 
 
 def test_zero_resource(monkeypatch, tmp_path):
@@ -279,6 +287,7 @@ def test_zero_resource(monkeypatch, tmp_path):
         backbone_width=8,
         codes=8,
         steps=2,
+        detr_steps=2,
         name="zero",
         device="cpu",
     )
@@ -314,6 +323,14 @@ def test_held_out_seeds_are_apart():
             load_domains(replace(SMALL, seed=seed), "train")
     held, trained = scene_source(VALIDATION, 5, SMALL), scene_source(0, 5, SMALL)
     assert not any((a[0] == b[0]).all() for a in held.items for b in trained.items)
+
+
+def test_tests_have_scenes_of_their_own(monkeypatch):
+    """With two and with three objects, none of which is of a training or a validation."""
+    asked, pair = Counter(), Scenes.pair
+    monkeypatch.setattr(Scenes, "pair", lambda s, i: (asked.update([s.seed]), pair(s, i))[1])
+    load_test_sets(replace(SMALL, seed=7), ["scenes"])
+    assert asked == {TEST: 6, TEST + 1: 6}
 
 
 def test_sounds_of_files(tmp_path):

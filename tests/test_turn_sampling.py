@@ -192,6 +192,9 @@ def test_weights_of_a_run_are_kept(scenes, tmp_path, capsys):
     assert "intermediate domain, most exclusive" in capsys.readouterr().out
     for w in first:
         assert w.sum() == pytest.approx(1) and w.max() / w.min() == pytest.approx(config.k)
+    phi = np.load(tmp_path / "sampling.npz")  # what is the least exclusive is drawn most often
+    assert first[0].argmax() == phi["source"].argmin()
+    assert first[1].argmax() == phi["intermediate"].argmax()
     resumed = replace(config, resume=True)
     saved = (tmp_path / "sampling.npz").read_bytes()
     again = adaptive_weights(*domains, tokenizer, resumed, run)
