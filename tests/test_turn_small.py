@@ -1,15 +1,18 @@
 """turn/backbones/small.py: the narrow DETR that learns to detect before TURN is trained."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from turn import train
 from turn.backbones import small
 from turn.config import TINY
 from turn.model import Turn
 
-from .test_turn_model import TOKENIZER
+from .test_turn_data import SMALL
+from .test_turn_model import CONFIGS, NARROW, TOKENIZER, build
 
 CHANGES = [
     {"image_size": 32},
@@ -89,6 +92,44 @@ def test_the_detr_is_made_once_and_is_what_turn_starts_from(tmp_path, monkeypatc
     assert same(scratch, model.localization.detr.state_dict())
     small.load_detr(model, tiny, "cpu")
     assert same(first, model.localization.detr.state_dict())
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.0])
+def test_the_detr_has_its_own_rate(scale):
+    """At 0 it is not trained. Norms and biases have no weight decay."""
+    config = replace(CONFIGS["tiny"], visual_lr_scale=scale, weight_decay=0.5)
+    model = build(config)
+    groups, detr = train.parameter_groups(model, config), model.localization.detr
+    is_detr = {id(p) for p in detr.parameters()}
+    found = Counter(id(p) for group in groups for p in group["params"])
+    everything = {id(p) for p in model.parameters()}
+    assert found == Counter(everything if scale else everything - is_detr)  # each once
+    for group in groups:
+        for p in group["params"]:
+            assert group["scale"] == (scale if id(p) in is_detr else 1)
+            assert group["weight_decay"] == (0.5 if p.dim() > 1 else 0)
+    assert all(p.requires_grad == bool(scale) for p in detr.parameters())
+
+
+@pytest.mark.slow
+def test_a_frozen_detr_stays_as_it_is(tmp_path, monkeypatch):
+    """With its running statistics, in a step that changes the rest."""
+    states = []
+
+    def record(model, *args):
+        states.append({key: x.clone() for key, x in model.state_dict().items()})
+        return {"validation/score": 0.0}
+
+    monkeypatch.setattr(small, "load_detr", record)  # before the step
+    monkeypatch.setattr(train, "validate", record)  # after it
+    monkeypatch.setattr(train, "evaluate_best", lambda run, benchmarks: None)
+    monkeypatch.setattr("common.training.run.signal.signal", lambda *args: None)
+    run = {"steps": 1, "adaptive": False, "out": str(tmp_path), "name": "a", "device": "cpu"}
+    train.train(replace(SMALL, **NARROW, visual_lr_scale=0.0, **run))
+    before, after = states
+    changed = {key for key, x in before.items() if not torch.equal(x, after[key])}
+    detr = {key for key in before if key.startswith("localization.detr.")}
+    assert any("running_mean" in key for key in detr) and changed and not changed & detr
 
 
 @pytest.mark.slow
