@@ -1,5 +1,7 @@
 """turn/codebook.py: the authors' numbers, the laws of quantisation, n processes as one."""
 
+import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,54 @@ def test_agreement_of_pairs_and_of_exchanged_ones():
     apart = report_agreement(book, x, x, torch.cat([x[:, :2], 3 - x[:, 2:]], 1), None)
     assert apart["codebook/agreement_0"] == 1 and apart["codebook/agreement_1"] == 0
     assert apart["codebook/agreement"] == 0 and "codebook/nmi" not in apart
+
+
+def entropy(labels):
+    return -sum(n / len(labels) * math.log(n / len(labels)) for n in Counter(labels).values())
+
+
+def test_agreement_against_loops():
+    """Unequal groups of texts and audio; an exchanged pair is half of the rows away."""
+    torch.manual_seed(0)
+    book, labels = GroupedCodebook(2, 4, 4).eval(), torch.randint(-1, 3, (21,))
+    parts = [torch.randn(n, 4) for n in (13, 21, 21)]
+    codes = [book(x)[2]["indices"].tolist() for x in parts]
+    _, caption, audio = codes
+    report = report_agreement(book, *parts, labels)
+    found = {key.removeprefix("codebook/"): value for key, value in report.items()}
+    pairs, exchanged = zip(caption, audio), zip(caption, audio[-10:] + audio[:-10])
+    assert found["agreement"] == pytest.approx(np.mean([c == a for c, a in pairs]))
+    assert found["chance"] == pytest.approx(np.mean([c == a for c, a in exchanged]))
+    for i in range(2):
+        shares = [
+            [sum(row[i] == k for row in kind) / len(kind) for k in range(4)] for kind in codes
+        ]
+        mean = [sum(share) / 3 for share in zip(*shares)]
+        assert found[f"overlap_{i}"] == pytest.approx(sum(map(min, zip(*shares))))
+        assert found[f"in_use_{i}"] == sum(share > 0 for share in mean)
+        perplexity = math.exp(-sum(share * math.log(share) for share in mean if share))
+        assert found[f"perplexity_{i}"] == pytest.approx(perplexity, rel=1e-4)
+    pairs = [(tuple(a), y) for a, y in zip(audio, labels.tolist()) if y >= 0]
+    h_a, h_y = map(entropy, zip(*pairs))
+    nmi = 2 * (h_a + h_y - entropy(pairs)) / (h_a + h_y)
+    assert found["nmi"] == pytest.approx(nmi, abs=1e-5)
+
+
+def test_mutual_information_with_coarser_labels():
+    """They tell one of two bits, in either order; one label for all tells nothing."""
+    x, y = torch.arange(4), torch.tensor([0, 0, 1, 1])
+    forward, backward = normalised_mutual_information(x, y), normalised_mutual_information(y, x)
+    assert forward == backward == pytest.approx(2 / 3)
+    assert normalised_mutual_information(x, 0 * x) == pytest.approx(0)
+
+
+def test_codes_are_chosen_in_single_precision():
+    """Under autocast too: of 4000 rows and 64 codes some would be others."""
+    book, x = GroupedCodebook(2, 64, 8).eval(), torch.randn(4000, 8)
+    expected, _, info = book(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        quantised, _, low = book(x)
+    assert torch.equal(low["indices"], info["indices"]) and torch.equal(quantised, expected)
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=40))

@@ -213,6 +213,7 @@ def test_mean_alone_is_torchs():
     x = torch.randn(7, 3)
     torch.testing.assert_close(dist.mean(x), x.mean())
     torch.testing.assert_close(dist.mean(x, x > 0), x[x > 0].mean())
+    assert dist.mean(x, x != x) == 0  # of nothing
 
 
 @pytest.mark.parametrize("kind", ["bn", "bn1d"])

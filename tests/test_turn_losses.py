@@ -137,13 +137,28 @@ def test_the_contrast_pulls_pairs_together():
     assert (F.normalize(t, dim=1) @ F.normalize(a, dim=1).T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
-def test_the_mean_of_one_process():
-    values, mask = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([True, True, False, False])
-    assert (
-        dist.mean(values) == 4
-        and dist.mean(values, mask) == 1.5
-        and dist.mean(values, mask & ~mask) == 0
-    )
+def test_captions_look_for_audio():
+    """Eq. (7) in a step of 4 clips: the denominator is over audio."""
+    config = CONFIGS["tiny"]
+    parts = [batch_of(config, 3, 2, seed) for seed in range(2)]
+    batch = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
+    torch.manual_seed(0)
+    out = Turn(config, TOKENIZER)(batch)
+    loss, other = (contrast(out[x], out[y], config.tau).mean() for x, y in ("ta", "at"))
+    assert abs(loss - other) > 1e-4
+    torch.testing.assert_close(loss_terms(out, batch, config)["contra"], loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype):
+    g = torch.Generator().manual_seed(0)
+    t, a = torch.randn(2, 4, 8, generator=g).to(dtype)
+    words, tokens = torch.randn(2, 5, 7, generator=g).to(dtype), torch.randint(7, (2, 5))
+    for low, high in (
+        (contrast(t, a, 0.1), contrast(t.float(), a.float(), 0.1)),
+        (text_reconstruction(words, tokens), text_reconstruction(words.float(), tokens)),
+    ):
+        assert low.dtype == torch.float32 and torch.equal(low, high)
 
 
 @settings(max_examples=20, deadline=None)
