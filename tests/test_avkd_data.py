@@ -14,7 +14,7 @@ from avkd.config import PAPER, TINY
 from avkd.data import TrainingBatches, crop_hint
 from common.benchmarks.pairs import ScenePairs, cropped_waveform, training_pairs
 from avkd.backbones.views import test_view as whole_view
-from avkd.backbones.views import train_view
+from avkd.backbones.views import draw_view, train_view
 from common.io import InputError, read_audio
 from common.scenes import Scenes
 from common.training import step_loader
@@ -127,8 +127,9 @@ def test_the_shares_of_two_processes_make_up_one(source, augment):
 
 
 def test_views_of_training(source):
-    """Another one in each epoch, one of those that train_view can give."""
-    config = replace(CONFIG, augment=True, epochs=4)
+    """Another one in each epoch, one of those that train_view can give: that of seed, epoch and
+    slot."""
+    config = replace(CONFIG, augment=True, epochs=4, seed=3)
     steps, seen = TrainingBatches(source, config), {}
     for s in range(12):
         batch = steps[s]["images"]
@@ -141,7 +142,8 @@ def test_views_of_training(source):
                 for m in (False, True)
                 if torch.equal(batch[n], train_view(source.image(i), 32, (x, y, m)))
             ]
-            assert drawn
+            rng = np.random.default_rng([3, 21, s // 3, s % 3 * 6 + n])
+            assert draw_view(32, rng) in drawn
             seen.setdefault(int(i), set()).add(drawn[0])
     assert (
         len(set.union(*seen.values())) > 12 and sum(len(views) > 1 for views in seen.values()) > 10

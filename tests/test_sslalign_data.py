@@ -11,6 +11,7 @@ from common.io import InputError, write_audio
 from common.training import checked, step_loader
 from tests.layouts import write
 from common.scenes import Scenes
+from sslalign import augment
 from sslalign.config import TINY
 from sslalign.data import TrainingBatches
 from common.benchmarks.pairs import (
@@ -35,8 +36,12 @@ CONFIG = replace(
     sample_rate=2000,
     window=64,
     hop=32,
+    seconds=1.5,
+    crop=1.0,
+    shift=0.25,
     k=3,
     semantic_from=0,
+    sampling="random",
 )
 
 
@@ -114,6 +119,35 @@ def test_the_positives_are_those_of_section_3_3(source):
             for view in every_view(source.image(j))
         )
     assert len(set(found)) > 1  # random among the k
+
+
+def test_every_draw_of_a_sample(source):
+    """Again, in their order, from the stream of seed, epoch and slot: shifts to both sides, the
+    first k of three neighbours, and none before --semantic-from."""
+    config = replace(CONFIG, k=2, crop_scale=0.3, jitter=0.5, epochs=4, semantic_from=1, seed=3)
+    steps = TrainingBatches(source, config)
+    steps.neighbours = {source: neighbours()}
+    anchor = TrainingBatches(source, replace(config, sampling="anchor"))
+    assert [len(x) for x in (*parts(steps[3]), *parts(anchor[3]))] == [2] * 4
+    is_later, chosen = set(), set()
+    for step in range(4, 12):
+        v, a = parts(steps[step])
+        for n, i in enumerate(anchors(config, step)):
+            rng = np.random.default_rng([3, 21, step // 4, step % 4 * 6 + n])
+            image, waveform = source.image(i), source.waveform(i)
+            assert torch.equal(v[0, n], train_view(image, 32, rng))
+            crop = augment.crop_view(image, 32, rng, (0.3, 1.0))[None]
+            distorted = augment.distort(crop, augment.draw_distortion(rng, 0.5)[None])[0]
+            assert (distorted.int() - v[1, n].int()).abs().max() <= 1  # rounding in a batch
+            shift = rng.uniform(-0.25, 0.25)
+            assert torch.equal(a[1, n], cropped_waveform(waveform, config, shift=shift))
+            by_image, by_audio = (rows[i] for rows in neighbours())
+            j = rng.integers(2)
+            assert torch.equal(v[2, n], train_view(source.image(by_image[j]), 32, rng))
+            similar = source.waveform(by_audio[rng.integers(2)])
+            assert torch.equal(a[2, n], cropped_waveform(similar, config))
+            is_later.add(shift > 0), chosen.add(int(j))
+    assert is_later == {True, False} and chosen == {0, 1}
 
 
 class Chosen:

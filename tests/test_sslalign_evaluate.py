@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ from common.evaluation import (
     CONTROLS,
     Batch,
     FileTestSet,
+    Prediction,
     SceneTestSet,
     aggregate,
     draw_samples,
+    saved,
     score_samples,
     scoring,
     shuffled_partners,
@@ -551,6 +554,26 @@ def test_bad_vectors(disk, tmp_path, capsys):
     assert "alignment/cosine" not in read_json(tmp_path / "out" / "metrics-vggss.json")
 
 
+def test_maps_stay_in_their_folder(tmp_path):
+    """Whatever the ids of a benchmark are, and where links lead to."""
+    folder, secret = tmp_path / "maps", tmp_path / "secret.npz"
+    folder.mkdir()
+    np.save(tmp_path / "secret.npy", np.ones((2, 2)))
+    secret.write_bytes(b"secret")
+    (folder / "link.npz").symlink_to(secret)
+    found = Prediction({"": torch.zeros(1, 2, 2)}, {"visual": torch.zeros(1, 2)})
+    model = SimpleNamespace(predict=lambda batch: found)
+    for predictor, name in (
+        (saved.SavedMaps(folder), "../secret"),
+        (saved.MapWriter(model, folder), "../other"),
+        (saved.MapWriter(model, folder), "link"),
+    ):
+        with pytest.raises(InputError, match="leaves"):
+            predictor.predict(Batch([], {}, ids=[name]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["maps", "secret.npy", "secret.npz"]
+    assert secret.read_bytes() == b"secret" and (folder / "link.npz").is_symlink()
+
+
 def test_bad_flags(checkpoint, disk, tmp_path, capsys):
     model, flags = (
         ["--checkpoint", checkpoint, "--out", tmp_path / "out"],
@@ -620,10 +643,14 @@ def test_sheets(checkpoint, disk):
         len(page["rows"]) == 3 and len(page["columns"]) == len(page["rows"][0]) == 5
     )  # without a source there is no ground truth to show
     features = predict(predictor, interactive, range(6)).features
+    interactive.labels = [None] * 6  # images are called by their ids
     page = crossmodal.draw_compositions({k: x.numpy() for k, x in features.items()}, interactive)
     assert (
         len(page["rows"]) == 3 and [len(row) for row in page["rows"]] == [3] * 3
     )  # three images, of which two are asked with
+    for caption in page["captions"]:
+        query, found = caption.split(": ")
+        assert found and not {*query.split(" + audio of ")} & {*found.split(", ")}
 
 
 @pytest.fixture

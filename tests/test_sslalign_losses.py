@@ -167,6 +167,20 @@ def test_intra_is_the_mean_over_pairs_of_views():
     assert with_it["intra"] > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype, monkeypatch):
+    """Both similarities, and v̄ of Eq. (3)."""
+    monkeypatch.undo()
+    inputs = torch.randn(4, 1, 5, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    low, high = losses(*inputs, SMALL), losses(*inputs.float(), SMALL)
+    for name, value in high.items():
+        assert low[name].dtype == torch.float32 and torch.equal(low[name], value), name
+    v = inputs[:3, 0, :4].transpose(1, 2).unflatten(2, (2, 2))  # (3, 64, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        v_bar = Sslalign(SMALL).eval().image_features(v).mean
+    assert torch.equal(v_bar, torch.nn.functional.normalize(v.float(), dim=1).mean((2, 3)))
+
+
 def test_one_pass_of_the_encoders_is_three(monkeypatch):
     """Stacked positives give the features that they give one by one (batch norms fixed)."""
     monkeypatch.undo()
