@@ -337,6 +337,15 @@ def test_atomic_leaves_the_old_file_or_the_new_one(tmp_path, error):
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask  # others may read it as they may any file
 
 
+def test_atomic_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events, fsync, rename = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_size), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("named"), rename(*paths)))
+    with atomic(tmp_path / "a") as file:
+        file.write(b"12345")
+    assert events == [5, "named"]
+
+
 def test_atomic_with_the_longest_name(tmp_path):
     write_json(tmp_path / ("n" * 250 + ".json"), 1)
     assert os.listdir(tmp_path) == ["n" * 250 + ".json"]

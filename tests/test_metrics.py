@@ -450,6 +450,18 @@ def test_one_pixel_and_an_empty_gt():
     assert m.pointing(one, none) == 0 and m.pointing(one, one) == 1
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 3), (4, 5, 7), (2, 1, 1)])
+def test_pointing_and_confidence_against_loops(shape):
+    """The gt of one of two annotators counts, the first of equal maxima, and ⌈n/4⌉ values."""
+    rng = np.random.default_rng(0)
+    maps, gt = (rng.integers(0, high, shape) / np.float32(2) for high in (5, 3))
+    expected = [float(g.flat[x.argmax()] > 0) for x, g in zip(maps, gt)]
+    assert m.pointing(maps, gt).tolist() == expected
+    count = math.ceil(maps[0].size / 4)
+    expected = [np.sort(x.ravel())[::-1][:count].mean() for x in maps]
+    np.testing.assert_allclose(m.confidence(maps), expected, rtol=1e-6)
+
+
 def test_baselines():
     rng = np.random.default_rng(0)
     start, extent = rng.integers(0, 12, (40, 1, 2)), rng.integers(0, 16, (40, 1, 2))

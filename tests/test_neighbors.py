@@ -1,5 +1,6 @@
 """Nearest neighbours: exact, itself excluded, bounded, restartable; and what is refused."""
 
+import fcntl
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.io import InputError
+from common.training import array_files
 from common.training import nearest as s
 from sslalign import neighbors as n
 
@@ -205,6 +207,29 @@ def test_begins_again(change, tmp_path, monkeypatch):
     monkeypatch.setattr(s, "topk_blocks", stops(None, begun))
     is_top_k(s.search(x, k, path), x)
     assert begun == [0, 0]
+
+
+def test_rows_are_on_disk_before_they_are_counted(tmp_path, monkeypatch):
+    """A header of 128 bytes, and two rows of 8 bytes at a time."""
+    events, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_size), fsync(fd)))
+    monkeypatch.setattr(array_files, "write_json", lambda path, x: events.append(x["rows"]))
+    blocks = [np.ones((2, 2))] * 2
+    array_files.fill_array(tmp_path / "a.npy", (4, 2), np.int32, {}, lambda first: blocks)
+    assert events == [128 + 16, 2, 128 + 32, 4]
+
+
+def test_a_lock_is_of_one_process(tmp_path):
+    """Of one open file: another one can lock it after the block."""
+
+    def lock(file):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with array_files.exclusive_lock(tmp_path), open(tmp_path / "lock") as other:
+        with pytest.raises(BlockingIOError):
+            lock(other)
+    with open(tmp_path / "lock") as other:
+        lock(other)
 
 
 def test_a_finished_file_of_other_features_is_replaced(tmp_path):

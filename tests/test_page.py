@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import struct
+import tempfile
 import threading
 from html.parser import HTMLParser
 
@@ -17,6 +18,7 @@ import torch
 
 from common import evaluation, metrics
 from common.evaluation import Evaluation, Model, Prediction, SceneTestSet, pair_gallery, page
+from common.evaluation import shuffled_partners
 from common.evaluation.page import clips, demo, report
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
 from sslalign.config import TINY
@@ -176,6 +178,8 @@ def test_a_gallery_of_pairs(interactive, tmp_path):
         assert score["ciou"].item() == pytest.approx(own["ciou"][i])
         assert clip.facts["cIoU adaptive"] == own["ciou_adaptive"][i]
         assert torch.equal(clip.waveform, test_set.waveform(i))
+    other = shuffled_partners(test_set.groups, test_set.labels)[0]
+    assert torch.equal(first.clips[2].waveform, test_set.waveform(other))
     assert torch.equal(first.clips[3].gt, first.clips[0].gt) and not first.clips[3].waveform.any()
     assert own["ciou"][int(gallery.samples[1].name[-6:])] == own["ciou"].max()
 
@@ -413,6 +417,12 @@ def test_the_demo_answers_its_own_page(client, files):
     client.server.posts.extend([client.server.posts[-1]] * demo.MAX_POSTS)
     assert client.post(request(files))[0] == 429
     assert client.post(b" " * demo.MAX_BODY)[0] == 429  # read, or the connection would break
+
+
+def test_the_demo_keeps_nothing(client, files, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert client.post(request(files))[0] == 200 and not [*folder.iterdir()]
 
 
 @pytest.mark.parametrize("sent", [0, 8, 60, None])
