@@ -21,7 +21,7 @@ from sslalign.model import Sslalign
 from sslalign.backbones.resnet import resnet18
 from sslalign.train import loss_terms, main
 
-from .test_lifecycle import bad, done, log, run_in_two, start
+from .test_lifecycle import bad, done, log, start
 
 PAPER = (
     "--preset paper --held-out 4 --batch-size 4 --image-size 32 --sample-rate 8000 --seconds 0.5 "
@@ -212,17 +212,6 @@ def test_small_encoders(tmp_path):
     again = neighbors.scene_neighbours(source, config, torch.device("cpu"))
     assert all(np.array_equal(x, y) for x, y in zip(found, again))
     assert times == [path.stat().st_mtime_ns for path in files]
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_same_neighbours(tmp_path):
-    done(start("sslalign.train", f"{SMALL} --lr 1e-4 --out one --name a", tmp_path))
-    run_in_two("sslalign.train", f"{SMALL} --lr 1e-4 --out two --name a", tmp_path)
-    one, two = (
-        [row["loss"] for row in log(tmp_path / out / "sslalign" / "a") if "loss" in row]
-        for out in ("one", "two")
-    )
-    assert one[0] == pytest.approx(two[0], rel=1e-4)
 
 
 def step_of(split, symmetric):
