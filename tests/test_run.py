@@ -55,8 +55,11 @@ PRESETS = {"tiny": Config(), "paper": Config(preset="paper", width=64)}
 
 @pytest.fixture(autouse=True)
 def own_signals():
-    """Put the signals' handlers back that a Run takes."""
+    """Put the signals' handlers back that a Run takes; it takes none that nohup made ignored."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -172,6 +175,14 @@ def test_the_log_holds_every_step_as_it_was(tmp_path):
         for s, v in enumerate(values, 1)
     ]
     assert rows[-1] == {"step": 23, "validation/score": 0.5}
+
+
+def test_of_equal_scores_the_first_is_kept(tmp_path):
+    run = start(tmp_path)
+    run.start({}, {})
+    for run.step in (1, 2):
+        run.keep_best({"validation/score": 0.5})
+    assert load_checkpoint(run.folder / "best.pt", "toy")["step"] == 1
 
 
 @pytest.mark.parametrize("save_every,steps", [(7, (7, 10, 14, 20, 21, 28)), (0, (10, 20))])
