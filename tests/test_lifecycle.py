@@ -788,8 +788,9 @@ def test_a_copied_folder_runs(method, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_as_one(method, tmp_path):
-    """The losses agree from the first step, so both runs start from the same weights. Dropout is
-    off, because its random numbers depend on the process. One method is started by torchrun."""
+    """The losses agree from the first step, so both runs start from the same weights, and so do
+    the optimizers' means of gradients, which are those of the whole batch. Dropout is off, because
+    its random numbers depend on the process. One method is started by torchrun."""
     flags = TINY[method]
     flags = flags.replace("--dropout 0.1", "--dropout 0") + " --steps 3 --device cpu --lr 1e-4"
     run(f"{method}.train", f"{flags} --name one", tmp_path)
@@ -799,6 +800,11 @@ def test_two_processes_train_as_one(method, tmp_path):
     assert len(one) == len(two) == 4
     for row_of_one, row_of_two in zip(one, two):
         assert row_of_one == pytest.approx(row_of_two, rel=2e-3, abs=2e-3)
+    means = [
+        torch.cat([x["exp_avg"].flatten() for x in saved["optimizer"]["state"].values()])
+        for saved in (checkpoint(tmp_path / "runs" / method / name) for name in ("one", "two"))
+    ]
+    assert (means[0] - means[1]).norm() < 0.1 * means[0].norm()
     metrics = [
         read_json(tmp_path / "runs" / method / name / "metrics.json") for name in ("one", "two")
     ]
