@@ -534,7 +534,7 @@ def test_bad_flags(tmp_path, capsys, monkeypatch):
         ([*model, "--og-detr-weights", "0", "0", "1"], "--og-weights are two numbers"),
         ([*model, "--protocol", "none"], "invalid choice: 'none'"),
         ([*model, "--object-model", "vgg16"], "invalid choice: 'vgg16'"),
-        ([*model, "--detr-size", "9"], "--detr-size and --teacher-size are at least 32"),
+        ([*model, "--detr-size", "9"], "--detr-size must be at least 32"),
         (["--checkpoint", "gone.pt"], "gone.pt"),
         ([*model, "--device", "toaster"], "toaster"),
         (["--count", "--preset", "large"], "invalid choice: 'large'"),
@@ -651,7 +651,7 @@ def test_localize_refuses(tmp_path, capsys):
         ({"variant": "OG-AVC"}, "--variant: OG-AVC: No object-guided variants"),
         ({"object-weights": "gone.pth"}, "gone.pth: no such file"),
         ({"detr": "a.pth"}, "--detr goes with --object-weights"),
-        ({"detr-size": "9"}, "--detr-size and --teacher-size are at least 32"),
+        ({"detr-size": "9"}, "--detr-size must be at least 32"),
         ({"og-weights": "1"}, "--og-weights are two numbers"),
     ):
         flags = [

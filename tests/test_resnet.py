@@ -215,8 +215,8 @@ def test_other_content_is_refused(tmp_path, content, key, reason):
 
 
 def test_absent_file(tmp_path):
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(InputError, match="no such file"):
+    for path, reason in ((tmp_path / "none.pth", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=reason):
             read_state(path)
 
 

@@ -622,7 +622,7 @@ def test_bad_videos(folder, checkpoint, capsys, monkeypatch):
     fails("--K", "--K", "-1")
     monkeypatch.setenv("PATH", str(folder))
     (folder.parent / "v.mp4").write_bytes(b"not a video")
-    fails("ffmpeg: No such file", video=folder.parent / "v.mp4")
+    fails("ffmpeg: not on PATH", video=folder.parent / "v.mp4")
     empty = folder.parent / "empty"
     empty.mkdir()
     fails("no frame in it", video=empty)

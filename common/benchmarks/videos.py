@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.io import InputError, atomic, numbered_images, read_audio, read_image
 
-from .prepare import VIDEOS, extract, to_audio, to_frames
+from .prepare import VIDEOS, extract, require_ffmpeg, to_audio, to_frames
 from .readers import UNANNOTATED, listed_samples, load_samples
 from .samples import readable_samples
 
@@ -40,6 +40,7 @@ def open_video(path, fps: float):
         return
     if not path.is_file():
         raise InputError(path, "no such file or folder")
+    require_ffmpeg()
     with tempfile.TemporaryDirectory() as folder:
         frames, audio = Path(folder) / "frames", Path(folder) / "audio.wav"
         for target, flags, name in (audio, to_audio(), "audio"), (frames, to_frames(fps), "images"):

@@ -39,10 +39,11 @@ def decoding(path):
         raise
     except UnidentifiedImageError as error:
         raise InputError(path, "not an image in a known format") from error
-    except (OSError, ValueError) as error:
-        raise InputError(path, getattr(error, "strerror", None) or error) from error
+    except OSError as error:
+        raise InputError(path, error.strerror or error) from error
     except Exception as error:
-        reason = getattr(error, "error_string", None) or f"{type(error).__name__}: {error}"
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        reason = getattr(error, "error_string", None) or f"{kind}{error}"
         raise InputError(path, reason[:400]) from error
 
 
