@@ -28,7 +28,7 @@ train-%: $(VENV)/ready  ## train method M on embedded scenes, evaluate it, print
 eval-%: $(VENV)/ready  ## evaluate a checkpoint: ARGS="--checkpoint … --data … --root …"
 	$(LAUNCH) -m $*.evaluate $(FLAGS)
 
-localize-%: $(VENV)/ready  ## find what makes a sound: IMAGE= AUDIO="a.wav b.wav" OUT= (stmnet: VIDEO=)
+localize-%: $(VENV)/ready  ## find what sounds: IMAGE= AUDIO="a.wav b.wav" OUT= (stmnet: VIDEO=)
 	$(RUN) -m $*.localize $(if $(VIDEO),--video "$(VIDEO)",--image "$(IMAGE)" --audio "$(AUDIO)") \
 		--out "$(or $(OUT),localized.$(if $(VIDEO),gif,png))" $(ARGS)
 
