@@ -53,7 +53,8 @@ def pytest_sessionstart(session):
         tests = f"tests that are {marks}" if marks else "all tests"
         last = config.cache.get(f"seconds/{marks or 'all'}", None)
         when = f"last time: {last // 60} min {last % 60} s" if last else "no complete run yet"
-        print(f"{tests}, in {config.option.numprocesses or 1} processes; {when}", flush=True)
+        processes = getattr(config.option, "numprocesses", None) or 1  # none without pytest-xdist
+        print(f"{tests}, in {processes} processes; {when}", flush=True)
         if not CHROMIUM:
             print("no browser: the report page is not tested in one (Debian's package: chromium)")
 
