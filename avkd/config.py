@@ -78,7 +78,7 @@ class Config(RunConfig):
     object_model: str = flag("resnet18", "which ResNet that is (4.5)", tuple(OBJECT_MODELS))
     detr: str = flag("", "file of the published DETR-R50, for OG-AVC-DETR", **FREE)
     detr_size: int = flag(800, "side of the image that it sees", low=32)
-    og_weights: tuple[float, ...] = flag((0.6, 0.4), "OG-AVC: weights of AVC and objects (3.5)")
+    og_weights: tuple[float, ...] = flag((0.75, 0.25), "OG-AVC: weights of AVC, objects (3.5)")
     og_detr_weights: tuple[float, ...] = flag((1.0, 1.0, 1.0), "OG-AVC-DETR: of AVC, objects, DETR")
 
     def rules(self) -> dict:
@@ -119,5 +119,5 @@ PAPER = replace(
     TINY, preset="paper", data="flickr-soundnet", epochs=100, batch_size=128, lr=1e-4,
     schedule="constant", vision_weights="", image_size=224, sample_rate=22050, seconds=0.0,
     crop=3.0, window=512, hop=238, blocks=(2, 2, 2, 2), width=64, last_stride=2, channels=2048,
-    hints="hints", tau=0.03, alpha2=1000.0, alpha3=100000.0, workers=8)
+    og_weights=(0.6, 0.4), hints="hints", tau=0.03, alpha2=1000.0, alpha3=100000.0, workers=8)
 PRESETS = {"tiny": TINY, "paper": PAPER}

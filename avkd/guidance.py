@@ -101,7 +101,8 @@ class Guide(nn.Module):
 
 
 class SmallGuide(nn.Module):
-    """The same maps from the small classifier and the small detector, for scenes."""
+    """The same maps from the small classifier and the small detector, for scenes. The classifier
+    sees the image at twice its side, for a map of as many positions as objects need."""
 
     def __init__(self, classifier, detector):
         super().__init__()
@@ -109,5 +110,6 @@ class SmallGuide(nn.Module):
 
     def forward(self, images):
         size, device = self.detector.config.image_size, next(self.parameters()).device
-        x = image_batch(images, size, device)
-        return self.classifier.features(x).mean(1), confident_mean(*self.detector.detect(x))
+        objects = self.classifier.features(image_batch(images, 2 * size, device)).mean(1)
+        detections = self.detector.detect(image_batch(images, size, device))
+        return objects, confident_mean(*detections)

@@ -237,12 +237,12 @@ def test_maps_and_controls(checkpoint):
             torch.testing.assert_close(
                 maps[column], localization_map(f_v, predictor.encode_audio(torch.stack(a)))
             )
-        large = [
-            metrics.resize(x, 224, "ezvsl")
-            for x in (maps["avc/"], predictor.guide.classifier.features(views).mean(1))
-        ]
+        fine = guidance.image_batch([test.image(i) for i in rows], 2 * CONFIG.image_size, CPU)
+        objects = predictor.guide.classifier.features(fine).mean(1)
+        assert objects.shape == (2, *(2 * x for x in maps["avc/"].shape[1:]))
+        large = [metrics.resize(x, 224, "ezvsl") for x in (maps["avc/"], objects)]
         found, has_detection = guidance.confident_mean(*predictor.guide.detector.detect(views))
-    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large))
+    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large, (0.75, 0.25)))
     found = metrics.resize(found, 224, "ezvsl")
     torch.testing.assert_close(maps["og_detr/"], guidance.og_avc_detr(*large, found, has_detection))
     weighted = {"og_weights": (1.0, 0.4), "og_detr_weights": (1.0, 0.0, 2.0)}
