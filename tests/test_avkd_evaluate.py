@@ -467,7 +467,7 @@ def test_on_files_without_and_with_objects(disk, tmp_path, capsys):
             metrics.resize(x, 224, "sslalign", test.align_corners)
             for x in (maps["avc/"], body.features(normalise(views)).mean(1))
         ]
-    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large))
+    torch.testing.assert_close(maps["og/"], guidance.og_avc(*large, CONFIG.og_weights))
     assert not (tmp_path / "runs").exists()  # nothing was trained for it
 
 
