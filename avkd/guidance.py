@@ -102,7 +102,7 @@ class Guide(nn.Module):
 
 class SmallGuide(nn.Module):
     """The same maps from the small classifier and the small detector, for scenes. The classifier
-    sees the image at twice its side, for a map of as many positions as objects need."""
+    sees the image at twice its side, so that its map has twice as many positions a side."""
 
     def __init__(self, classifier, detector):
         super().__init__()

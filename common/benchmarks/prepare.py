@@ -13,8 +13,7 @@ from common.io import InputError, atomic, numbered_images, read_audio, read_imag
 from common.training import Parser, cli
 
 from .annotations import clip_id
-from .readers import (FRAME_RATE, READERS, UNANNOTATED, file_finder, find_on_disk,
-                      listed_samples)
+from .readers import (FRAME_RATE, READERS, UNANNOTATED, file_finder, find_on_disk, listed_samples)
 from .samples import attempt_all
 
 CLIPS = ("vggss", "vggss-heard", "vggss-unheard", "vggss-extended", "vggsound")  # one frame, at
