@@ -30,7 +30,7 @@ from common.benchmarks.is3 import (
 )
 from common.evaluation import FileTestSet
 from common.io import InputError, read_audio, read_image, read_json, write_audio, write_image
-from common.scenes.composition import tight_boxes
+from common.scenes.objects import tight_boxes
 from sslalign import evaluate
 from sslalign.config import TINY
 from sslalign.is3 import main, prompts

@@ -1,6 +1,7 @@
 """The embedded data: reproducible, of the sizes it documents, and labelled correctly."""
 
 import colorsys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from common.scenes import Scenes
-from common.scenes.composition import COUNTS, PLACES, background, place, tight_boxes
-from common.scenes.objects import COLOURS
+from common.scenes.composition import COUNTS, PLACES, background, place
+from common.scenes.objects import COLOURS, tight_boxes
 from tests.test_bank import write_folder
 
 pytestmark = pytest.mark.slow
@@ -326,6 +327,34 @@ def test_a_phrase_is_true_of_one_object_alone(objects):
             assert all(sign * (centre[k, axis] - centre[j, axis]) > 0.1 for j in others)
             assert sign * (centre[k, axis] - 0.5) > 0
     assert all_words == {"small", "large", *COLOURS, *PLACES}
+
+
+@pytest.mark.parametrize("style", ["refcoco+", "refcoco"])
+def test_a_short_phrase_is_true_of_one_object_alone(style):
+    """A place, but not in the kind of RefCOCO+; or the last word of a name that no other has."""
+    scenes, plain, kinds = Scenes(6, size=48), Scenes(6, size=48), Counter()
+    scenes.style = style
+    for i in range(300):
+        sample, full, scene = scenes.grounding(i), plain.grounding(i), replay(scenes, 4, i)
+        np.testing.assert_array_equal(sample.image, full.image)
+        np.testing.assert_array_equal(sample.box, full.box)
+        if sample.exclusive:
+            assert sample.phrase == full.phrase
+            continue
+        k = int(np.flatnonzero((scene.boxes == sample.box).all(1))[0])
+        names = [scenes.names[cls] for cls in scene.classes]
+        centre = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
+        if sample.phrase.startswith("the one "):
+            axis, sign = PLACES[sample.phrase.removeprefix("the one ")]
+            assert sign * (centre[k, axis] - centre[1 - k, axis]) > 0.1
+            kinds["place"] += 1
+        else:
+            said = sample.phrase.removeprefix("the ")
+            assert [name.endswith(said) for name in names] == [k == 0, k == 1]
+            assert (said == names[k]) == (names[0].split()[-1] == names[1].split()[-1])
+            kinds["name" if said == names[k] else "noun"] += 1
+    assert set(kinds) == {"noun", "name"} | ({"place"} if style == "refcoco" else set())
+    assert 100 < kinds["place"] < 160 or style == "refcoco+"
 
 
 def test_exclusive_phrases_name_no_object():

@@ -23,6 +23,7 @@ from turn.sampling import (
     sampling_weights,
     train_classifier,
 )
+from turn.test_sets import scene_test_set
 
 CPU = torch.device("cpu")
 scores = st.lists(st.floats(-50, 50), min_size=1, max_size=20).map(np.array)
@@ -122,6 +123,28 @@ def test_the_share_of_exclusive_texts_is_a_setting():
         assert set((scene_intermediate(0, 20, config).labels < 0).tolist()) == {share == 1}
     with pytest.raises(ValueError, match="--exclusive"):
         checked(replace(small, exclusive=1.5))
+
+
+def test_the_kinds_of_the_two_domains_are_settings():
+    """Table 3 on scenes: other phrases for the same images, fewer captions for noisier audio; what
+    the model is tested on stays."""
+    small = replace(TINY, image_size=32, seconds=0.1, n_fft=256, exclusive=0.0, held_out=12)
+    other = replace(small, phrases="refcoco", clips="audiocaps")
+    (phrases, clips), (short, noisy) = (
+        (scene_source(0, 40, config), scene_intermediate(0, 40, config))
+        for config in (small, other)
+    )
+    for (full, box), (image, same_box) in zip(phrases.items, short.items):
+        np.testing.assert_array_equal(full, image)
+        np.testing.assert_array_equal(box, same_box)
+    assert sum("the one" in p for (p,) in short.texts) > 10
+    assert not any("the one" in p for (p,) in phrases.texts)
+    assert {len(texts) for texts in clips.texts} == {5}
+    assert {len(texts) for texts in noisy.texts} == {1}
+    assert not any(torch.equal(a, b) for a, b in zip(clips.items, noisy.items))
+    one, two = (scene_test_set(config, 7, 2).samples for config in (small, other))
+    assert [s.phrase for s in one] == [s.phrase for s in two]
+    assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(one, two))
 
 
 @pytest.fixture(scope="module")

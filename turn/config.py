@@ -20,6 +20,10 @@ class Config(RunConfig):
     sounds: int = flag(4000, "captioned clips of the intermediate domain, if --data is scenes")
     held_out: int = flag(500, "scenes in each evaluation, if --data is scenes")
     exclusive: float = flag(0.125, "share of the scenes' texts that belong to one domain alone")
+    phrases: str = flag("refcocog", "kind of the scenes' phrases: long, short, or half of them "
+                        "places instead of names (Table 3)", ("refcocog", "refcoco+", "refcoco"))
+    clips: str = flag("clotho", "kind of the scenes' clips: clear with five captions, or noisy "
+                      "with one (Table 3)", ("clotho", "audiocaps"))
     image_size: int = flag(96, "side of the image in pixels, H = W")
     augment: bool = flag(False, "random scale, crop and translation in training")
     flip: bool = flag(False, "mirror images too, and left and right in phrases (authors' code)")

@@ -14,6 +14,9 @@ from common.training import progress_bar
 
 from .backbones.frontend import logmel_of, read_logmel
 
+# Captions of a clip in scenes, and how loud another object and noise sound beside what they tell
+CLIPS = {"clotho": (5, 0.0), "audiocaps": (1, 0.5)}
+
 
 class Domain:
     """A list-like: [i] is an image (H, W, 3) uint8 and a box (4,), cx, cy, w, h in [0, 1], or a
@@ -49,7 +52,7 @@ def load_domains(config, split: str) -> tuple[Domain, Domain]:
 def scene_source(seed: int, count: int, config) -> Domain:
     """Embedded scenes, composed once and kept in memory."""
     scenes, items, phrases = make_scenes(seed, config), [], []
-    scenes.exclusive = config.exclusive
+    scenes.exclusive, scenes.style = config.exclusive, config.phrases
     for i in progress_bar(range(count), name="scenes"):
         image, phrase, (x0, y0, x1, y1), _ = scenes.grounding(i)
         items.append((image, np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])))
@@ -61,10 +64,11 @@ def scene_intermediate(seed: int, count: int, config) -> Domain:
     """Embedded audio, kept in memory as log-mel spectrograms."""
     scenes, logmels, texts, labels = make_scenes(seed, config), [], [], []
     scenes.exclusive = config.exclusive
+    captions, scenes.clutter = CLIPS[config.clips]
     for i in progress_bar(range(count), name="captioned audio"):
         item = scenes.caption(i)
         logmels.append(logmel_of(torch.from_numpy(item.waveform), config))
-        texts.append(item.captions)
+        texts.append(item.captions[:captions])
         labels.append(item.cls)
     return Domain(logmels, texts, labels=torch.tensor(labels))
 

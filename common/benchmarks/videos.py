@@ -109,8 +109,7 @@ class AnnotatedVideos:
 
     def video(self, i) -> tuple:
         """→ frames, from AROUND seconds before the first annotated one to the last; the number of
-        the first; frames a second; and of the annotated ones: numbers among these, Samples, labels.
-        """
+        the first; frames a second; of the annotated ones: numbers among these, Samples, labels."""
         samples = sorted(self.groups[self.ids[i]], key=lambda s: s.seconds)
         fps = self.fps or 1 / (samples[0].seconds[1] - samples[0].seconds[0])
         paths = numbered_images(samples[0].image.parent)

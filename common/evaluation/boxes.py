@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common import metrics
-from common.scenes.composition import tight_boxes
+from common.scenes.objects import tight_boxes
 
 BINS = 256
 
@@ -101,8 +101,7 @@ def boxes_from_maps(maps: torch.Tensor, least: float = 0.01) -> list[torch.Tenso
 
 def hull_of_maps(maps: torch.Tensor) -> torch.Tensor:
     """The smallest box around {normalised map ≥ 0.5}: (N, H, W) → (N, 4) in [0, 1]. stmnet's
-    authors predict this box; Otsu's threshold, which they take within it, is 0. A constant map: 0.
-    """
+    authors predict this box; Otsu's threshold, taken within it, is 0. A constant map: 0."""
     masks = (unit_maps(maps) >= 0.5).cpu().numpy()
     return torch.from_numpy(tight_boxes(masks)).to(maps.device)
 
@@ -115,9 +114,8 @@ def iou_plus_one(boxes: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
 
 
 def best_rectangle(gt: torch.Tensor) -> torch.Tensor:
-    """The rectangle (4,) of a grid of 10 × 10 cells that has IoU ≥ 0.5 with most of the boxes
-    (N, 4) in [0, 1], of which 2000 are tried: it looks at nothing, but knows a test set's places.
-    """
+    """The rectangle (4,) of a grid of 10 × 10 cells that has IoU ≥ 0.5 with most of (at most 2000
+    of) the boxes (N, 4) in [0, 1]: it looks at nothing, but knows where a test set has them."""
     gt = gt[::-(-len(gt) // 2000)]
     intervals = torch.combinations(torch.arange(11)) / 10  # (55, 2), from low to high
     x, y = (intervals[i] for i in torch.cartesian_prod(torch.arange(55), torch.arange(55)).T)

@@ -189,8 +189,7 @@ def aggregate(scores: dict, metric_groups, groups=None, has_source=None, is_comp
     """Metrics of a column, {"GROUP/METRIC": fraction}, of which it has the scores (`score_maps`).
 
     groups: (N,), the image of each sample. has_source: (N,) bool; others count in extended/ only.
-    is_complete: (N,) bool, whether all sources of its image are here; others are not interactive.
-    """
+    is_complete: (N,) bool, if all sources of its image are here; others are not interactive."""
     has_source = np.ones(len(scores["ciou"]), bool) if has_source is None else has_source
     result, is_complete = {}, has_source if is_complete is None else is_complete & has_source
     groups = np.asarray(range(len(has_source)) if groups is None else groups)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .objects import Directory, Procedural, hiss
+from .objects import Directory, Procedural, hiss, tight_boxes
 from .videos import (CLEAR, Conditions, Video, animate, cover_with_bars, cover_with_noise,
                      out_of_focus, owner_at, schedule, soundtrack)
 
@@ -84,8 +84,9 @@ class Scenes:
     bank; object_scale: multiplies the area of each; link: the hue of a procedural object goes with
     its pitch, the light of the background with noise; `exclusive`, which may be set, is the share
     of TURN's samples that have no meaning in the other domain; `clutter`, likewise, is how loud
-    another object and noise sound beside the source, relative to it."""
-    exclusive, clutter = 1 / 8, 0.0
+    another object and noise sound beside the source, relative to it; `style`, the kind of phrases:
+    long as in refcocog, short as in refcoco+, or half of them places instead of names, refcoco."""
+    exclusive, clutter, style = 1 / 8, 0.0, "refcocog"
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, link=False):
@@ -197,6 +198,11 @@ class Scenes:
         places = [text for text, (axis, sign) in PLACES.items()
                   if (sign * (centres[k, axis] - centres[rest, axis])).min() > 0.15
                   and sign * (centres[k, axis] - 0.5) > 0]
+        if self.style != "refcocog":  # short: a place, or the last word of the name, or the name
+            if self.style == "refcoco" and places and rng.random() < 0.5:
+                return f"the one {places[rng.integers(len(places))]}"
+            nouns = [self.names[cls].split()[-1] for cls in scene.classes]
+            return f"the {nouns[k] if nouns.count(nouns[k]) == 1 else self.names[scene.classes[k]]}"
         if places and rng.random() < 0.3:
             words.append(places[rng.integers(len(places))])
         return with_article(rng.choice(["the", "a"]), " ".join(words))
@@ -287,13 +293,3 @@ def background(rng, size: int) -> np.ndarray:
     image = np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC))
     grain = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size, 1) >> 4
     return np.minimum(image, 239) + grain
-
-
-def tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """(…, S, S) bool → (…, 4) float32 boxes of the masks, zeros if a mask is empty."""
-    size = masks.shape[-1]
-    columns, rows = masks.any(-2), masks.any(-1)  # (…, S)
-    low = [m.argmax(-1) for m in (columns, rows)]
-    high = [size - m[..., ::-1].argmax(-1) for m in (columns, rows)]
-    boxes = np.stack(low + high, -1) / size
-    return (boxes * masks.any((-1, -2))[..., None]).astype(np.float32)

@@ -154,6 +154,16 @@ def hiss(rng: np.random.Generator, samples: int) -> np.ndarray:
     return loudness((noise[smooth:] - noise[:-smooth]).astype(np.float32), rng)
 
 
+def tight_boxes(masks: np.ndarray) -> np.ndarray:
+    """(…, S, S) bool → (…, 4) float32 boxes of the masks, zeros if a mask is empty."""
+    size = masks.shape[-1]
+    columns, rows = masks.any(-2), masks.any(-1)  # (…, S)
+    low = [m.argmax(-1) for m in (columns, rows)]
+    high = [size - m[..., ::-1].argmax(-1) for m in (columns, rows)]
+    boxes = np.stack(low + high, -1) / size
+    return (boxes * masks.any((-1, -2))[..., None]).astype(np.float32)
+
+
 def _rotate(x, y, angle):
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return c * x + s * y, c * y - s * x

@@ -63,8 +63,7 @@ def fill_array(path, shape: tuple, dtype, fingerprint: dict, blocks, name="") ->
     blocks(row) yields a few rows at a time, from `row` on. They are added to `path`.part, while
     `path`.json holds `fingerprint` (plain data that tells one array from another) and the number
     of rows that are safe on disk. A second call continues where the first was killed, and begins
-    again if fingerprint, shape or dtype differ. Raises InputError if `path` exists without .json.
-    """
+    again if fingerprint, shape or dtype differ. InputError if `path` exists without .json."""
     path, dtype = Path(path), np.dtype(dtype)
     part, record = (path.with_name(path.name + suffix) for suffix in (".part", ".json"))
     if path.exists() and not record.exists():

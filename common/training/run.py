@@ -137,8 +137,7 @@ class Run:
     def log(self, losses: dict, **numbers) -> None:
         """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers.
 
-        Of `training_steps` also the seconds in which the batch was read, and in which it was used.
-        """
+        Of `training_steps` also the seconds in which the batch was read, and those of its use."""
         now = time.perf_counter()
         if self.fetched:
             numbers |= {"data_s": round(self.fetched - self.logged, 4),
