@@ -13,11 +13,11 @@ there are several seeds, and under it N, seeds, date, commit and command. `commo
 of trainings with several seeds.
 """
 
+import argparse
 import json
 import math
 import re
 import statistics
-import sys
 import textwrap
 from itertools import chain
 from pathlib import Path
@@ -139,13 +139,12 @@ def joined(parts: list) -> dict:
     return {**last, "seeds": seeds, "rows": rows}
 
 
-def join(out, first, *others) -> None:
-    files = first, *others
+def join(out, files) -> None:
     results = joined([json.loads(Path(file).read_text("utf-8")) for file in files])
     Path(out).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def main(root=ROOT) -> None:
+def fill(root=ROOT) -> None:
     for path in pages(root):
         text = path.read_text("utf-8")
         if (new := filled(text, root)) != text:
@@ -153,5 +152,21 @@ def main(root=ROOT) -> None:
             print(f"{path.relative_to(root)}: tables written")
 
 
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tables",
+        description="Without files: put the tables of results/ into the READMEs and the log.",
+    )
+    parser.add_argument("out", nargs="?", help="or: the results file to write")
+    parser.add_argument("seeds", nargs="*", help="of these, one for each seed, from evaluate")
+    args = parser.parse_args(argv)
+    if args.out and not args.seeds:
+        parser.error(f"of which files is {args.out} to be made?")
+    try:
+        join(args.out, args.seeds) if args.out else fill()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
 if __name__ == "__main__":
-    sys.exit(join(*sys.argv[1:]) if sys.argv[1:] else main())
+    main()

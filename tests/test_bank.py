@@ -243,7 +243,9 @@ def test_unusable_pairs_are_printed_and_left_out(tmp_path, capsys):
 
     bank = Directory(tmp_path)
     assert bank.names == [*(f"big thing{i}" for i in range(5)), "just long enough"]
-    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"left out: 1 images without a recording, as {tmp_path / 'mute.png'}"
+    lines = [line.split(": ") for line in lines]
     assert {Path(path).stem for _, path, *_ in lines} == {*bad, "zz_double", "zz_namesake"}
     assert all(start == "left out" and reason for start, _, reason, *_ in lines)
     assert len(lines) == len(bad) + 2

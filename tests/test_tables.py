@@ -54,7 +54,7 @@ def test_each_results_file_stands_in_one_place():
 def test_a_table_is_written_between_its_markers(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (tmp_path / "README.md").write_text("# A\n\n<!-- table: a.json -->\nold\n<!-- end -->\n\nb\n")
-    tables.main(tmp_path)
+    tables.fill(tmp_path)
     text = (tmp_path / "README.md").read_text("utf-8")
     assert text == f"# A\n\n<!-- table: a.json -->\n{TABLE}\n<!-- end -->\n\nb\n"
     assert tables.filled(text, tmp_path) == text
@@ -73,7 +73,7 @@ def test_results_of_several_seeds_are_joined(tmp_path):
     }
     for name, part in (("a", one), ("b", two)):
         (tmp_path / name).write_text(json.dumps(part))
-    tables.join(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    tables.main([str(tmp_path / name) for name in ("out", "a", "b")])
     whole = json.loads((tmp_path / "out").read_text("utf-8"))
     assert tables.problems(whole) == [] and whole["seeds"] == [0, 1]
     assert whole["rows"] == [{"name": "model", "values": {"cIoU": [50.0, 52.0], "AUC": None}}]

@@ -188,6 +188,5 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def _unpickle(path):
-    data = io.BytesIO(read_bytes(path, MAX_PICKLE))
-    # Python 2 wrote them: plain strings are bytes.
+    data = io.BytesIO(read_bytes(path, MAX_PICKLE))  # of Python 2: plain strings are bytes
     return _PlainUnpickler(data, encoding="utf-8", errors="replace").load()

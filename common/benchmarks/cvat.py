@@ -25,7 +25,6 @@ SECONDS = 10  # of every annotated video
 BRASS = ("french horn", "trombone", "trumpet")  # one class in the authors' code
 INSTRUMENTS = ("accordion", "guitar", "banjo", "cello", "drum", "flute", "harmonica", "harp",
                "marimba", "piano", "saxophone", "brass", "violin")
-AVE_ROW = "event&id&quality&start&end"
 EDGES = ("xtl", "ytl", "xbr", "ybr")
 
 
@@ -78,7 +77,8 @@ def read_labels(path) -> dict:
     """id → label, of event&id&quality&start&end (AVE) or keyword,start,end,evt,target,multi."""
     lines = read_lines(path)
     if lines and lines[0].count("&") > 3:
-        rows = check_rows(path, [line.rsplit("&", 4) for line in lines], AVE_ROW, (3, 4), "&")
+        rows = [line.rsplit("&", 4) for line in lines]
+        check_rows(path, rows, "event&id&quality&start&end", (3, 4), "&")
         return {check_name(path, row[1]): row[0] for row in rows}
     return {row[0]: ", ".join(dict.fromkeys(instruments(row[4]))) for row in _instrument_rows(path)}
 

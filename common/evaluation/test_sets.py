@@ -3,10 +3,10 @@
 A set has `name`; of each sample `ids`, `groups` (samples of one image, or video, share one) and
 `labels` (names or None); `has_source`, (N,) bool, whether the image shows what sounds; `num_listed`
 (how many samples the annotations list, None for scenes); `is_complete`, (N,) bool, whether all
-listed samples of its image are there; `protocol` (of common.metrics) and
-`align_corners`, how its heatmaps are resized and cut; `metric_groups`, the metrics that it is for;
-`prefix` of their names; and of sample i `image(i)` (H, W, 3) uint8, `waveform(i)` as the model
-takes it, `gt_map(i)` and `gt_mask(i)` (SIZE, SIZE) in [0, 1].
+listed samples of its image are there; `protocol` (of common.metrics) and `align_corners`, how its
+heatmaps are resized and cut; `metric_groups`, the metrics that it is for; `prefix` of their names;
+and of sample i `image(i)` (H, W, 3) uint8, `waveform(i)` as the model takes it, `gt_map(i)` and
+`gt_mask(i)` (SIZE, SIZE) in [0, 1].
 """
 from collections import Counter
 

@@ -82,7 +82,7 @@ class Directory:
     Raises InputError if fewer than 4 pairs remain."""
 
     def __init__(self, root):
-        root = Path(root)
+        root, self.lone = Path(root), []  # images without a recording
         self.names, self.images, self.recordings = [], [], []  # of each class
         if not root.is_dir():
             raise InputError(root, "no such folder of cut-outs and recordings")
@@ -92,6 +92,8 @@ class Directory:
             except InputError as error:
                 if dist.rank() == 0:
                     print("left out:", error)
+        if self.lone and dist.rank() == 0:
+            print(f"left out: {len(self.lone)} images without a recording, as {self.lone[0]}")
         if len(self.names) < 4:
             raise InputError(root, f"{len(self.names)} usable pairs of name.png (with alpha) and "
                                    "name.wav, .ogg or .flac; at least 4 are needed")
@@ -103,7 +105,8 @@ class Directory:
         audio = (path.with_suffix(suffix) for suffix in (".wav", ".ogg", ".flac"))
         audio = next((p for p in audio if p.is_file()), None)
         if audio is None:
-            return  # an image alone is no pair
+            self.lone.append(path)
+            return
         for file in (path, audio, path.with_suffix(".txt")):
             inside(root, file.relative_to(root))  # no link leads out
         image, (recording, rate), name = _load_cutout(path), _load_recording(audio), _name(path)

@@ -14,6 +14,7 @@ import os
 
 import torch
 import torch.distributed as td
+import torch.distributed.nn.functional  # imported later, its defaults would keep the group
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
@@ -114,8 +115,7 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
 def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
     """This process's part of the mean of `values` (…) where the mask `where` is True, a scalar.
 
-        part = Σ values / Σ over processes of their number,  mean = Σ over processes of part
-    """
+        part = Σ values / Σ over processes of their number,  mean = Σ over processes of part"""
     if where is not None:
         values = values * where
     count = torch.tensor(values.numel()) if where is None else where.sum()

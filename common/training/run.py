@@ -62,6 +62,7 @@ class Run:
             config = {**asdict(self.config), "commit": git_commit(),
                       "command": shlex.join(["python", *sys.orig_argv[1:]])}
             write_json(self.folder / "config.json", config)
+            print(f"{self.folder}: {self.method} is trained here, on {self.device}")
             if not self.config.resume:  # of a run that ended before it wrote last.pt
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
         handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -136,7 +137,6 @@ class Run:
 
     def log(self, losses: dict, **numbers) -> None:
         """The losses of a step (scalars, this process's part: `dist.mean`) and plain numbers.
-
         Of `training_steps` also the seconds in which the batch was read, and those of its use."""
         now = time.perf_counter()
         if self.fetched:
