@@ -77,9 +77,9 @@ class Procedural:
 class Directory:
     """Pairs of `name.png`, with alpha, and `name.wav`, `.ogg` or `.flac`, in any subfolder.
 
-    The first line of an optional `name.txt` is the name of the class. Pairs that cannot be read,
-    or that have the name or the recording of another one, are left out, and that is printed.
-    Raises InputError if fewer than 4 pairs remain."""
+    The first line of an optional `name.txt` is the class's name. Pairs that cannot be read, or have
+    the name or recording of another, are left out and printed; if fewer than 4 remain,
+    InputError."""
 
     def __init__(self, root):
         root, self.lone = Path(root), []  # images without a recording

@@ -115,7 +115,8 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
 def mean(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
     """This process's part of the mean of `values` (…) where the mask `where` is True, a scalar.
 
-        part = Σ values / Σ over processes of their number,  mean = Σ over processes of part"""
+        part = Σ values / Σ over processes of their number,  mean = Σ over processes of part
+    """
     if where is not None:
         values = values * where
     count = torch.tensor(values.numel()) if where is None else where.sum()
