@@ -78,8 +78,7 @@ class Directory:
     """Pairs of `name.png`, with alpha, and `name.wav`, `.ogg` or `.flac`, in any subfolder.
 
     The first line of an optional `name.txt` is the class's name. Pairs that cannot be read, or have
-    the name or recording of another, are left out and printed; if fewer than 4 remain,
-    InputError."""
+    the name or recording of another, are left out and printed. InputError below 4 pairs."""
 
     def __init__(self, root):
         root, self.lone = Path(root), []  # images without a recording
