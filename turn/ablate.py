@@ -9,12 +9,11 @@ TABLES = {
           for s in ("refcoco", "refcoco+", "refcocog")},
     "3-scenes": {f"{s} + {m}": ["--phrases", s, "--clips", m] for m in ("audiocaps", "clotho")
                  for s in ("refcoco", "refcoco+", "refcocog")},
-    "fig3": {f"{groups} groups, {codes} codes": ["--groups", str(groups), "--codes", str(codes)]
-             for codes in (256, 512, 1024) for groups in (1, 2, 4)},
+    "fig3": {f"q = {q}, {codes} codes": ["--groups", str(q), "--codes", str(codes)]
+             for codes in (256, 512, 1024) for q in (1, 2, 4)},
     # the default's 64 codes for 12 classes, half and double, as the paper's 512
-    "fig3-scenes": {f"{groups} groups, {codes} codes": ["--groups", str(groups), "--codes",
-                                                        str(codes)]
-                    for codes in (32, 64, 128) for groups in (1, 2, 4)},
+    "fig3-scenes": {f"q = {q}, {codes} codes": ["--groups", str(q), "--codes", str(codes)]
+                    for codes in (32, 64, 128) for q in (1, 2, 4)},
     "fig4": {f"{s}-{m}": ["--recon-source", s, "--recon-intermediate", m]
              for s in ("no", "self") for m in ("no", "self", "cross")},
 }
