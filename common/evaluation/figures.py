@@ -73,7 +73,7 @@ def localization_parser(method: str, about: str) -> Parser:
 
 def write_localization(args, model: Model, facts: dict) -> None:
     """Run the demo, or write OUT.png, the image with the heatmap and boxes of each audio clip, and
-    what `write_answers` does, of silence and noise too. args: `localization_parser`'s."""
+    what `write_answers` does, of silence and noise too. Raises InputError."""
     if args.demo:
         return serve(model, args.demo)
     out, image_path, phrase = Path(args.out), args.image, getattr(args, "phrase", "")

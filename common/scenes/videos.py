@@ -44,7 +44,7 @@ class Video(NamedTuple):
 
 def schedule(rng, seconds: float, speakers: int) -> np.ndarray:
     """Owners (ticks,): intervals of 1 to 2 s in which one object sounds, and gaps of about 1 s.
-    The objects 0 … speakers - 1 take turns. Object 0 always sounds, the others do from 4 s up."""
+    The objects 0 … speakers - 1 take turns. Object 0 always sounds, the others in 4 s or more."""
     owners, turn, on = [], 0, bool(rng.random() < 0.7)
     while len(owners) * TICK < seconds or turn < speakers:
         length = int(rng.integers(2, 5)) if on else int(rng.integers(1, 4))
