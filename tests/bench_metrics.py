@@ -1,6 +1,6 @@
 """How fast the metrics are: `python -m tests.bench_metrics [--samples 5158] [--threads 1]`.
 
-Localization: `common.metrics` (blocks of heatmaps, one partition, nothing normalised) against the
+Localization: `common.metrics` (blocks of heatmaps, partitions, nothing normalised) against the
 formulation of the published evaluators (heatmap by heatmap in numpy: min-max normalisation, one
 full sort per threshold, float64 masks), on the same smooth random 224×224 heatmaps and boxes:
 cIoU@0.5, AUC, IIoU and IAUC of pairs, plain and adaptive. Retrieval: 512-dimensional pairs against

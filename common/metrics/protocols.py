@@ -119,7 +119,7 @@ def num_pixels(rule, gt_rows):
 
 
 def thresholds_of_rows(rows, rules, gt_rows, tau):
-    """`threshold` of rows (N, n) by several rules, with one partition → (len(rules), N)."""
+    """`threshold` of rows (N, n) by several rules → (len(rules), N)."""
     ranks = torch.stack([rows.shape[1] - num_pixels(rule, gt_rows) for rule in rules], 1)
     taus = values_at_ranks(rows, ranks.clamp(max=rows.shape[1] - 1))  # (N, len(rules))
     taus = taus.masked_fill(ranks == rows.shape[1], torch.inf).T  # (len(rules), N)
@@ -135,8 +135,8 @@ def values_at_ranks(rows, ranks):
     """(N, n), (N, K) → (N, K): in each row, the values at ascending ranks, counted from 0."""
     if not rows.is_cpu:
         return rows.sort(1).values.gather(1, ranks)
-    # On a CPU, a partition by numpy takes a small part of the time of torch's sort.
-    values = [np.partition(row, k)[k] for row, k in zip(rows.numpy(), ranks.numpy())]
+    # On a CPU, numpy's partitions take a small part of torch's sort; those by one rank are fast.
+    values = [[np.partition(row, k)[k] for k in ks] for row, ks in zip(rows.numpy(), ranks.numpy())]
     return torch.from_numpy(np.stack(values))
 
 
