@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.benchmarks.pairs import EasyPairs, cropped_waveform
+from common.benchmarks.pairs import cropped_waveform, easy_pairs
 from common.training import check_batch_size, dist
 
 from .augment import crop_view, distort, draw_distortion, train_view
@@ -27,7 +27,7 @@ class TrainingBatches(Dataset):
         check_batch_size(config.batch_size, len(source.ids), "pairs")
         self.source, self.config, self.neighbours = source, config, {}
         self.easy_epochs = config.easy if config.data == "scenes" else 0
-        self.easy_source = EasyPairs(config) if self.easy_epochs else None
+        self.easy_source = easy_pairs(config) if self.easy_epochs else None
         self.steps_per_epoch = len(source.ids) // config.batch_size
         epochs = self.easy_epochs + config.epochs
         self.total_steps = config.steps or epochs * self.steps_per_epoch

@@ -15,7 +15,7 @@ from common.benchmarks.annotations import find_metadata
 from common.benchmarks.cvat import INSTRUMENTS, instruments
 from common.benchmarks.pairs import VALIDATION, check_source
 from common.io import InputError, numbered_images, read_audio, read_image
-from common.scenes import Conditions, Scenes
+from common.scenes import Scenes
 from common.training import check_batch_size, dist, progress_bar
 
 from .backbones.vggish import RATE, segments_at
@@ -30,11 +30,10 @@ RARE = ("marimba", "violin")  # they never stand alone
 
 
 def make_scenes(seed: int, config) -> Scenes:
-    return Scenes(seed, config.image_size, RATE, folder=config.objects or None)
-
-
-def conditions(config) -> Conditions:
-    return Conditions(config.blurred, config.noisy, config.occluded, config.twins)
+    scenes = Scenes(seed, config.image_size, RATE, folder=config.objects or None)
+    scenes.blurred, scenes.noisy = config.blurred, config.noisy
+    scenes.occluded, scenes.twins = config.occluded, config.twins
+    return scenes
 
 
 class SceneClips:
@@ -45,7 +44,7 @@ class SceneClips:
         self.config, self.videos = config, []
         self.classes = [*scenes.names, *[BACKGROUND] * config.background]
         for i in progress_bar(range(count), name="drawing scenes"):
-            video = scenes.video(i, config.T, config.clip_seconds, False, conditions(config))
+            video = scenes.video(i, config.T, config.clip_seconds)
             waveform = np.rint(video.waveform * INT16).astype(np.int16)
             self.videos.append(video._replace(waveform=waveform, boxes=None))
         self.ids = [f"{scenes.bank.fingerprint:08x}-{seed}-{i}" for i in range(count)]

@@ -45,12 +45,12 @@ def localize(predictor, blocks, fps: float):
             number += 1
 
 
-def blocks_of_file(video, samples: int):
-    """A VideoFile in blocks of frames, as `localize` takes them."""
-    waveform = io.read_audio(video.audio, RATE)[0]
-    for first in range(0, len(video.frames), BLOCK):
-        frames = [io.read_image(path) for path in video.frames[first:first + BLOCK]]
-        times = (first + np.arange(len(frames)) + 0.5) / video.fps
+def blocks_of_file(paths, audio, fps: float, samples: int):
+    """The files of a video in blocks of frames, as `localize` takes them."""
+    waveform = io.read_audio(audio, RATE)[0]
+    for first in range(0, len(paths), BLOCK):
+        frames = [io.read_image(path) for path in paths[first:first + BLOCK]]
+        times = (first + np.arange(len(frames)) + 0.5) / fps
         yield frames, times, segments_at(waveform, times, samples)
 
 
@@ -86,12 +86,13 @@ def localize_file(predictor, args, model):
             labels = [f"{record['label']} {score:.2f}" for score in record["scores"]]
             yield io.overlay(frame, enlarge(heatmap[None])[0], boxes[:, :4], labels=labels)
 
-    with open_video(args.video, args.fps) as video:
-        write_video(gif, overlays(blocks_of_file(video, config.samples)), args.fps, video.audio)
+    with open_video(args.video, args.fps) as (paths, audio):
+        blocks = blocks_of_file(paths, audio, args.fps, config.samples)
+        write_video(gif, overlays(blocks), args.fps, audio)
         encoded = predictor.encode(images)
         clips = locate_clips(model._replace(
             locate=lambda images, waveform: locate(predictor, encoded, args.fps, waveform)),
-            images, [("sound track", video.audio)])
+            images, [("sound track", audio)])
     for clip in clips:  # as long as its frames
         missing = round(len(images) / args.fps * RATE) - len(clip.waveform)
         clip.waveform = torch.nn.functional.pad(clip.waveform, (0, missing))

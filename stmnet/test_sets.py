@@ -12,7 +12,7 @@ from common.benchmarks.videos import AnnotatedVideos
 from common.io import read_audio
 
 from .backbones.vggish import RATE, segments_at
-from .data import BACKGROUND, INT16, TEST, conditions, make_scenes
+from .data import BACKGROUND, INT16, TEST, make_scenes
 
 GRAIN = 4  # frames a second of scenes, of which one is annotated
 
@@ -41,7 +41,7 @@ class SceneVideos:
 
     def video(self, i) -> Video:
         c = self.config
-        scene = self.scenes.video(i, GRAIN, c.video_seconds, self.turns, conditions(c))
+        scene = self.scenes.video(i, GRAIN, c.video_seconds, self.turns)
         times, half = (np.arange(len(scene.frames)) + 0.5) / GRAIN, c.segment_seconds / 2  # (N,)
         waveform = torch.from_numpy(np.rint(scene.waveform * INT16) / INT16).float()
         rows = np.arange(GRAIN // 2, len(times), GRAIN)  # (T,)

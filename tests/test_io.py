@@ -440,8 +440,8 @@ def test_audio_on_a_full_disk(tmp_path):
 
 
 def test_lines(tmp_path):
-    (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n  two é \n".encode())
-    assert read_lines(tmp_path / "a.txt") == ["one", "two é"]
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n  two é \rthree\u2028\x85more\n".encode())
+    assert read_lines(tmp_path / "a.txt") == ["one", "two é", "three\u2028\x85more"]
     (tmp_path / "a.txt").write_bytes(b"")
     refused(tmp_path / "a.txt", "empty file", read_lines)
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
-from common.benchmarks import gt_map, listed_samples, load_samples
+from common.benchmarks import Sample, gt_map, listed_samples, load_samples
 from common.benchmarks.is3 import (
     GRID,
     RATE,
@@ -82,8 +83,12 @@ def test_masks_are_white_or_opaque(mode, tmp_path):
     grey = mask.astype(np.uint8) * 255
     rgb = np.repeat(grey[..., None], 3, 2)
     image = {"L": grey, "RGB": rgb, "cut-out": np.dstack([255 - rgb, grey])}[mode]
-    write_image(tmp_path / "m.png", image)
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
+    path = tmp_path / "m.png"
+    write_image(path, image)
+    np.testing.assert_array_equal(read_mask(path), mask)
+    larger = Image.fromarray(grey).resize((20, 20), Image.Resampling.BICUBIC)
+    sample = Sample("m", path, path, np.zeros((0, 4)), masks=(path,))
+    np.testing.assert_array_equal(gt_map(sample, 20, masks=True), np.asarray(larger) >= 128)
 
 
 # The layout ---------------------------------------------------------------------------------------

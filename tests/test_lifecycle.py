@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,15 @@ def stop(*arguments):
     os.kill(os.getpid(), SIGNAL)
     return merge_rows(*arguments)
 dist.merge_rows = stop
+from METHOD.train import main
+main(sys.argv[1:])
+"""
+
+
+# Likewise, on a disk with room for files of 2500 bytes only.
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 from METHOD.train import main
 main(sys.argv[1:])
 """
@@ -811,3 +821,12 @@ def test_two_processes_train_as_one(method, tmp_path):
     count = 4 if method == "stmnet" else 8
     assert [m["samples"] for m in metrics] == [count, count]
     assert len(checkpoint(tmp_path / "runs" / method / "two")["rng"]) == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_network_on_a_full_disk_is_one_line(method, tmp_path):
+    """It is the first large file of a training on scenes."""
+    program = FULL_DISK.replace("METHOD", method)
+    err = done(start(program, f"{TINY[method]} --device cpu", tmp_path), 2)[1]
+    assert re.search(r"^python -m \w+\.train: error: \S+\.pt: .*File too large\n\Z", err), err
+    assert not [*tmp_path.rglob("*.pt"), *tmp_path.rglob(".*.tmp")]

@@ -15,7 +15,7 @@ from sslalign import augment
 from sslalign.config import TINY
 from sslalign.data import TrainingBatches
 from common.benchmarks.pairs import (
-    EasyPairs,
+    easy_pairs,
     VALIDATION,
     FilePairs,
     ScenePairs,
@@ -172,7 +172,7 @@ def every_view(image, size=32, offsets=4):
 
 def test_easy_epochs(source):
     """They come first; the ordinary epochs are as without them."""
-    config, easy = replace(CONFIG, easy=2, epochs=1), EasyPairs(CONFIG)
+    config, easy = replace(CONFIG, easy=2, epochs=1), easy_pairs(CONFIG)
     steps, ordinary = TrainingBatches(source, config), TrainingBatches(source, CONFIG)
     assert len(steps) == 12 and len(TrainingBatches(source, replace(config, steps=5))) == 5
     steps.neighbours = ordinary.neighbours = {source: neighbours()}
@@ -199,7 +199,7 @@ def test_easy_epochs(source):
 
 def test_easy_pairs(source):
     """One object of twice the share, other ones than in the ordinary scenes of the same seed."""
-    easy, lone = EasyPairs(CONFIG), ScenePairs(0, 24, CONFIG, 1.0)
+    easy, lone = easy_pairs(CONFIG), ScenePairs(0, 24, CONFIG, 1.0)
     shares = [np.mean([s.mask.mean() for s in pairs.samples]) for pairs in (easy, lone)]
     assert 1.5 * shares[1] < shares[0] < 2.2 * shares[1]
     assert (
@@ -209,8 +209,8 @@ def test_easy_pairs(source):
     assert [s.cls for s in easy.samples] != [
         s.cls for s in lone.samples
     ]  # as they would be with the same indices
-    assert easy.ids == EasyPairs(CONFIG).ids and not set(easy.ids) & set(
-        EasyPairs(replace(CONFIG, seed=1)).ids
+    assert easy.ids == easy_pairs(CONFIG).ids and not set(easy.ids) & set(
+        easy_pairs(replace(CONFIG, seed=1)).ids
     )
 
 

@@ -65,7 +65,7 @@ def test_labels_of_scene_clips(background):
     assert source.classes == Scenes(0).names + ["background"] * background
     seen, starts = set(), set()
     for i in range(8):
-        gt = Scenes(0, 32, 16000).video(i, 4, 4, False, data.conditions(config))
+        gt = data.make_scenes(0, config).video(i, 4, 4, False)
         for draw in range(12):
             frames, segments, labels = source.draw(i, np.random.default_rng([i, draw]))
             first = int(np.random.default_rng([i, draw]).integers(13))
@@ -274,7 +274,7 @@ def test_scene_videos(turns, seconds):
         assert np.allclose(video.times, np.arange(6) + 0.625)  # one a second is annotated
         assert video.fps == 4 and video.rows.tolist() == [2, 6, 10, 14, 18, 22]
         times = (np.arange(24) + 0.5) / 4
-        drawn = test.scenes.video(i, 4, 6, turns, data.conditions(config))
+        drawn = test.scenes.video(i, 4, 6, turns)
         assert all(
             np.array_equal(frame, drawn.frames[int(time * 4)])
             for frame, time in zip(video.frames, times, strict=True)

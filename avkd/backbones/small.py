@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.benchmarks.pairs import cropped_waveform, make_scenes
-from common.io import atomic, load_published
+from common.io import load_published, write_checkpoint
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES
 from common.training import fit, progress_bar
 
@@ -193,9 +193,7 @@ def make_network(name: str, config, device="cpu"):
     inputs, targets = draw(config, min(config.teacher_clips, steps * BATCH))
     fit(net, loss, inputs.to(device), targets.to(device), steps=steps, batch_size=BATCH, lr=LR,
         seed=[SEED, BATCH_ROWS], name=f"training the small network {name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        torch.save(net.state_dict(), file)
+    write_checkpoint(path, net.state_dict())
     return net.eval()
 
 

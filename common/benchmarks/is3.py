@@ -36,12 +36,15 @@ class Object(NamedTuple):
     waveform: np.ndarray  # (n,) at RATE
 
 
-def read_mask(path) -> np.ndarray:
-    """(H, W) bool: pixels of 128 or more; of a cut-out on transparent ground, the opaque."""
-    rgba = read_image(path, "RGBA")
-    if rgba[..., 3].min() < 255:
-        return rgba[..., 3] >= 128
-    return np.asarray(Image.fromarray(rgba[..., :3]).convert("L")) >= 128
+def read_mask(path, size: int | None = None) -> np.ndarray:
+    """(H, W) bool, or resized (size, size): pixels of 128 or more, since masks may be JPEGs; of a
+    cut-out on transparent ground, the opaque."""
+    image = Image.fromarray(read_image(path, "RGBA"))
+    alpha = image.getchannel("A")
+    mask = alpha if alpha.getextrema()[0] < 255 else image.convert("L")
+    if size:  # resized first, as in sslalign's evaluator
+        mask = mask.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(mask) >= 128
 
 
 def mask_to_box(mask, side: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 A source of pairs has `ids`, `image(i)` → (H, W, 3) uint8 and `waveform(i)` → (n,) float32 at
 config.sample_rate. No label and no box is read.
 """
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,15 @@ def read_input(config, path) -> tuple:
 class ScenePairs:
     """Embedded scenes of two objects, in memory; a share `lone` of them has one object."""
 
-    def __init__(self, seed: int, count: int, config, lone: float = 0.0):
+    def __init__(self, seed: int, count: int, config, lone: float = 0.0, first: int = 0,
+                 object_scale: float = 1.0):
         scenes, alone = make_scenes(seed, config, 2), make_scenes(seed, config, 1)
+        scenes.object_scale = alone.object_scale = object_scale
         self.is_alone = np.random.default_rng([seed, LONE]).random(count) < lone
-        self.samples = [(alone if self.is_alone[i] else scenes).pair(i)
+        self.samples = [(alone if self.is_alone[i] else scenes).pair(first + i)
                         for i in progress_bar(range(count), name="drawing scenes")]
         bank = scenes.bank.fingerprint  # other objects are other pairs
-        self.ids = [f"{bank:08x}-{seed}-{lone:g}-{i}" for i in range(count)]
+        self.ids = [f"{bank:08x}-{seed}-{lone:g}-{first + i}" for i in range(count)]
 
     def image(self, i):
         return self.samples[i].image
@@ -76,18 +79,12 @@ class ScenePairs:
         return torch.from_numpy(self.samples[i].waveform)
 
 
-class EasyPairs(ScenePairs):
+def easy_pairs(config) -> ScenePairs:
     """Pairs to begin with: scenes of one object of twice the area, in images of half the side.
 
     Of the same seed as the ordinary scenes, with the indices after theirs."""
-
-    def __init__(self, config):
-        scenes = make_scenes(config.seed, config, objects=1)
-        scenes.size, scenes.object_scale = config.image_size // 2, 2.0
-        self.samples = [scenes.pair(config.scenes + i)
-                        for i in progress_bar(range(config.scenes), name="drawing easy scenes")]
-        self.ids = [f"easy-{scenes.bank.fingerprint:08x}-{config.seed}-{i}"
-                    for i in range(config.scenes)]
+    small = replace(config, image_size=config.image_size // 2)
+    return ScenePairs(config.seed, config.scenes, small, 1.0, config.scenes, object_scale=2.0)
 
 
 class FilePairs:

@@ -160,7 +160,6 @@ def require_ffmpeg():
 def extract(video, target, before, behind):
     """Run ffmpeg with these arguments before and behind its input; target: .wav, .jpg or a folder.
     It writes to a temporary folder beside `target`. Raises InputError."""
-    require_ffmpeg()
     part = target.absolute().with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)

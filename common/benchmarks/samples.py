@@ -5,12 +5,13 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from common.io import InputError, read_image
+from common.io import InputError
 from common.metrics import boxes_to_map
 from common.training import dist, progress_bar
+
+from .is3 import read_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +39,8 @@ def gt_map(sample: Sample, size: int, masks=False) -> np.ndarray:
     if (sample.masks if masks else sample.boxes) is None:
         raise ValueError(f"{sample.id} has no {'mask' if masks else 'boxes'}")
     if masks:
-        return np.max([_read_mask(path, size) for path in sample.masks], axis=0)
+        return np.any([read_mask(path, size) for path in sample.masks], 0).astype(np.float32)
     return boxes_to_map(sample.boxes * size, size, consensus=sample.consensus)
-
-
-def _read_mask(path, size):
-    """Resized, then binarized at 128 as in sslalign's evaluator, since masks may be JPEGs."""
-    mask = Image.fromarray(read_image(path, "L")).resize((size, size), Image.Resampling.BICUBIC)
-    return (np.asarray(mask) >= 128).astype(np.float32)
 
 
 def readable_samples(samples, field: str, read) -> list:

@@ -4,7 +4,6 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,22 +20,17 @@ AROUND = 1.0  # seconds
 ANNOTATED = [name for name in VIDEOS if name not in UNANNOTATED]
 
 
-class VideoFile(NamedTuple):
-    frames: list  # paths; number k is shown at (k + 0.5) / fps seconds
-    audio: Path
-    fps: float
-
-
 @contextmanager
 def open_video(path, fps: float):
-    """The VideoFile of a folder or a file; what ffmpeg extracts is deleted at the end."""
+    """The paths of the frames, of which number k is shown at (k + 0.5) / fps seconds, and of the
+    audio, of a folder or a file; what ffmpeg extracts is deleted at the end."""
     path = Path(path)
     if path.is_dir():
         frames = numbered_images(path)
         audio = sorted(p for p in path.iterdir() if p.suffix.lower() in AUDIO)
         if len(audio) != 1:
             raise InputError(path, f"{len(audio) or 'no'} audio files in it, one is expected")
-        yield VideoFile(frames, audio[0], fps)
+        yield frames, audio[0]
         return
     if not path.is_file():
         raise InputError(path, "no such file or folder")
@@ -49,7 +43,7 @@ def open_video(path, fps: float):
             except InputError as error:
                 is_missing = re.search("any stream|no streams|opening output", error.reason)
                 raise InputError(path, f"has no {name}" if is_missing else error.reason) from None
-        yield VideoFile(numbered_images(frames), audio, fps)
+        yield numbered_images(frames), audio
 
 
 def write_video(path, images, fps, audio) -> None:

@@ -81,6 +81,10 @@ def atomic(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.filename in (None, str(part)):  # None: of write() and close(), as on a full disk
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

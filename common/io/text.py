@@ -50,7 +50,8 @@ def read_json(path, kind=object):
 def read_lines(path) -> list[str]:
     """The lines of a UTF-8 file that are not blank, stripped. Raises InputError."""
     with decoding(path), limited_memory(path):
-        return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        lines = io.StringIO(_read_text(path), newline=None)  # splitlines() also splits at U+2028
+        return [line.strip() for line in lines if line.strip()]
 
 
 def _read_text(path):

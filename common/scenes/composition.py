@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .objects import Directory, Procedural, hiss, tight_boxes
-from .videos import (CLEAR, Conditions, Video, animate, cover_with_bars, cover_with_noise,
-                     out_of_focus, owner_at, schedule, soundtrack)
+from .videos import (Video, animate, cover_with_bars, cover_with_noise, out_of_focus, owner_at,
+                     schedule, soundtrack)
 
 # Streams of random numbers, one for each kind of sample.
 PAIR, INTERACTIVE, INTERACTIVE_AUDIO, EXTENDED, GROUNDING, CAPTION = range(6)
@@ -85,8 +85,13 @@ class Scenes:
     its pitch, the light of the background with noise; `exclusive`, which may be set, is the share
     of TURN's samples that have no meaning in the other domain; `clutter`, likewise, is how loud
     another object and noise sound beside the source, relative to it; `style`, the kind of phrases:
-    long as in refcocog, short as in refcoco+, or half of them places instead of names, refcoco."""
+    long as in refcocog, short as in refcoco+, or half of them places instead of names, refcoco.
+
+    Settings of videos make single frames insufficient, the motive of stmnet's memory: shares of
+    frames out of focus (`blurred`), of ticks in which noise covers the audio (`noisy`) or a bar the
+    image (`occluded`), and whether a second object of the sounding class is silent (`twins`)."""
     exclusive, clutter, style = 1 / 8, 0.0, "refcocog"
+    blurred, noisy, occluded, twins = 0.0, 0.0, 0.0, False
 
     def __init__(self, seed, size=96, sample_rate=16000, seconds=1.0, objects=2, folder=None,
                  object_scale=1.0, link=False):
@@ -232,8 +237,7 @@ class Scenes:
                     f"{name} {verb} in the background", f"{name} {verb}")
         return Caption(waveform, captions, False, cls)
 
-    def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False,
-              conditions: Conditions = CLEAR) -> Video:
+    def video(self, index: int, fps: float = 4, seconds: float = 4, turns: bool = False) -> Video:
         """Moving objects, of which one (with `turns`, each of two in turn) sounds, with gaps.
         Classes 2i and 2i + 1 share the audio of 2i and are never in one image: audio narrows the
         label down to two classes, and only the object in the image tells which."""
@@ -246,16 +250,16 @@ class Scenes:
         owner = owner_at(owners, times)  # (T,)
         waveform = soundtrack(self.bank, rng, classes, owners, samples, self.sample_rate)
         wall = background(rng, self.size)
-        classes = np.append(classes, classes[0]) if conditions.twins else classes  # (K,)
+        classes = np.append(classes, classes[0]) if self.twins else classes  # (K,)
         places = self._place(rng, classes, VIDEO_SCALE * self.object_scale)
         extent = (places[:, 2:] - places[:, :2]).clip(4)  # (K, 2)
         cutouts = [self.bank.cutout(cls, rng, *extent[k])[:2] for k, cls in enumerate(classes)]
-        is_shaking = (owner[:, None] == np.arange(len(classes))) & conditions.twins  # (T, K)
+        is_shaking = (owner[:, None] == np.arange(len(classes))) & self.twins  # (T, K)
         images, masks = animate(rng, wall, places[:, :2], cutouts, frames, fps, is_shaking)
-        for t in np.flatnonzero(rng.random(frames) < conditions.blurred):
+        for t in np.flatnonzero(rng.random(frames) < self.blurred):
             images[t] = out_of_focus(images[t])
-        cover_with_bars(rng, images, masks, conditions.occluded, fps)
-        waveform = cover_with_noise(rng, waveform, conditions.noisy, self.sample_rate)
+        cover_with_bars(rng, images, masks, self.occluded, fps)
+        waveform = cover_with_noise(rng, waveform, self.noisy, self.sample_rate)
         is_sounding = owner >= 0  # (T,)
         boxes = tight_boxes(masks)[np.arange(frames), owner] * is_sounding[:, None]  # (T, 4)
         labels, cls = np.where(is_sounding, classes[owner], -1), int(classes[0])

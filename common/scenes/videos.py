@@ -16,18 +16,6 @@ QUIET = 0.002  # deviation of the noise that is there when nothing sounds
 SPEED = 0.01, 0.02  # sides of the image a second: medians of AVE's boxes are 0.011 to 0.024
 
 
-class Conditions(NamedTuple):
-    """What makes single frames insufficient, the motive of stmnet's memory: shares of frames that
-    are out of focus, and of ticks in which noise covers the audio, or a bar covers the image."""
-    blurred: float = 0.0
-    noisy: float = 0.0
-    occluded: float = 0.0
-    twins: bool = False  # a second object of the sounding class is silent, and does not shake
-
-
-CLEAR = Conditions()
-
-
 class Video(NamedTuple):
     """T frames and their audio; `labels[t]` is the class that sounds at frame t, or -1."""
     frames: np.ndarray  # (T, S, S, 3) uint8

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from common.benchmarks.pairs import ScenePairs, cropped_waveform, make_scenes
-from common.io import atomic, load_published
+from common.io import load_published, write_checkpoint
 from common.training import fit
 from common.training.array_files import exclusive_lock
 
@@ -85,7 +85,6 @@ def small_encoders(config, device="cpu") -> dict:
                 labels = torch.tensor([s.cls for s in source.samples], device=device)
                 fit(net, F.cross_entropy, inputs, labels, steps=config.encoder_steps,
                     batch_size=BATCH, lr=LR, seed=SEED, name=f"training the {modality} encoder")
-                with atomic(path) as file:
-                    torch.save(net.state_dict(), file)
+                write_checkpoint(path, net.state_dict())
             nets[modality] = load_published(net, path).eval()
     return nets

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.io import atomic, load_published
+from common.io import load_published, write_checkpoint
 from common.scenes import ENCODER_AUDIO, ENCODER_IMAGES, VIDEO_SCALE, Scenes
 from common.training import dist, fit, progress_bar
 from common.training.array_files import exclusive_lock
@@ -95,8 +95,7 @@ def make_encoder(name: str, config, device="cpu"):
         for draw, loss, share in TASKS[name]:
             steps = max(round(share * config.encoder_steps), 1)
             train_task(encoder, draw, loss, steps, config, name)
-        with atomic(path) as file:
-            torch.save(encoder.state_dict(), file)
+        write_checkpoint(path, encoder.state_dict())
     return encoder
 
 

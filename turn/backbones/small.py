@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.benchmarks.pairs import make_scenes
-from common.io import atomic, load_published
+from common.io import load_published, write_checkpoint
 from common.scenes import ENCODER_IMAGES
 from common.training import dist, fit, progress_bar
 from common.training.array_files import exclusive_lock
@@ -100,8 +100,7 @@ def make_detr(config, device="cpu"):
         images, targets = draw_scenes(config, min(NUM_SCENES, config.detr_steps * BATCH))
         fit(net, detection_loss, images.to(device), targets.to(device), steps=config.detr_steps,
             batch_size=BATCH, lr=LR, seed=[SEED, BATCH_ROWS], name="training the DETR to detect")
-        with atomic(path) as file:
-            torch.save(detr.state_dict(), file)
+        write_checkpoint(path, detr.state_dict())
     return detr
 
 
