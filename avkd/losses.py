@@ -11,7 +11,7 @@ S            S             (k, k)         S[i, j]: image i and audio j
 k samples, c channels, h × w positions. The paper's first index is the audio's, ours the image's:
 S here is the paper's Sᵀ, of which L_S is the same. L_S, L_v and L_a return (k,), the loss of each
 sample; train.py averages them, which is the 1/k of Eqs. (2) and (3), of L_v over the samples that
-have a hint.
+have a hint. Eq. (1) has no 1/k in print; the authors' code takes the mean.
 
 >>> f_v, f_a = torch.eye(2)[:, :, None, None], torch.eye(2)  # each image matches its own audio
 >>> S = similarity(f_v, f_a)
@@ -53,7 +53,7 @@ def L_S(S, tau: float):
 
 
 def L_v_attention(f_v, e_v):
-    """The visual hint loss, Eq. (2) of section 3.4, as the authors' code computes it.
+    """The visual hint loss in the place of Eq. (2), section 3.4, in the authors' code: the default.
 
         L_v = 1/k Σ_j (m_j − e_vj)²,   m_j^xy = 1/c Σ over c of f_vj^xy / ‖f_vj^xy‖
 
@@ -67,7 +67,7 @@ def L_v_attention(f_v, e_v):
 
 
 def L_v(f_v, e_v, norm: str = "map"):
-    """The visual hint loss, Eq. (2) of section 3.4, with features that are normalised before (3.6).
+    """The visual hint loss, Eq. (2) of section 3.4 as printed, of features normalised before (3.6).
 
         L_v = 1/k Σ_j (f_vj − e_vj)²
 

@@ -1,4 +1,4 @@
-"""Makes a benchmark like IS3 (3.2): images of two objects, a box, a mask and audio of each.
+"""Makes a benchmark like IS3 (4.1.1): images of two objects, a box, a mask and audio of each.
 
 `python -m sslalign.is3 prompts classes.txt > prompts.jsonl`: Eq. (6), for a text-to-image program
 `python -m sslalign.is3 assemble --images DIR --masks DIR --audio DIR --keep kept.txt --out ROOT`
@@ -70,7 +70,7 @@ def kept_images(path, found: dict) -> list:
 
 
 def assemble(args):
-    """Images with their masks, and audio drawn at random by class (3.2) → what `write_is3` takes.
+    """Images with their masks, and audio drawn at random by class (4.1.1) → what `write_is3` takes.
     Raises InputError."""
     found, pool = find_images(args.images, args.masks), AudioPool(args.audio, args.seed)
     for path in progress_bar(kept_images(args.keep, found), name="images"):

@@ -44,7 +44,7 @@ EMPTY = Memory()  # before the first step
 class LayerOutput(NamedTuple):
     x_av_hat: torch.Tensor  # (B, T, C, h, w)
     x_a_hat: torch.Tensor  # (B, T, C, m, n)
-    scores: torch.Tensor  # (B, T, h, w), the exponents of line 4
+    scores: torch.Tensor  # (B, T, h, w), the exponents of the first f, line 4
     betas: dict  # "a", "v", "av" → (B, T, 1 + P + T), of the memories that there are
     memory: Memory  # for the steps after
 

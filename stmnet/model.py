@@ -36,7 +36,7 @@ from .memory import EMPTY, Memory, MemoryLayer, phi, spatial_scores, spatial_sof
 class Output(NamedTuple):
     logits: torch.Tensor  # (B, T, classes)
     alpha: torch.Tensor  # (B, T, h, w), α̂
-    scores: torch.Tensor  # (B, T, h, w), the exponents of line 4's α
+    scores: torch.Tensor  # (B, T, h, w), the exponents of the first f, Algorithm 1, line 4
     betas: dict  # see memory.LayerOutput
     memory: Memory  # for the steps that follow
 

@@ -30,7 +30,7 @@ with open(pathlib.Path(args.out, "log"), "a") as log:
     log.write(f"{args.x} {args.seed} {args.resume}" + chr(10))
 if args.x > 1:
     raise SystemExit("toy.train: error: x is too large")
-metrics = {"a/score": args.x + args.seed / 100, "samples": 7}
+metrics = {"a/score": args.x + args.seed / 100, "b/score": None, "samples": 7}  # null: undefined
 (folder / "metrics.json").write_text(json.dumps(metrics))
 """
 TABLES = {
@@ -47,7 +47,11 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "toy" / "train.py").write_text(TRAIN)
     monkeypatch.chdir(tmp_path)
     return lambda *argv: ablate(
-        "toy", "about", TABLES, {"a/score": "score", "b/score": "other"}, ["--jobs", "1", *argv]
+        "toy",
+        "about",
+        TABLES,
+        {"a/score": "score", "b/score": "null", "c": "no"},
+        ["--jobs", "1", *argv],
     )
 
 

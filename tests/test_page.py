@@ -139,6 +139,8 @@ def test_the_curve_of_a_set():
     maps, gt = torch.rand(3, 224, 224), torch.zeros(3, 224, 224)
     gt[:, 40:120, 60:140] = 1
     maps[2] = gt[2]
+    flat = np.full((1, 224, 224), 0.3)
+    assert (clips.score_curve(flat, gt[:1].numpy()) == 0).all()  # as on the page
     values = clips.score_curve(maps, gt)
     assert values.shape == (3, len(clips.TAUS)) and (values[:, -1] == 0).all()
     assert (values[2, :-1] == 1).all()
@@ -407,6 +409,7 @@ def test_the_demo_answers_its_own_page(client, files):
         (400, request(files, image=png[: len(png) // 2]), {}),
         (400, request(files, image="!"), {}),
         (400, b"[]", {}),
+        (400, b"[" * 200_000, {}),
         (400, b"\xff", {}),
     ):
         found, answer = client.post(body, **headers)

@@ -1,4 +1,4 @@
-"""Interactive benchmarks in IS3's layout, written and read: sslalign, section 3.2 and Table I.
+"""Interactive benchmarks in IS3's layout, written and read: sslalign, 4.1.1 and Table I.
 
     ROOT/images/N.jpg, audio_waw/N.wav, gt_segmentation/N.png   of each object
     ROOT/IS3_annotation.json                                boxes and categories, as in the archive

@@ -36,7 +36,7 @@ _inside = partial(inside, is_trusted=True)  # the user's ROOT: its links may lea
 IMAGES = ("images", "visual_frames", "frames")
 AUDIO = ("audio_waw", "audio_wav", "audio")  # IS3's spelling
 MASKS = ("gt_segmentation", "gt_masks", "gray_masks")
-FRAME_RATE = 4  # of videos on disk: frame k shows the time (k + 0.5) / FRAME_RATE (stmnet 4.1)
+FRAME_RATE = 4  # of videos on disk: stmnet 4.2; frame k shows the time (k + 0.5) / FRAME_RATE
 IS3_LISTS = ("synthetic3240_bbox.json", ARCHIVE)  # the first that is there
 UNANNOTATED = ("vggsound", "flickr-soundnet", "ave", "audioset-instrument-clips")  # no boxes
 

@@ -47,7 +47,7 @@ def normalise(heatmaps):
 
 
 def object_guided(heatmaps, objects, alpha=0.4):
-    """Object-guided localization (EZ-VSL; sslalign 4.1.2), two (N, H, W) → (N, H, W).
+    """Object-guided localization (EZ-VSL; sslalign, Table II), two (N, H, W) → (N, H, W).
 
         norm( α · norm(heatmap) + (1 − α) · norm(object map) )
     """

@@ -75,7 +75,7 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
         signal.signal(signal.SIGTERM, partial(_stop, pool))
         trainings = pool.map(partial(run_one, method, args.out), jobs, jobs.values())
         metrics = dict(zip(jobs, progress_bar(trainings, total=len(jobs), name="trainings")))
-        keys = [key for key in columns if all(key in m for m in metrics.values())]
+        keys = [key for key in columns if all(m.get(key) is not None for m in metrics.values())]
         if not keys:  # other data have other metrics
             raise InputError(args.out, f"these trainings measured none of {', '.join(columns)}")
         rows = [{"name": row, "values": {columns[key]: [100 * metrics[name][key] for name in names]

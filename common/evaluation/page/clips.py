@@ -72,7 +72,7 @@ def score_curve(maps, gt) -> np.ndarray:
     """cIoU of {normalised heatmap > τ} for each τ of TAUS, (n, S, S) twice → (n, len(TAUS)). It is
     measured on every fourth pixel of both axes."""
     maps, gt = (torch.as_tensor(x)[:, ::4, ::4].contiguous() for x in (maps, gt))
-    maps = metrics.normalise(maps)
+    maps = metrics.normalise(maps - maps.amin((1, 2), True))  # a constant one is 0, as on the page
     return torch.stack([metrics.ciou(maps > tau, gt) for tau in TAUS], 1).numpy()
 
 

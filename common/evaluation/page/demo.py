@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
                 status, reason = 200, self.server.locate(json.loads(body))
         except InputError as error:  # without the folder
             status, reason = 400, f"{Path(error.path).name}: {error.reason}"
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):  # the last: [[[[…
             status, reason = 400, "not a request of this page"
         answer = reason if status == 200 else {"error": reason}
         self.reply(status, json.dumps(answer).encode(), "application/json")
