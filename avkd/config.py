@@ -95,7 +95,7 @@ class Config(RunConfig):
             f"--image-size {self.image_size} is not a multiple of 16 from 32 up":
                 self.image_size % 16 == 0 and self.image_size >= 32,
             "--hints must name a folder that `python -m avkd.teachers` has made, or is to make, if "
-            "--data is not scenes":
+            "--data is not scenes, or --no-teach-image --no-teach-audio":
                 self.data == "scenes" or self.hints or not (self.teach_image or self.teach_audio),
             "--benchmark and --benchmark-root go together, a folder for each test set":
                 len(self.benchmark) == len(self.benchmark_root),

@@ -60,6 +60,7 @@ def kept_images(path, found: dict) -> list:
             kept = [image.stem for image in found if input(
                 f"{image}: {' and '.join(found[image])}? [y/N] ").lower().startswith("y")]
         except EOFError:
+            print()  # the line of the question ends
             raise InputError(path, "no such list of images, and no answer which to keep") from None
         with atomic(path) as file:
             file.writelines(f"{name}\n".encode() for name in kept)

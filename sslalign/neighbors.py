@@ -74,8 +74,8 @@ def write_features(folder, source, encoders: dict, config, batch_size=64, worker
 
 def open_features(path, count: int) -> np.memmap:
     """Features of `count` samples, of these or of your own encoders. Raises InputError."""
-    array = open_array(path, "put the features of your encoders there, or name --data, --root "
-                       "and weights")
+    array = open_array(path, "put the features of your encoders there, or name --data, --root, "
+                       "--image-weights and --audio-weights")
     is_float = array.dtype in (np.float16, np.float32)
     if array.ndim != 2 or len(array) != count or not array.size or not is_float:
         raise InputError(path, f"{array.dtype} {array.shape}: not (N, d) float16 or float32 with "

@@ -1,6 +1,7 @@
 """The readers on excerpts of the published files, against the published rasterisation."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -309,6 +310,40 @@ def test_ave_splits(content, header, root):
     (root / "metadata/testSet.txt").write_text(content)
     (sample,) = listed_samples("ave", root, "testSet.txt")
     assert (sample.id, sample.seconds) == ("MH3m4AwEcRY", (6, 8))
+
+
+def test_ids_of_ave_that_are_in_no_annotation(root):
+    (root / "metadata/testSet.txt").write_text("Bark,MH3m4AwEcRY,good,0,4\nMH3m4AwEcRY\n")
+    with pytest.raises(InputError, match=r"testSet\.txt: 1 of 2 ids are not in .* 'Bark,MH3m4AwE"):
+        listed_samples("ave", root, "testSet.txt")
+
+
+@pytest.mark.parametrize("in_pixels", [1, 2])
+def test_boxes_in_pixels_are_said(in_pixels, tmp_path, capsys):
+    """Clipped to the image, they have no area: a sample of which nothing can be found."""
+    boxes = [[[20, 20, 100, 80]], [[20, 20, 100, 80]] if in_pixels == 2 else [[0.2, 0.2, 0.5, 0.5]]]
+    entries = [{"file": f"a{i}", "class": "c", "bbox": box} for i, box in enumerate(boxes)]
+    (tmp_path / "vggss.json").write_text(json.dumps(entries))
+    for sample in listed_samples("vggss", tmp_path):
+        touch(sample.image)
+        touch(sample.audio)
+    if in_pixels == 2:
+        with pytest.raises(InputError, match="no box of vggss is inside its image"):
+            load_samples("vggss", tmp_path)
+    else:
+        assert len(load_samples("vggss", tmp_path)) == 2
+        assert "2 listed, 1 without a box inside the image\n" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named(root):
+    for sample in listed_samples("flickr", root):
+        touch(sample.image)
+    audio = listed_samples("flickr", root)[0].audio
+    with pytest.raises(InputError, match=f"is here, for example {re.escape(str(audio))}$"):
+        load_samples("flickr", root)
+    (root / "metadata/own.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"which are those of own\.txt, for example .*a\.jpg$"):
+        load_samples("flickr", root, "own.txt")
 
 
 BAD = [

@@ -415,8 +415,8 @@ def test_csv(tmp_path):
         ("id,sound\n1,x\n", "list.csv: no column audio"),
         ("id,audio\n1\n", "line 2: not 2"),
         ("id,audio\n1,a.wav\n2,a.wav,x\n", "line 3: not 2"),
-        ('id,audio\n1,"a', "Error"),
-        ('id,audio\n1,"a.wav\n2,"b.wav\n', "Error"),
+        ('id,audio\n1,"a', "line 2: unexpected end"),
+        ('id,audio\n1,"a.wav\n2,"b.wav\n', "line 3: ',' expected"),
         ('id,audio\n1,"a.wav\n2,b"\n', "line 3: a quote spans"),
         ("", "empty"),
     ):

@@ -39,7 +39,7 @@ COMMON = {
 }
 LIBRARIES = {"torch", "numpy", "PIL", "soundfile", "tqdm"}
 METHOD_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 1400, 300, 60, 150
-COMMON_LINES = 5785  # the aim is 3 600, which is not reached: CONTRIBUTING.md
+COMMON_LINES = 5800  # the aim is 3 600, which is not reached: CONTRIBUTING.md
 PAGE = ROOT / "common" / "evaluation" / "page"
 PAGE_LINES, PAGE_WEB_LINES = 500, 400
 COLUMNS = 100

@@ -310,8 +310,8 @@ def test_the_page_of_one_s_own_files(files, capsys):
     evaluation.write_localization(args, toy_model(), {"variant": "x"})
     printed = capsys.readouterr().out
     assert "trained on 12 drawn shapes: on photographs its answer means nothing" in printed
-    assert "silence: 1 boxes, similarity 0.50" in printed and "noise: " in printed
-    assert "horn.wav: 1 boxes, similarity 0.50, similarity of silence 0.50, " in printed
+    assert "silence: 1 box, similarity 0.50" in printed and "noise: " in printed
+    assert "horn.wav: 1 box, similarity 0.50, similarity of silence 0.50, " in printed
     data = read_page(files / "made" / "street.html")
     names = ["horn.wav", "bell.wav", "silence", "noise"]
     assert [clip["name"] for clip in data["galleries"][0]["samples"][0]["clips"]] == names

@@ -71,6 +71,12 @@ def test_a_word_over_100_characters_is_unknown_although_its_pieces_are_known():
     assert pieces(tokenizer, "a" * 101, 200) == ["[CLS]", "[UNK]", "[SEP]"]
 
 
+def test_unknown_words_are_named():
+    tokenizer = WordPiece(VOCABULARY)
+    assert tokenizer.unknown("The zebra, playing unaffable dogs; cafes") == ["zebra", ";"]
+    assert tokenizer.unknown("") == []
+
+
 def test_padding_and_truncation():
     tokenizer = WordPiece(VOCABULARY)
     ids = tokenizer.encode(["dog", "the dog the dog the dog"], 5)

@@ -3,6 +3,7 @@
 Writes the image with the box, and beside it a JSON file with the box in pixels; `--out found.html`
 also a page, and `--demo 8000` is a page that asks for image and audio.
 """
+import sys
 from functools import partial
 
 from common.evaluation import Model, localization_parser, write_localization
@@ -31,6 +32,8 @@ def main(argv=None):
         args.checkpoint = str(best_checkpoint("turn", args.checkpoint))
         predictor = load_predictor(args.checkpoint, select_device(args.device))
         config = predictor.config
+        if unknown := predictor.tokenizer.unknown(args.phrase):
+            print(f"not in this model's vocabulary: {', '.join(unknown)}", file=sys.stderr)
         model = Model("turn", config, lambda path: (read_clip(path, config), config.sample_rate),
                       partial(localize, predictor))
         write_localization(args, model, {"phrase": args.phrase})

@@ -90,16 +90,16 @@ def refcoco(root, name: str = "refcocog", split: str = "train", split_by: str = 
 def clotho(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:
     """A `Clip` with five captions for each file; split: train, which is published as development,
     or val, published as validation. Version 1 has none, and its evaluation split is val."""
-    part = {"train": "development", "val": "validation"}[split]
-    if split == "val" and not Path(root, f"clotho_captions_{part}.csv").exists():
-        part = "evaluation"
-    path, find = Path(root, f"clotho_captions_{part}.csv"), _finder(Path(root, part))
-    columns = "file_name", *(f"caption_{i}" for i in range(1, 6))
+    parts = {"train": ["development"], "val": ["validation", "evaluation"]}[split]
+    names = {part: f"clotho_captions_{part}.csv" for part in parts}
+    part = next((part for part in parts if Path(root, names[part]).exists()), parts[0])
+    path, columns = Path(root, names[part]), ("file_name", *(f"caption_{i}" for i in range(1, 6)))
+    rows, find = read_csv(path, columns), _finder(Path(root, part))
 
     def clip(row):
         name, *captions = (row[column] for column in columns)
         return [Clip(find(name), _stripped(captions))]
-    return _collect(path, part, read_csv(path, columns), skip_bad, clip)
+    return _collect(path, part, rows, skip_bad, clip)
 
 
 def audiocaps(root, split: str = "train", skip_bad: bool = False) -> list[Clip]:

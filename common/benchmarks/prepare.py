@@ -93,6 +93,8 @@ def check(name, root, lists, missing, jobs) -> bool:
     print(f"{name} in {root}\nlisted      {len(samples)}\nfound       {len(found)}")
     print(f"missing     {len(lost)}" + (f"  → {missing}" if missing else ""))
     print(f"unreadable  {len(bad)}")
+    if bare := sum(s.lacks_box() for s in found):
+        print(f"without box {bare}")
     if masks:
         print(f"with masks  {sum(bool(s.masks) for s in found)}")
     if durations:

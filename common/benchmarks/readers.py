@@ -44,17 +44,25 @@ UNANNOTATED = ("vggsound", "flickr-soundnet", "ave", "audioset-instrument-clips"
 def load_samples(name: str, root, lists=None, listed=None) -> list[Sample]:
     """The samples of benchmark `name` whose files are in `root`. Prints to stderr how many of how
     many those are. listed: what `listed_samples` returned for the same, if it was called before.
-    Raises InputError if there is none, or an annotation is malformed."""
+    Raises InputError if there is none or none has a box, or an annotation is malformed."""
     samples = listed_samples(name, root, lists) if listed is None else listed
     found = [sample for sample in find_on_disk(name, samples) if sample]
     if not found:
-        example = f", for example {samples[0].image}, its audio and boxes" if samples else ""
-        raise InputError(root, f"none of the {len(samples)} samples of {name} is here{example}")
+        text = f"none of the {len(samples)} samples of {name} is here"
+        text += f", which are those of {lists}" if lists else ""
+        for s in samples[:1]:
+            lost = [path for path in (s.image, s.audio) if not file_finder()(path)]
+            text += f", for example {lost[0] if lost else f'the boxes of {s.id}'}"
+        raise InputError(root, text)
+    bare = sum(s.lacks_box() for s in found)
+    if bare == len(found):
+        raise InputError(root, f"no box of {name} is inside its image: are they in pixels?")
     if dist.rank() == 0:
         path = find_metadata(root, *IS3_LISTS, optional=True) if name == "is3" else None
         masks = sum(bool(s.masks) for s in found)
         print(f"{name}: {len(found)} found / {len(samples)} listed"
-              f"{f' in {path.name}' if path else ''}{f', {masks} with masks' if masks else ''}",
+              f"{f' in {path.name}' if path else ''}{f', {masks} with masks' if masks else ''}"
+              f"{f', {bare} without a box inside the image' if bare else ''}",
               file=sys.stderr)
     return found
 
@@ -193,6 +201,9 @@ def _ave(root, lists):
         rows = [rows[int(line)] for line in split]
     elif lists:
         ids = {line.rsplit("&", 4)[1] if line.count("&") > 3 else line for line in split}
+        if unknown := sorted(ids - {row[1] for row in rows}):
+            raise InputError(lists, f"{len(unknown)} of {len(ids)} ids are not in {path.name}, for "
+                             f"example {unknown[0][:80]!r}")
         rows = [row for row in rows if row[1] in ids]
     for label, name, _, start, end in rows:
         yield Sample(check_name(path, name), root / "frames" / name, _files(root, name)[1], None,

@@ -30,6 +30,10 @@ class Sample:
     seconds: tuple | None = None  # start and end of its part of the audio; None: all of it
     consensus: int | None = None  # of boxes, see `boxes_to_map`; two annotators of Flickr-SoundNet
 
+    def lacks_box(self) -> bool:
+        """Whether boxes are annotated, of which none has an area inside the image."""
+        return self.sounding and self.boxes is not None and not len(self.boxes)
+
 
 def gt_map(sample: Sample, size: int, masks=False) -> np.ndarray:
     """(size, size) float32 ground truth in [0, 1]: the union of the boxes (or their consensus), or

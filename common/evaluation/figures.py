@@ -78,7 +78,8 @@ def write_localization(args, model: Model, facts: dict) -> None:
         return serve(model, args.demo)
     out, image_path, phrase = Path(args.out), args.image, getattr(args, "phrase", "")
     if not image_path or bool(args.audio) == bool(phrase):
-        raise InputError("--image, --audio", "an image is needed, and audio or (TURN) a phrase")
+        query = "either audio or a phrase" if hasattr(args, "phrase") else "audio"
+        raise InputError("--image, --audio", f"an image is needed, and {query}")
     if out.suffix.lower() not in (".png", ".html"):
         raise InputError(out, "the overlay is a PNG; name it so, or .html to get a page too")
     image, name, tiles, records = read_image(image_path), Path(image_path).name, [], []
@@ -124,6 +125,7 @@ def write_answers(args, model: Model, sample, facts: dict, records: list, **gall
     for k, (clip, mean) in enumerate(zip(clips, means)):
         where = f" in {len(sample.frames)} frames" if len(sample.frames) > 1 else ""
         said = [f"{key} {x:.2f}" for key, x in mean.items()] + sorted(set(clip.labels))
-        print(f"{clip.name}: {', '.join([f'{sum(map(len, clip.boxes))} boxes{where}', *said])}")
+        count = sum(map(len, clip.boxes))
+        print(f"{clip.name}: {count} box{'es' * (count != 1)}{', '.join([where, *said])}")
         for box in records[k].get("boxes", ()) if k in (0, *range(len(clips) - 2)) else ():
             print(f"  {', '.join(f'{x:.0f}' for x in box)} (x0, y0, x1, y1 in pixels)")

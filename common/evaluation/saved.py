@@ -34,13 +34,13 @@ def read(path, name: str = "", dimensions: int = 2) -> np.ndarray:
     with decoding(path), np.errstate(over="ignore"):
         if path.stat().st_size > MAX_BYTES:
             raise InputError(path, f"more than {MAX_BYTES} bytes")
-        # Mapped, as a header could otherwise ask for more memory than the file has.
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
         if name:
-            with array:
-                if array.zip.getinfo(f"{name}.npy").file_size > MAX_BYTES:
+            with np.load(path, allow_pickle=False) as arrays:
+                if arrays.zip.getinfo(f"{name}.npy").file_size > MAX_BYTES:
                     raise InputError(path, f"{name} has more than {MAX_BYTES} bytes")
-                array = array[name]
+                array = arrays[name]
+        else:  # mapped, as a header could otherwise ask for more memory than the file has
+            array = np.lib.format.open_memmap(path, "r")
         if array.dtype.kind not in "fiub" or array.ndim != dimensions or not array.size:
             raise InputError(path, f"expected numbers in {dimensions} dimensions, not "
                              f"{array.dtype} {array.shape}")

@@ -67,7 +67,7 @@ class FileTestSet:
 
     def __init__(self, config, name: str, root: str, ids: str = "", protocol: str = PROTOCOL):
         if name in benchmarks.UNANNOTATED:
-            raise InputError("--data", f"{name} has no boxes: it cannot be evaluated on")
+            raise InputError(name, "has no boxes: it cannot be evaluated on")
         self.config, self.name, self.prefix = config, name, ""
         if protocol == PROTOCOL and name.endswith("-extended"):
             protocol = "slavc"
@@ -118,9 +118,6 @@ def test_sets(config, data: str, root: str, ids: str = "", protocol: str = PROTO
     if data == "scenes":
         return [SceneTestSet(config, kind, protocol) for kind in SCENES]
     return [FileTestSet(config, data, root, ids, protocol)]
-
-
-test_sets.__test__ = False  # pytest takes it for a test
 
 
 def shuffled_partners(groups, labels=None) -> np.ndarray:

@@ -68,11 +68,13 @@ def read_csv(path, columns=()):
         if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise InputError(path, f"no column {', '.join(absent)}")
         rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                fault = f"line {reader.line_num}: not {len(reader.fieldnames)} fields"
-                raise InputError(path, fault)
-            if "\n" in "".join(row.values()):
-                raise InputError(path, f"line {reader.line_num}: a quote spans several lines")
-            rows.append(row)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise csv.Error(f"not {len(reader.fieldnames)} fields")
+                if "\n" in "".join(row.values()):
+                    raise csv.Error("a quote spans several lines")
+                rows.append(row)
+        except csv.Error as error:
+            raise InputError(path, f"line {reader.reader.line_num}: {error}") from error
         return rows

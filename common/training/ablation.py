@@ -81,7 +81,8 @@ def ablate(method: str, about: str, tables: dict, columns: dict, argv=None, real
         rows = [{"name": row, "values": {columns[key]: [100 * metrics[name][key] for name in names]
                                          for key in keys}} for row, names in runs.items()]
         n = next(iter(metrics.values()))["samples"]
-        note = f"Mean ± standard deviation over {args.seeds} seeds, %; {n} samples each."
+        of = f"Mean ± standard deviation over {args.seeds} seeds" if args.seeds > 1 else "One seed"
+        note = f"{of}, %; {n} samples each."
         text = f"{_markdown(rows, [columns[key] for key in keys])}\n\n{note}"
         with atomic(Path(args.out) / method / f"ablate-{'-'.join(args.table)}.md") as file:
             file.write(f"{text}\n".encode())
@@ -121,7 +122,7 @@ def _arguments(method, about, tables, argv):
 def _markdown(rows, columns) -> str:
     """The mean ± standard deviation of each cell's values."""
     def cell(values):
-        deviation = statistics.stdev(values) if len(values) > 1 else 0
-        return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.1f}{deviation}"
     return markdown_table([[row["name"], *(cell(row["values"][column]) for column in columns)]
                            for row in rows], ["", *columns])

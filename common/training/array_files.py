@@ -17,12 +17,10 @@ from .command import progress_bar
 
 def write_ids(path, ids) -> None:
     """Write one id a line. Raises InputError if the file exists with other ids."""
-    text = "".join(f"{key}\n" for key in ids).encode()
-    if not path.is_file():
-        with atomic(path) as file:
-            file.write(text)
-    elif path.read_bytes() != text:
-        raise InputError(path, "is of other samples: take another folder, or empty this one")
+    if path.is_file():
+        return check_ids(path, ids)
+    with atomic(path) as file:
+        file.write("".join(f"{key}\n" for key in ids).encode())
 
 
 def check_ids(path, ids) -> None:
@@ -31,7 +29,7 @@ def check_ids(path, ids) -> None:
         if line != key:
             line, key = ("nothing" if x is None else repr(x) for x in (line, key))
             raise InputError(path, f"line {number} is {line}, the data have {key} there: other "
-                             "samples, or in another order")
+                             "samples or another order; take another folder")
 
 
 def open_array(path, advice="") -> np.memmap:

@@ -44,8 +44,6 @@ def start(device: torch.device) -> None:
     Raises InputError if the environment announces only a part of what is needed."""
     if os.environ.get("WORLD_SIZE", "1") == "1" or td.is_initialized():
         return
-    if missing := [x for x in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(x)]:
-        raise InputError("WORLD_SIZE", f"is set, but {missing[0]} is not: start with torchrun")
     try:
         store, rank, size = next(rendezvous("env://"))
     except ValueError as error:

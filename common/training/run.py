@@ -106,7 +106,7 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self.is_main:
-            print(f"{self.folder}: trained for {self.step} steps; best.pt is its result")
+            print(f"{self.folder}: trained up to step {self.step}; best.pt is its result")
 
     def _interrupt(self, number, frame):
         if self._has_signal:  # the second one

@@ -74,6 +74,10 @@ class WordPiece:
         shown = (int(i) for i in ids if int(i) not in (self.cls, self.sep, self.pad))
         return " ".join(self.tokens[i] for i in shown).replace(" ##", "")
 
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that have no pieces: [UNK] stands for each of them."""
+        return [word for word in words(text) if self._pieces(word) == [self.unk]]
+
     def _pieces(self, word: str) -> list[int]:
         """The longest piece that the word begins with, then that of the rest …; [UNK] if it fails.
         """
