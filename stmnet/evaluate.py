@@ -259,6 +259,10 @@ def main(argv=None):
                         help="other checkpoints, shown on the sheets too (Figure 5)")
     args = parse_flags(parser, argv)
     changes = check_settings(parser, PRESETS, args, settings)
+    if args.compare and not args.sheets:
+        parser.error("--compare goes with --sheets")
+    if args.data != "scenes" and set(changes) & set(SCENES):
+        parser.error(f"--{', --'.join(SCENES)} are of scenes, not of --data {args.data}")
     with cli(parser.prog):
         device = select_device(args.device)
         dist.start(device)

@@ -44,6 +44,8 @@ CASES = [
     *(f"{method}.train --root x" for method in METHODS),  # files without --data
     *(f"{method}.evaluate --{x} y" for method in METHODS for x in ("root", "ids")),
     "avkd.evaluate --data vggss --objects x",
+    "stmnet.evaluate --compare a.pt",  # without sheets on which to show it
+    "stmnet.evaluate --data ave-stm --root . --noisy 0.5",  # of scenes
     *(f"{method}.train --batch-size 1" for method in METHODS[:3]),  # nothing to contrast
     "sslalign.train --data flickr-soundnet --root x --neighbours encoders",
     "sslalign.localize --image a --audio b --data vggss",
