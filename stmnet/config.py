@@ -87,7 +87,7 @@ class Config(RunConfig):
             "--benchmark goes with --benchmark-root":
                 bool(self.benchmark) == bool(self.benchmark_root),
             "--blocks are two to four numbers": 2 <= len(self.blocks) <= 4,
-            "--vision-weights and --audio-weights go with files, or --trained-encoders":
+            "files need --vision-weights and --audio-weights, or --trained-encoders":
                 self.data == "scenes" or has_weights,
             "--blurred, --noisy, --occluded, --nms and --confidence are between 0 and 1":
                 max(self.blurred, self.noisy, self.occluded, self.nms, self.confidence) <= 1,

@@ -71,7 +71,8 @@ class SpaceTime(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * C, C), nn.ReLU(), nn.Linear(C, classes))
 
     def project(self, features_v, features_a):
-        """→ x_v (B, T, C, h, w), x_a (B, T, C, m, n). With is_cosine, |xᵥ(i,j)| = |φ(xₐ)| = 1."""
+        """→ x_v (B, T, C, h, w), x_a (B, T, C, m, n). With is_cosine, |xᵥ(i,j)| = |φ(xₐ)| = 1
+        before the memories: after them it would undo what β and α have weighed."""
         x_v = each_step(self.project_v, features_v).float()
         x_a = each_step(self.project_a, features_a).float()
         if self.is_cosine:
